@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "c10d_work.h"
+
+#include <unistd.h>
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/core/ivalue.h>
+#include <c10/util/Exception.h>
+#include <pybind11/pybind11.h>
+
+namespace rdmatrain {
+
+void throw_status(rdt_status_t status, const char *text)
+{
+    if (rdt_status_scope(status) == std::string("CALL"))
+        TORCH_CHECK(false, "rdmatrain: ", text);
+    C10_THROW_ERROR(DistBackendError, std::string("rdmatrain: ") + text);
+}
+
+static void close_comm(rdt_comm_t *comm, const std::atomic<int> &users)
+{
+    rdt_comm_abort(comm, "the process group was destroyed");
+    while (users > 0)
+        usleep(100);
+    rdt_comm_close(comm);
+}
+
+void CommOwner::close()
+{
+    if (closing_.exchange(true)) return;
+    if (Py_IsInitialized() && PyGILState_Check()) {
+        pybind11::gil_scoped_release release;
+        close_comm(comm_, users_);
+    } else {
+        close_comm(comm_, users_);
+    }
+}
+
+Work::Work(int rank, c10d::OpType op, const char *title, std::shared_ptr<CommOwner> owner,
+           TensorCall call, uint64_t seq)
+    : c10d::Work(rank, op, title, call.held), owner_(std::move(owner)), call_(std::move(call)),
+      seq_(seq)
+{
+}
+
+Work::~Work()
+{
+    if (work_ != nullptr) rdt_work_free(work_);
+}
+
+void Work::post(const c10::intrusive_ptr<Work> &self)
+{
+    CommOwner::User user(*self->owner_);
+    rdt_call_t call = self->call_.call;
+    rdt_status_t st;
+
+    if (user.comm() == nullptr) throw_status(RDT_CLOSED, "the process group was destroyed");
+    /* done() gives this reference back. It may run before rdt_post returns, on any thread. */
+    c10::intrusive_ptr<Work> keep = self;
+    call.done = &Work::done;
+    call.arg = keep.release();
+    st = rdt_post(user.comm(), &call, &self->work_);
+    if (st == RDT_OK) return;
+    std::string text = rdt_last_error();
+    c10::intrusive_ptr<Work>::reclaim(static_cast<Work *>(call.arg));
+    throw_status(st, text.c_str());
+}
+
+void Work::done(void *arg, rdt_status_t status, const char *text) noexcept
+{
+    auto self = c10::intrusive_ptr<Work>::reclaim(static_cast<Work *>(arg));
+
+    try {
+        self->conclude(status, text);
+    } catch (const std::exception &error) {
+        /* A callback of the future threw: it belongs to the user, and the work itself is over. */
+        TORCH_WARN("rdmatrain: a callback of a collective failed: ", error.what());
+    } catch (...) {
+        TORCH_WARN("rdmatrain: a callback of a collective failed");
+    }
+}
+
+void Work::conclude(rdt_status_t status, const char *text)
+{
+    std::exception_ptr error;
+    c10::intrusive_ptr<c10::ivalue::Future> future;
+
+    try {
+        if (status != RDT_OK) throw_status(status, text);
+        at::NoGradGuard no_grad;
+        for (auto &[strided, copy] : call_.copy_back)
+            strided.copy_(copy);
+    } catch (...) {
+        error = std::current_exception();
+    }
+    finish(error);
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        future = future_;
+    }
+    if (future == nullptr) return;
+    if (error)
+        future->setError(error);
+    else
+        future->markCompleted(c10::IValue(call_.outputs));
+}
+
+bool Work::wait(std::chrono::milliseconds timeout)
+{
+    if (!isCompleted()) {
+        CommOwner::User user(*owner_);
+        uint64_t ns = timeout == kNoTimeout || timeout.count() < 0
+                          ? RDT_NO_TIMEOUT
+                          : static_cast<uint64_t>(timeout.count()) * 1000000u;
+
+        if (user.comm() != nullptr && rdt_work_wait(work_, ns) == RDT_WAIT_TIMEOUT)
+            throw_status(RDT_TIMEOUT, ("wait() ended after " + std::to_string(timeout.count()) +
+                                       " ms, before the operation did")
+                                          .c_str());
+    }
+    std::unique_lock<std::mutex> lock(mutex_);
+    cv_.wait(lock, [this] { return completed_; });
+    if (exception_) std::rethrow_exception(exception_);
+    return true;
+}
+
+static c10::intrusive_ptr<c10::ivalue::Future> new_future()
+{
+    return c10::make_intrusive<c10::ivalue::Future>(
+        c10::ListType::create(c10::TensorType::get()));
+}
+
+c10::intrusive_ptr<c10::ivalue::Future> Work::getFuture()
+{
+    std::lock_guard<std::mutex> lock(mutex_);
+
+    if (future_ != nullptr) return future_;
+    future_ = new_future();
+    /* Nobody has it yet, so completing it under the lock runs no callback. */
+    if (completed_ && exception_)
+        future_->setError(exception_);
+    else if (completed_)
+        future_->markCompleted(c10::IValue(call_.outputs));
+    return future_;
+}
+
+CoalescedWork::CoalescedWork(int rank, std::vector<c10::intrusive_ptr<c10d::Work>> works)
+    : c10d::Work(rank, c10d::OpType::COALESCED), works_(std::move(works))
+{
+}
+
+bool CoalescedWork::wait(std::chrono::milliseconds timeout)
+{
+    for (auto &work : works_)
+        work->wait(timeout);
+    return true;
+}
+
+bool CoalescedWork::isCompleted()
+{
+    for (auto &work : works_)
+        if (!work->isCompleted()) return false;
+    return true;
+}
+
+bool CoalescedWork::isSuccess() const
+{
+    for (auto &work : works_)
+        if (!work->isSuccess()) return false;
+    return true;
+}
+
+std::vector<at::Tensor> CoalescedWork::result()
+{
+    std::vector<at::Tensor> all;
+
+    for (auto &work : works_)
+        for (auto &tensor : work->result())
+            all.push_back(tensor);
+    return all;
+}
+
+c10::intrusive_ptr<c10::ivalue::Future> CoalescedWork::getFuture()
+{
+    auto future = new_future();
+    auto left = std::make_shared<std::atomic<size_t>>(works_.size());
+    auto self = c10::intrusive_ptr<CoalescedWork>::reclaim_copy(this);
+
+    if (works_.empty()) future->markCompleted(c10::IValue(result()));
+    for (auto &work : works_)
+        work->getFuture()->addCallback([future, left, self](c10::ivalue::Future &one) {
+            if (one.hasError())
+                future->setErrorIfNeeded(one.exception_ptr());
+            else if (--*left == 0)
+                future->markCompleted(c10::IValue(self->result()));
+        });
+    return future;
+}
+
+} // namespace rdmatrain

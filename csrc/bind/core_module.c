@@ -1,0 +1,526 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rdmatrain._core: communicators for anything with a buffer (NumPy arrays, bytearrays), without
+ * torch. The border is dull: convert with the GIL, release it around one C call that may wait, turn
+ * every failed status into an exception in one place, hold the buffers until the work is over. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <string.h>
+#include <unistd.h>
+
+#include "rdmatrain/coll.h"
+
+typedef struct {
+    PyObject_HEAD
+    rdt_comm_t *comm; /* NULL once closed or detached */
+    uint32_t world;
+    int users; /* calls that use comm without the GIL; changed with the GIL */
+} CommObject;
+
+typedef struct {
+    PyObject_HEAD
+    CommObject *owner;
+    rdt_work_t *work;
+    Py_buffer in, out; /* obj == NULL where not used */
+} WorkObject;
+
+static PyTypeObject WorkType;
+
+/* -- errors -- */
+
+static PyObject *error_class(rdt_status_t status)
+{
+    const char *name = "CommError";
+    PyObject *module, *cls;
+
+    if (status == RDT_BAD_ARG || status == RDT_UNSUPPORTED) return Py_NewRef(PyExc_ValueError);
+    if (status == RDT_NO_MEMORY) return Py_NewRef(PyExc_MemoryError);
+    if (status == RDT_TIMEOUT || status == RDT_WAIT_TIMEOUT || status == RDT_CONNECT_TIMEOUT)
+        name = "CommTimeoutError";
+    module = PyImport_ImportModule("rdmatrain.errors");
+    if (module == NULL) return NULL;
+    cls = PyObject_GetAttrString(module, name);
+    Py_DECREF(module);
+    return cls;
+}
+
+static PyObject *raise_status(rdt_status_t status, const char *text)
+{
+    PyObject *cls = error_class(status), *error;
+
+    if (cls == NULL) return NULL;
+    if (cls == PyExc_ValueError || cls == PyExc_MemoryError)
+        error = PyObject_CallFunction(cls, "s", text);
+    else
+        error = PyObject_CallFunction(cls, "ss", text, rdt_status_name(status));
+    if (error != NULL) PyErr_SetObject(cls, error);
+    Py_XDECREF(error);
+    Py_DECREF(cls);
+    return NULL;
+}
+
+/* Seconds to nanoseconds: None is no limit. False with an exception set. */
+static int to_ns(PyObject *seconds, uint64_t *ns_p)
+{
+    double value;
+
+    if (seconds == NULL || seconds == Py_None) {
+        *ns_p = RDT_NO_TIMEOUT;
+        return 1;
+    }
+    value = PyFloat_AsDouble(seconds);
+    if (value == -1.0 && PyErr_Occurred()) return 0;
+    if (!(value >= 0)) {
+        PyErr_SetString(PyExc_ValueError, "timeout must be a number of seconds >= 0, or None");
+        return 0;
+    }
+    *ns_p = value < 1e9 ? (uint64_t)(value * 1e9) : RDT_NO_TIMEOUT;
+    return 1;
+}
+
+/* -- names to numbers -- */
+
+static int find_name(const char *what, const char *name, const char *(*name_of)(int), int num)
+{
+    for (int i = 0; i < num; i++)
+        if (strcmp(name_of(i), name) == 0) return i;
+    PyErr_Format(PyExc_ValueError, "unknown %s \"%s\"", what, name);
+    return -1;
+}
+
+static const char *dtype_name(int i)
+{
+    return rdt_dtype_name((rdt_dtype_t)i);
+}
+
+static const char *redop_name(int i)
+{
+    return rdt_redop_name((rdt_redop_t)i);
+}
+
+static const char *coll_name(int i)
+{
+    return rdt_coll_name((rdt_coll_t)i);
+}
+
+static PyObject *names(const char *(*name_of)(int), int num)
+{
+    PyObject *tuple = PyTuple_New(num);
+
+    for (int i = 0; tuple != NULL && i < num; i++) {
+        PyObject *name = PyUnicode_FromString(name_of(i));
+
+        if (name == NULL) Py_CLEAR(tuple);
+        else PyTuple_SET_ITEM(tuple, i, name);
+    }
+    return tuple;
+}
+
+/* -- Comm -- */
+
+static rdt_comm_t *comm_of(CommObject *self)
+{
+    if (self->comm == NULL) raise_status(RDT_CLOSED, "the communicator is closed or detached");
+    return self->comm;
+}
+
+static PyObject *comm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"rank", "world", "token", "chunk_bytes", "spin_ns", NULL};
+    rdt_comm_cfg_t cfg = {0};
+    const char *token;
+    Py_ssize_t token_len;
+    unsigned long long spin_ns = 0;
+    CommObject *self;
+    rdt_status_t st;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "IIy#|IK", keywords, &cfg.rank, &cfg.world,
+                                     &token, &token_len, &cfg.chunk_bytes, &spin_ns))
+        return NULL;
+    if (token_len != RDT_COMM_TOKEN_BYTES)
+        return PyErr_Format(PyExc_ValueError, "token must have %d bytes", RDT_COMM_TOKEN_BYTES);
+    memcpy(cfg.token, token, RDT_COMM_TOKEN_BYTES);
+    cfg.spin_ns = spin_ns;
+    self = (CommObject *)type->tp_alloc(type, 0);
+    if (self == NULL) return NULL;
+    self->world = cfg.world;
+    st = rdt_comm_open(&cfg, &self->comm);
+    if (st == RDT_OK) return (PyObject *)self;
+    Py_DECREF(self);
+    return raise_status(st, rdt_last_error());
+}
+
+/* Waits for the calls of other threads to return, which the abort makes them do. */
+static void close_comm(CommObject *self)
+{
+    rdt_comm_t *comm = self->comm;
+
+    if (comm == NULL) return;
+    self->comm = NULL; /* no new users */
+    Py_BEGIN_ALLOW_THREADS
+    rdt_comm_abort(comm, "the communicator was closed");
+    Py_END_ALLOW_THREADS
+    while (self->users > 0) {
+        Py_BEGIN_ALLOW_THREADS
+        usleep(100);
+        Py_END_ALLOW_THREADS
+    }
+    Py_BEGIN_ALLOW_THREADS
+    rdt_comm_close(comm);
+    Py_END_ALLOW_THREADS
+}
+
+static void comm_dealloc(CommObject *self)
+{
+    close_comm(self);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyObject *comm_close(CommObject *self, PyObject *Py_UNUSED(unused))
+{
+    close_comm(self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *comm_listen(CommObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"transport", "arg", NULL};
+    const char *transport, *arg = NULL;
+    uint8_t wire[RDT_COMM_WIRE_BYTES];
+    uint32_t len = 0;
+    rdt_status_t st;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s|z", keywords, &transport, &arg)) return NULL;
+    if (comm_of(self) == NULL) return NULL;
+    st = rdt_comm_listen(self->comm, transport, arg, wire, &len);
+    if (st != RDT_OK) return raise_status(st, rdt_last_error());
+    return PyBytes_FromStringAndSize((const char *)wire, len);
+}
+
+/* peers: one (transport, wire, label) for each rank. False with an exception set. */
+static int parse_peers(PyObject *peers, uint32_t world, rdt_peer_info_t *infos)
+{
+    if (PySequence_Size(peers) != (Py_ssize_t)world) {
+        if (!PyErr_Occurred())
+            PyErr_Format(PyExc_ValueError, "peers must have one entry for each of %u ranks", world);
+        return 0;
+    }
+    for (uint32_t r = 0; r < world; r++) {
+        PyObject *item = PySequence_GetItem(peers, r);
+        const char *wire, *label;
+        Py_ssize_t wire_len;
+        int ok = item != NULL &&
+                 PyArg_ParseTuple(item, "sy#s;each peer is (transport, wire, label)",
+                                  &infos[r].transport, &wire, &wire_len, &label);
+
+        Py_XDECREF(item); /* peers keeps its strings alive */
+        if (!ok) return 0;
+        if (wire_len > RDT_COMM_WIRE_BYTES) {
+            PyErr_Format(PyExc_ValueError, "the address of rank %u is too long", r);
+            return 0;
+        }
+        memcpy(infos[r].wire, wire, (size_t)wire_len);
+        infos[r].wire_len = (uint32_t)wire_len;
+        PyOS_snprintf(infos[r].label, sizeof(infos[r].label), "%.90s", label);
+    }
+    return 1;
+}
+
+static PyObject *comm_connect(CommObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"peers", "timeout", NULL};
+    PyObject *peers, *timeout;
+    rdt_peer_info_t *infos;
+    uint64_t ns;
+    rdt_status_t st = RDT_OK;
+    int parsed;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO", keywords, &peers, &timeout)) return NULL;
+    if (comm_of(self) == NULL || !to_ns(timeout, &ns)) return NULL;
+    peers = PySequence_Tuple(peers); /* nobody changes it while the GIL is released */
+    if (peers == NULL) return NULL;
+    infos = PyMem_Calloc(self->world, sizeof(*infos));
+    if (infos == NULL) PyErr_NoMemory();
+    parsed = infos != NULL && parse_peers(peers, self->world, infos);
+    if (parsed) {
+        self->users++;
+        Py_BEGIN_ALLOW_THREADS
+        st = rdt_comm_connect(self->comm, infos, ns < UINT64_MAX / 2 ? ns : UINT64_MAX / 2);
+        Py_END_ALLOW_THREADS
+        self->users--;
+    }
+    if (parsed && st != RDT_OK) raise_status(st, rdt_last_error());
+    PyMem_Free(infos);
+    Py_DECREF(peers);
+    if (!parsed || st != RDT_OK) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *comm_transport(CommObject *self, PyObject *arg)
+{
+    unsigned long rank = PyLong_AsUnsignedLong(arg);
+
+    if (rank == (unsigned long)-1 && PyErr_Occurred()) return NULL;
+    if (comm_of(self) == NULL) return NULL;
+    return PyUnicode_FromString(rdt_comm_transport(self->comm, (uint32_t)rank));
+}
+
+static PyObject *comm_abort(CommObject *self, PyObject *arg)
+{
+    const char *reason = PyUnicode_AsUTF8(arg);
+
+    if (reason == NULL || comm_of(self) == NULL) return NULL;
+    self->users++;
+    Py_BEGIN_ALLOW_THREADS
+    rdt_comm_abort(self->comm, reason);
+    Py_END_ALLOW_THREADS
+    self->users--;
+    Py_RETURN_NONE;
+}
+
+static PyObject *comm_detach(CommObject *self, PyObject *Py_UNUSED(unused))
+{
+    PyObject *capsule;
+
+    if (comm_of(self) == NULL) return NULL;
+    capsule = PyCapsule_New(self->comm, "rdmatrain.comm", NULL);
+    if (capsule != NULL) self->comm = NULL;
+    return capsule;
+}
+
+/* -- posting -- */
+
+/* Which buffers an operation has, and how many of them make world shards. */
+static int check_buffers(WorkObject *work, rdt_call_t *call, uint32_t world)
+{
+    size_t elem = rdt_dtype_bytes(call->dtype);
+    size_t in_shards = call->coll == RDT_REDUCE_SCATTER ? world : 1;
+    size_t out_shards = call->coll == RDT_ALL_GATHER ? world : 1;
+    int has_in = call->coll == RDT_ALL_GATHER || call->coll == RDT_REDUCE_SCATTER ||
+                 call->coll == RDT_SEND || (call->coll == RDT_ALL_REDUCE && work->in.obj != NULL);
+    int has_out = call->coll != RDT_SEND && call->coll != RDT_BARRIER;
+    size_t one;
+
+    if (has_in != (work->in.obj != NULL) || has_out != (work->out.obj != NULL)) {
+        PyErr_Format(PyExc_ValueError, "%s needs %s and %s", rdt_coll_name(call->coll),
+                     has_in ? "an input" : "no input", has_out ? "an output" : "no output");
+        return 0;
+    }
+    if (!has_in && !has_out) return 1;
+    one = has_out ? (size_t)work->out.len / out_shards : (size_t)work->in.len;
+    call->count = one / elem;
+    if (one % elem != 0 || (has_out && (size_t)work->out.len != one * out_shards) ||
+        (has_in && (size_t)work->in.len != one * in_shards)) {
+        PyErr_Format(PyExc_ValueError, "%s of %s over %u ranks: %zd bytes in, %zd bytes out",
+                     rdt_coll_name(call->coll), rdt_dtype_name(call->dtype), world,
+                     has_in ? work->in.len : 0, has_out ? work->out.len : 0);
+        return 0;
+    }
+    call->in = has_in ? work->in.buf : work->out.buf;
+    call->out = has_out ? work->out.buf : NULL;
+    return 1;
+}
+
+static int get_buffer(PyObject *obj, Py_buffer *view, int flags)
+{
+    return obj == NULL || obj == Py_None || PyObject_GetBuffer(obj, view, flags) == 0;
+}
+
+static int parse_call(CommObject *self, PyObject *args, PyObject *kwargs, WorkObject *work,
+                      rdt_call_t *call)
+{
+    static char *keywords[] = {"coll", "dtype", "op",      "in_",        "out",
+                               "peer", "tag",   "timeout", "background", NULL};
+    const char *coll, *dtype = "uint8", *op = "SUM";
+    PyObject *in = NULL, *out = NULL, *timeout = NULL;
+    int background = 0, c, d, o;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s|ss$OOIiOp", keywords, &coll, &dtype, &op, &in,
+                                     &out, &call->peer, &call->tag, &timeout, &background))
+        return 0;
+    c = find_name("operation", coll, coll_name, RDT_REFUSED);
+    d = c < 0 ? -1 : find_name("dtype", dtype, dtype_name, RDT_NUM_DTYPES);
+    o = d < 0 ? -1 : find_name("reduction", op, redop_name, RDT_NUM_REDOPS);
+    if (o < 0 || !to_ns(timeout, &call->timeout_ns)) return 0;
+    call->coll = (rdt_coll_t)c;
+    call->dtype = (rdt_dtype_t)d;
+    call->op = (rdt_redop_t)o;
+    call->background = background;
+    return get_buffer(in, &work->in, PyBUF_C_CONTIGUOUS) &&
+           get_buffer(out, &work->out, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) &&
+           check_buffers(work, call, self->world);
+}
+
+static PyObject *comm_post(CommObject *self, PyObject *args, PyObject *kwargs)
+{
+    WorkObject *work;
+    rdt_call_t call = {0};
+    rdt_status_t st;
+
+    if (comm_of(self) == NULL) return NULL;
+    work = (WorkObject *)WorkType.tp_alloc(&WorkType, 0);
+    if (work == NULL) return NULL;
+    work->owner = (CommObject *)Py_NewRef(self);
+    if (!parse_call(self, args, kwargs, work, &call)) {
+        Py_DECREF(work);
+        return NULL;
+    }
+    self->users++;
+    Py_BEGIN_ALLOW_THREADS
+    st = rdt_post(self->comm, &call, &work->work);
+    Py_END_ALLOW_THREADS
+    self->users--;
+    if (st == RDT_OK) return (PyObject *)work;
+    raise_status(st, rdt_last_error());
+    Py_DECREF(work);
+    return NULL;
+}
+
+static PyMethodDef comm_methods[] = {
+    {"listen", (PyCFunction)(void (*)(void))comm_listen, METH_VARARGS | METH_KEYWORDS,
+     "listen(transport, arg=None)\n--\n\nOpen a transport and return the address that peers need, "
+     "as bytes.\n\narg is the numeric address to listen on (tcp) or the script (fake)."},
+    {"connect", (PyCFunction)(void (*)(void))comm_connect, METH_VARARGS | METH_KEYWORDS,
+     "connect(peers, timeout)\n--\n\nConnect to all ranks within timeout seconds.\n\npeers has a "
+     "(transport, address, label) for each rank, this one included."},
+    {"transport", (PyCFunction)comm_transport, METH_O,
+     "transport(rank, /)\n--\n\nName of the transport that joins this rank to another one."},
+    {"post", (PyCFunction)(void (*)(void))comm_post, METH_VARARGS | METH_KEYWORDS,
+     "post(coll, dtype='uint8', op='SUM', *, in_=None, out=None, peer=0, tag=0, timeout=None, "
+     "background=False)\n--\n\nStart an operation on contiguous buffers and return its Work.\n\n"
+     "timeout is in seconds. All ranks must post the same collectives in the same order."},
+    {"abort", (PyCFunction)comm_abort, METH_O,
+     "abort(reason, /)\n--\n\nFail everything that is pending or comes later, and tell the peers."},
+    {"detach", (PyCFunction)comm_detach, METH_NOARGS,
+     "detach()\n--\n\nGive the communicator away as a capsule; this object is closed then."},
+    {"close", (PyCFunction)comm_close, METH_NOARGS,
+     "close()\n--\n\nSay goodbye to the peers and free everything. May be called twice."},
+    {NULL, NULL, 0, NULL}};
+
+static PyTypeObject CommType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "rdmatrain._core.Comm",
+    .tp_basicsize = sizeof(CommObject),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_doc = "Comm(rank, world, token, chunk_bytes=0, spin_ns=0)\n--\n\nA rank's end of a group.",
+    .tp_new = comm_new,
+    .tp_dealloc = (destructor)comm_dealloc,
+    .tp_methods = comm_methods,
+};
+
+/* -- Work -- */
+
+static PyObject *work_wait(WorkObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"timeout", NULL};
+    PyObject *timeout = NULL;
+    uint64_t ns;
+    rdt_status_t st;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O", keywords, &timeout)) return NULL;
+    if (!to_ns(timeout, &ns)) return NULL;
+    self->owner->users++;
+    Py_BEGIN_ALLOW_THREADS /* the whole wait, and nothing else */
+    st = rdt_work_wait(self->work, ns);
+    Py_END_ALLOW_THREADS
+    self->owner->users--;
+    if (st == RDT_WAIT_TIMEOUT) return raise_status(st, rdt_last_error());
+    if (st != RDT_OK) return raise_status(st, rdt_work_text(self->work));
+    Py_RETURN_NONE;
+}
+
+static PyObject *work_done(WorkObject *self, PyObject *Py_UNUSED(unused))
+{
+    return PyBool_FromLong(rdt_work_test(self->work) != RDT_AGAIN);
+}
+
+/* The buffers are lent until the work is over, so a work that is dropped is waited for; its timeout
+ * bounds that. */
+static void work_dealloc(WorkObject *self)
+{
+    if (self->work != NULL) {
+        self->owner->users++;
+        Py_BEGIN_ALLOW_THREADS
+        (void)rdt_work_wait(self->work, RDT_NO_TIMEOUT);
+        rdt_work_free(self->work);
+        Py_END_ALLOW_THREADS
+        self->owner->users--;
+    }
+    if (self->in.obj != NULL) PyBuffer_Release(&self->in);
+    if (self->out.obj != NULL) PyBuffer_Release(&self->out);
+    Py_XDECREF(self->owner);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyMethodDef work_methods[] = {
+    {"wait", (PyCFunction)(void (*)(void))work_wait, METH_VARARGS | METH_KEYWORDS,
+     "wait(timeout=None)\n--\n\nDrive the communicator until the work is over, at most timeout "
+     "seconds.\n\nRaises CommError, or CommTimeoutError when the wait itself ran out."},
+    {"done", (PyCFunction)work_done, METH_NOARGS,
+     "done()\n--\n\nWhether the work is over, well or not."},
+    {NULL, NULL, 0, NULL}};
+
+static PyTypeObject WorkType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "rdmatrain._core.Work",
+    .tp_basicsize = sizeof(WorkObject),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_doc = "A posted operation. It holds its buffers until it is over.",
+    .tp_dealloc = (destructor)work_dealloc,
+    .tp_methods = work_methods,
+};
+
+/* -- module -- */
+
+static PyObject *status_table(void)
+{
+    PyObject *table = PyDict_New();
+
+#define ADD(name, value, scope, text)                                                              \
+    if (table != NULL) {                                                                           \
+        PyObject *row = Py_BuildValue("(iss)", (value), #scope, text);                             \
+                                                                                                   \
+        if (row == NULL || PyDict_SetItemString(table, #name, row) < 0) Py_CLEAR(table);           \
+        Py_XDECREF(row);                                                                           \
+    }
+    RDT_STATUS_TABLE(ADD)
+#undef ADD
+    return table;
+}
+
+/* Steals value. */
+static int add(PyObject *module, const char *name, PyObject *value)
+{
+    int failed = value == NULL || PyModule_AddObjectRef(module, name, value) < 0;
+
+    Py_XDECREF(value);
+    return failed;
+}
+
+static int add_all(PyObject *module)
+{
+    return PyType_Ready(&CommType) < 0 || PyType_Ready(&WorkType) < 0 ||
+           add(module, "Comm", Py_NewRef(&CommType)) ||
+           add(module, "Work", Py_NewRef(&WorkType)) ||
+           add(module, "TORCH_MINOR", PyUnicode_FromString(RDT_TORCH_MINOR)) ||
+           add(module, "DEFAULT_CHUNK_BYTES", PyLong_FromLong(RDT_DEFAULT_CHUNK_BYTES)) ||
+           add(module, "STATUSES", status_table()) ||
+           add(module, "DTYPES", names(dtype_name, RDT_NUM_DTYPES)) ||
+           add(module, "REDOPS", names(redop_name, RDT_NUM_REDOPS)) ||
+           add(module, "COLLS", names(coll_name, RDT_REFUSED));
+}
+
+static PyModuleDef core_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "rdmatrain._core",
+    .m_doc = "The C core: communicators over shm and tcp, without torch.",
+    .m_size = -1,
+};
+
+PyMODINIT_FUNC PyInit__core(void); /* found by its name, so no header declares it */
+
+PyMODINIT_FUNC PyInit__core(void)
+{
+    PyObject *module = PyModule_Create(&core_module);
+
+    if (module != NULL && add_all(module)) Py_CLEAR(module);
+    return module;
+}

@@ -1,0 +1,379 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Runs the plan of the active collective over whatever transports join the ranks.
+ *
+ * Each step has three phases: send what is ready and has a slot, place what has arrived, reduce what
+ * has arrived from everyone. A chunk to be reduced stays in its slot until the same chunk of all the
+ * other ranks is there too; nothing is copied for it. That cannot lock up: the oldest chunk that
+ * waits anywhere has nothing in front of it on any lane.
+ */
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "coll/comm.h"
+
+static size_t elem_bytes(const rdt_work_t *work)
+{
+    return rdt_dtype_bytes(work->call.dtype);
+}
+
+static uint8_t *at(void *base, void *const *shards, const rdt_work_t *work, const rdt_piece_t *p)
+{
+    uint64_t first = p->first;
+
+    if (shards != NULL)
+        base = shards[p->shard];
+    else
+        first += p->shard * work->call.count;
+    return (uint8_t *)base + first * elem_bytes(work);
+}
+
+static uint8_t *input_at(const rdt_work_t *work, const rdt_piece_t *p)
+{
+    void *base = (void *)(uintptr_t)work->call.in;
+
+    if (work->call.coll == RDT_BROADCAST) base = work->call.out;
+    return at(base, (void *const *)work->call.in_shards, work, p);
+}
+
+static uint8_t *output_at(const rdt_work_t *work, const rdt_piece_t *p)
+{
+    return at(work->call.out, work->call.out_shards, work, p);
+}
+
+static void begin_peer(rdt_comm_t *comm, uint32_t rank)
+{
+    rdt_peer_state_t *peer = &comm->peers[rank];
+
+    for (int s = 0; s < RDT_NUM_STREAMS; s++) {
+        peer->tx_next[s] = peer->rx_next[s] = 0;
+        peer->tx_total[s] = rdt_plan_num_chunks(&comm->plan, comm->cfg.rank, rank, s);
+        peer->rx_total[s] = rdt_plan_num_chunks(&comm->plan, rank, comm->cfg.rank, s);
+    }
+    peer->posted = 0;
+    peer->held = false;
+}
+
+/* The own input of an all_gather goes to its place; with one rank that is all there is to do. */
+static void place_own(const rdt_work_t *work, uint32_t rank)
+{
+    rdt_piece_t p = {.shard = rank, .first = 0, .count = work->call.count};
+    uint8_t *target;
+
+    if (work->call.coll != RDT_ALL_GATHER || p.count == 0) return;
+    target = output_at(work, &p);
+    if (target != work->call.in) memmove(target, work->call.in, p.count * elem_bytes(work));
+}
+
+static void begin(rdt_comm_t *comm, rdt_work_t *work)
+{
+    comm->plan = rdt_plan_make(&work->call, comm->cfg.rank, comm->cfg.world,
+                               (uint32_t)elem_bytes(work), comm->cfg.chunk_bytes);
+    comm->reduced = comm->ready = comm->num_held = 0;
+    comm->num_reduced = rdt_plan_num_reduced(&comm->plan);
+    for (uint32_t r = 0; r < comm->cfg.world; r++)
+        if (r != comm->cfg.rank) begin_peer(comm, r);
+    place_own(work, comm->cfg.rank);
+    comm->active = true;
+}
+
+static void lost(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank)
+{
+    char call[RDT_CALL_TEXT_BYTES], doing[RDT_CALL_TEXT_BYTES + 32];
+
+    rdt_describe_work(work, call);
+    snprintf(doing, sizeof(doing), "%s #%llu", call, (unsigned long long)work->seq);
+    rdt_comm_lost_st(comm, rank, doing);
+}
+
+/* The data of a chunk, and its length. A refusal carries its reason instead. */
+static const void *chunk_data(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
+                              rdt_stream_t s, uint32_t i, uint32_t *len_p)
+{
+    rdt_piece_t p;
+
+    if (work->refusal != NULL) {
+        *len_p = (uint32_t)strlen(work->refusal);
+        return work->refusal;
+    }
+    p = rdt_plan_source(&comm->plan, comm->cfg.rank, rank, s, i);
+    *len_p = (uint32_t)(p.count * elem_bytes(work));
+    if (p.count == 0) return NULL;
+    return s == RDT_STREAM_INPUT ? input_at(work, &p) : output_at(work, &p);
+}
+
+/* HOT. RDT_OK when the stream has nothing more to send for now. */
+static rdt_status_t send_stream(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
+                                rdt_stream_t s, bool *moved)
+{
+    rdt_peer_state_t *peer = &comm->peers[rank];
+    rdt_hdr_t hdr =
+        rdt_call_hdr(work, s == RDT_STREAM_INPUT ? RDT_KIND_INPUT : RDT_KIND_RESULT);
+    uint32_t limit = peer->tx_total[s];
+
+    if (s == RDT_STREAM_RESULT && comm->ready < limit) limit = comm->ready;
+    while (peer->tx_next[s] < limit) {
+        uint32_t len;
+        const void *data = chunk_data(comm, work, rank, s, peer->tx_next[s], &len);
+        rdt_status_t st;
+
+        hdr.index = peer->tx_next[s];
+        st = peer->conn->ops->send(peer->conn, RDT_LANE_COLL, &hdr, data, len);
+        if (st != RDT_OK) return st;
+        peer->tx_next[s]++;
+        peer->posted = peer->conn->posted;
+        *moved = true;
+    }
+    return RDT_OK;
+}
+
+/* HOT. Results first: peers can finish with them, while inputs only queue up. */
+static bool send_phase(rdt_comm_t *comm, const rdt_work_t *work)
+{
+    bool moved = false;
+
+    for (uint32_t i = 1; i < comm->cfg.world; i++) {
+        /* Each rank begins with its neighbour, so that not all write to rank 0 at once. */
+        uint32_t rank = (comm->cfg.rank + i) % comm->cfg.world;
+        rdt_status_t st = send_stream(comm, work, rank, RDT_STREAM_RESULT, &moved);
+
+        if (st == RDT_OK) st = send_stream(comm, work, rank, RDT_STREAM_INPUT, &moved);
+        if (st < 0) lost(comm, work, rank);
+    }
+    return moved;
+}
+
+static bool same_call(const rdt_hdr_t *a, const rdt_hdr_t *b)
+{
+    return a->coll == b->coll && a->dtype == b->dtype && a->op == b->op && a->peer == b->peer &&
+           a->count == b->count && a->seq == b->seq;
+}
+
+static __attribute__((noinline)) void mismatch(rdt_comm_t *comm, const rdt_work_t *work,
+                                               uint32_t rank, const rdt_msg_t *msg)
+{
+    char mine[RDT_CALL_TEXT_BYTES], theirs[RDT_CALL_TEXT_BYTES];
+    rdt_hdr_t hdr;
+
+    memcpy(&hdr, msg->hdr, sizeof(hdr));
+    rdt_describe_work(work, mine);
+    rdt_describe_hdr(&hdr, theirs);
+    if (work->refusal != NULL)
+        snprintf(mine, sizeof(mine), "refused: %.140s", work->refusal);
+    if (hdr.coll == RDT_REFUSED)
+        snprintf(theirs, sizeof(theirs), "refused: %.*s", msg->len < 140 ? (int)msg->len : 140,
+                 (const char *)msg->data);
+    rdt_comm_latch(comm, RDT_MISMATCH,
+                   "ranks differ in collective #%llu: rank %u called %s, rank %u called %s",
+                   (unsigned long long)work->seq, comm->cfg.rank, mine, rank, theirs);
+}
+
+/* The message is of this call, and the next one of its stream. */
+static bool expected(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, const rdt_msg_t *msg)
+{
+    rdt_hdr_t mine = rdt_call_hdr(work, RDT_KIND_INPUT);
+    const rdt_hdr_t *hdr = msg->hdr;
+    const rdt_peer_state_t *peer = &comm->peers[rank];
+
+    if (__builtin_expect(!same_call(hdr, &mine), 0)) {
+        mismatch(comm, work, rank, msg);
+        return false;
+    }
+    if (hdr->kind < RDT_NUM_STREAMS && hdr->index == peer->rx_next[hdr->kind] &&
+        hdr->index < peer->rx_total[hdr->kind])
+        return true;
+    rdt_comm_latch(comm, RDT_PROTOCOL, "rank %u sent chunk %u of kind %u to rank %u out of order",
+                   rank, hdr->index, hdr->kind, comm->cfg.rank);
+    return false;
+}
+
+/* The sender cut its data as this rank expects: both made the same plan, so a difference is a bug or
+ * an attack, and must not become an access out of bounds. */
+static bool right_length(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
+                         const rdt_msg_t *msg, uint64_t count)
+{
+    if (msg->len == count * elem_bytes(work)) return true;
+    rdt_comm_latch(comm, RDT_PROTOCOL, "rank %u sent %u bytes to rank %u instead of %zu", rank,
+                   msg->len, comm->cfg.rank, (size_t)(count * elem_bytes(work)));
+    return false;
+}
+
+/* Keeps the message at the head of the lane until the other ranks' chunk is there as well. */
+static void hold(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, const rdt_msg_t *msg)
+{
+    if (!right_length(comm, work, rank, msg,
+                      rdt_plan_own_input(&comm->plan, comm->reduced).count))
+        return;
+    comm->peers[rank].held = true;
+    comm->peers[rank].held_data = msg->data;
+    comm->num_held++;
+}
+
+static void place(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, const rdt_msg_t *msg)
+{
+    const rdt_hdr_t *hdr = msg->hdr;
+    rdt_stream_t s = (rdt_stream_t)hdr->kind;
+    rdt_piece_t p = rdt_plan_target(&comm->plan, rank, comm->cfg.rank, s, hdr->index);
+
+    if (work->refusal != NULL || p.count == 0) return;
+    if (!right_length(comm, work, rank, msg, p.count)) return;
+    memcpy(output_at(work, &p), msg->data, msg->len);
+    /* What the root of a scattered broadcast sent is what this rank passes on. */
+    if (s == RDT_STREAM_INPUT) comm->ready++;
+}
+
+/* HOT. Consumes the peer's messages up to one that waits to be reduced. */
+static bool receive_peer(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank)
+{
+    rdt_peer_state_t *peer = &comm->peers[rank];
+    rdt_conn_t *conn = peer->conn;
+    bool moved = false;
+
+    while (!peer->held && (peer->rx_next[0] < peer->rx_total[0] ||
+                           peer->rx_next[1] < peer->rx_total[1])) {
+        rdt_msg_t msg;
+        rdt_status_t st = conn->ops->peek(conn, RDT_LANE_COLL, &msg);
+        rdt_stream_t s;
+
+        if (st == RDT_AGAIN) {
+            if (peer->bye && work->seq > peer->bye_seq) lost(comm, work, rank);
+            break;
+        }
+        if (st != RDT_OK) {
+            lost(comm, work, rank);
+            break;
+        }
+        if (!expected(comm, work, rank, &msg)) break;
+        s = (rdt_stream_t)((const rdt_hdr_t *)msg.hdr)->kind;
+        moved = true;
+        if (rdt_plan_reduces(&comm->plan, s) && comm->num_reduced > 0) {
+            hold(comm, work, rank, &msg);
+            break;
+        }
+        place(comm, work, rank, &msg);
+        peer->rx_next[s]++;
+        conn->ops->release(conn, RDT_LANE_COLL);
+    }
+    return moved;
+}
+
+static bool receive_phase(rdt_comm_t *comm, const rdt_work_t *work)
+{
+    bool moved = false;
+
+    for (uint32_t i = 1; i < comm->cfg.world; i++)
+        moved |= receive_peer(comm, work, (comm->cfg.rank + i) % comm->cfg.world);
+    return moved;
+}
+
+/* Everything that this rank has to send is sent, and its buffers are its own again. */
+static bool all_flushed(const rdt_comm_t *comm)
+{
+    for (uint32_t r = 0; r < comm->cfg.world; r++) {
+        const rdt_peer_state_t *peer = &comm->peers[r];
+
+        if (peer->conn == NULL) continue;
+        if (peer->tx_next[0] < peer->tx_total[0] || peer->tx_next[1] < peer->tx_total[1] ||
+            peer->conn->flushed < peer->posted)
+            return false;
+    }
+    return true;
+}
+
+static void drop_held(rdt_comm_t *comm)
+{
+    for (uint32_t r = 0; r < comm->cfg.world; r++) {
+        rdt_peer_state_t *peer = &comm->peers[r];
+
+        if (!peer->held) continue;
+        peer->held = false;
+        peer->rx_next[RDT_STREAM_INPUT]++;
+        peer->conn->ops->release(peer->conn, RDT_LANE_COLL);
+    }
+    comm->num_held = 0;
+}
+
+/* HOT. Chunk comm->reduced of every rank is there: the order of the ranks is the order of the sum. */
+static void reduce_chunk(rdt_comm_t *comm, const rdt_work_t *work)
+{
+    rdt_piece_t in = rdt_plan_own_input(&comm->plan, comm->reduced);
+    rdt_piece_t out = rdt_plan_own_output(&comm->plan, comm->reduced);
+
+    for (uint32_t r = 0; r < comm->cfg.world; r++)
+        comm->srcs[r] = comm->peers[r].held_data;
+    comm->srcs[comm->cfg.rank] = input_at(work, &in);
+    comm->reduce[work->call.dtype][work->call.op](output_at(work, &out), comm->srcs,
+                                                  comm->cfg.world, in.count);
+    drop_held(comm);
+    comm->reduced++;
+    comm->ready++;
+}
+
+static bool reduce_phase(rdt_comm_t *comm, const rdt_work_t *work)
+{
+    if (comm->reduced == comm->num_reduced || comm->num_held < comm->cfg.world - 1) return false;
+    /* In one shot the chunk that is overwritten may still be on its way to the others. */
+    if (comm->plan.algo == RDT_ALGO_ONE_SHOT && !all_flushed(comm)) return false;
+    reduce_chunk(comm, work);
+    return true;
+}
+
+static bool all_received(const rdt_comm_t *comm)
+{
+    for (uint32_t r = 0; r < comm->cfg.world; r++) {
+        const rdt_peer_state_t *peer = &comm->peers[r];
+
+        if (peer->conn != NULL && (peer->rx_next[0] < peer->rx_total[0] ||
+                                   peer->rx_next[1] < peer->rx_total[1]))
+            return false;
+    }
+    return comm->reduced == comm->num_reduced;
+}
+
+static void finish(rdt_comm_t *comm, rdt_work_t *work)
+{
+    comm->active = false;
+    comm->coll_done = work->seq;
+    comm->queue = work->next;
+    if (comm->queue == NULL) comm->queue_tail = &comm->queue;
+    rdt_work_over_st(work, RDT_OK, "");
+}
+
+/* HOT. True when something moved. */
+bool rdt_collectives_step_st(rdt_comm_t *comm)
+{
+    rdt_work_t *work = comm->queue;
+    bool moved;
+
+    if (work == NULL || atomic_load_explicit(&comm->status, memory_order_relaxed) != RDT_OK)
+        return false;
+    if (!comm->active) begin(comm, work);
+    moved = send_phase(comm, work);
+    moved |= receive_phase(comm, work);
+    moved |= reduce_phase(comm, work);
+    if (all_received(comm) && all_flushed(comm)) {
+        finish(comm, work);
+        moved = true;
+    }
+    return moved;
+}
+
+void rdt_collective_timeout_st(rdt_comm_t *comm, rdt_work_t *work)
+{
+    char call[RDT_CALL_TEXT_BYTES], missing[128] = "";
+    size_t len = 0;
+
+    for (uint32_t r = 0; r < comm->cfg.world && len + 16 < sizeof(missing); r++) {
+        const rdt_peer_state_t *peer = &comm->peers[r];
+
+        if (peer->conn == NULL || peer->held) continue;
+        if (peer->rx_next[0] < peer->rx_total[0] || peer->rx_next[1] < peer->rx_total[1])
+            len += (size_t)snprintf(missing + len, sizeof(missing) - len, " %u", r);
+    }
+    rdt_describe_work(work, call);
+    rdt_comm_latch(comm, RDT_TIMEOUT,
+                   "%s #%llu did not finish within %.1f s on rank %u: nothing more came from "
+                   "rank%s",
+                   call, (unsigned long long)work->seq, (double)work->call.timeout_ns * 1e-9,
+                   comm->cfg.rank, len > 0 ? missing : " (none missing: this rank was too slow)");
+}

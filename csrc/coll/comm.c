@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Set-up and end of a communicator, and its one latched error. */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "coll/comm.h"
+
+/* How long close waits for last words to leave a full socket. */
+#define GOODBYE_NS RDT_NS_PER_S
+
+static const rdt_transport_ops_t *const transports[RDT_NUM_TRANSPORTS] = {
+    &rdt_shm_ops, &rdt_tcp_ops, &rdt_fake_ops};
+
+static int find_transport(const char *name)
+{
+    for (int i = 0; name != NULL && i < RDT_NUM_TRANSPORTS; i++)
+        if (strcmp(transports[i]->name, name) == 0) return i;
+    return -1;
+}
+
+static rdt_status_t check_cfg(const rdt_comm_cfg_t *cfg)
+{
+    if (cfg->world == 0 || cfg->world > RDT_MAX_WORLD)
+        return rdt_fail(RDT_BAD_ARG, "world size %u is not between 1 and %u", cfg->world,
+                        RDT_MAX_WORLD);
+    if (cfg->rank >= cfg->world)
+        return rdt_fail(RDT_BAD_ARG, "rank %u is not below world size %u", cfg->rank, cfg->world);
+    if (cfg->chunk_bytes % RDT_DATA_ALIGN != 0)
+        return rdt_fail(RDT_BAD_ARG, "chunks of %u bytes: not a multiple of %d", cfg->chunk_bytes,
+                        RDT_DATA_ALIGN);
+    return RDT_OK;
+}
+
+static void choose_kernels(rdt_comm_t *comm)
+{
+    rdt_isa_t isa = rdt_reduce_best_isa();
+
+    for (int d = 0; d < RDT_NUM_DTYPES; d++)
+        for (int o = 0; o < RDT_NUM_REDOPS; o++)
+            comm->reduce[d][o] = rdt_reduce_get(isa, (rdt_dtype_t)d, (rdt_redop_t)o);
+}
+
+rdt_status_t rdt_comm_open(const rdt_comm_cfg_t *cfg, rdt_comm_t **comm_p)
+{
+    rdt_status_t st = check_cfg(cfg);
+    rdt_comm_t *comm;
+
+    if (st != RDT_OK) return st;
+    comm = calloc(1, sizeof(*comm));
+    if (comm == NULL) return rdt_fail(RDT_NO_MEMORY, "communicator: out of memory");
+    comm->cfg = *cfg;
+    if (comm->cfg.chunk_bytes == 0) comm->cfg.chunk_bytes = RDT_DEFAULT_CHUNK_BYTES;
+    pthread_mutex_init(&comm->error_lock, NULL);
+    comm->queue_tail = &comm->queue;
+    comm->over_tail = &comm->over;
+    comm->peers = calloc(cfg->world, sizeof(*comm->peers));
+    comm->srcs = calloc(cfg->world, sizeof(*comm->srcs));
+    comm->fds = calloc(cfg->world + 1, sizeof(*comm->fds));
+    comm->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (comm->peers == NULL || comm->srcs == NULL || comm->fds == NULL || comm->event_fd < 0) {
+        rdt_fail(RDT_NO_MEMORY, "communicator of %u ranks: %s", cfg->world, strerror(errno));
+        rdt_comm_close(comm);
+        return RDT_NO_MEMORY;
+    }
+    choose_kernels(comm);
+    *comm_p = comm;
+    return RDT_OK;
+}
+
+rdt_status_t rdt_comm_listen(rdt_comm_t *comm, const char *transport, const char *arg,
+                             uint8_t wire[RDT_COMM_WIRE_BYTES], uint32_t *wire_len_p)
+{
+    rdt_ctx_cfg_t cfg = {.rank = comm->cfg.rank,
+                         .world = comm->cfg.world,
+                         .chunk_bytes = comm->cfg.chunk_bytes,
+                         .addr = arg};
+    int i = find_transport(transport);
+    rdt_status_t st;
+
+    if (i < 0 || comm->ctx[i] != NULL)
+        return rdt_fail(RDT_BAD_ARG, "transport \"%s\" is unknown or already open",
+                        transport != NULL ? transport : "");
+    memcpy(cfg.token, comm->cfg.token, sizeof(cfg.token));
+    st = transports[i]->open(&cfg, &comm->ctx[i]);
+    if (st == RDT_OK) *wire_len_p = transports[i]->address(comm->ctx[i], wire);
+    return st;
+}
+
+/* Gathers the ranks that transport i reaches; their number. */
+static uint32_t peers_of(const rdt_comm_t *comm, int i, const rdt_peer_info_t *infos,
+                         rdt_peer_t *peers)
+{
+    uint32_t num = 0;
+
+    for (uint32_t r = 0; r < comm->cfg.world; r++) {
+        if (r == comm->cfg.rank || find_transport(infos[r].transport) != i) continue;
+        peers[num] = (rdt_peer_t){.rank = r, .wire_len = infos[r].wire_len};
+        memcpy(peers[num].wire, infos[r].wire, sizeof(peers[num].wire));
+        num++;
+    }
+    return num;
+}
+
+static rdt_status_t connect_transport(rdt_comm_t *comm, int i, const rdt_peer_info_t *infos,
+                                      uint64_t deadline_ns)
+{
+    rdt_peer_t *peers = calloc(comm->cfg.world, sizeof(*peers));
+    rdt_conn_t **conns = calloc(comm->cfg.world, sizeof(*conns));
+    rdt_status_t st = RDT_NO_MEMORY;
+    uint32_t num = 0;
+
+    if (peers != NULL && conns != NULL) {
+        num = peers_of(comm, i, infos, peers);
+        st = num > 0 ? transports[i]->connect(comm->ctx[i], peers, num, deadline_ns, conns)
+                     : RDT_OK;
+    } else {
+        rdt_fail(st, "connecting: out of memory");
+    }
+    for (uint32_t k = 0; st == RDT_OK && k < num; k++)
+        comm->peers[peers[k].rank].conn = conns[k];
+    free(peers);
+    free(conns);
+    return st;
+}
+
+static rdt_status_t check_infos(rdt_comm_t *comm, const rdt_peer_info_t *infos)
+{
+    for (uint32_t r = 0; r < comm->cfg.world; r++) {
+        int i = find_transport(infos[r].transport);
+
+        memcpy(comm->peers[r].label, infos[r].label, RDT_COMM_LABEL_BYTES - 1);
+        if (r != comm->cfg.rank && (i < 0 || comm->ctx[i] == NULL))
+            return rdt_fail(RDT_BAD_ARG, "rank %u is to be reached over \"%s\", which is not open",
+                            r, infos[r].transport != NULL ? infos[r].transport : "");
+    }
+    return RDT_OK;
+}
+
+rdt_status_t rdt_comm_connect(rdt_comm_t *comm, const rdt_peer_info_t *infos, uint64_t timeout_ns)
+{
+    uint64_t deadline_ns = rdt_now_ns() + timeout_ns;
+    rdt_status_t st = check_infos(comm, infos);
+    int err;
+
+    for (int i = 0; st == RDT_OK && i < RDT_NUM_TRANSPORTS; i++)
+        if (comm->ctx[i] != NULL) st = connect_transport(comm, i, infos, deadline_ns);
+    if (st != RDT_OK) return st;
+    err = pthread_create(&comm->thread, NULL, rdt_progress_thread, comm);
+    if (err != 0) return rdt_fail(RDT_NO_MEMORY, "progress thread: %s", strerror(err));
+    comm->has_thread = true;
+    return RDT_OK;
+}
+
+void rdt_comm_latch(rdt_comm_t *comm, rdt_status_t status, const char *fmt, ...)
+{
+    va_list args;
+
+    pthread_mutex_lock(&comm->error_lock);
+    if (atomic_load(&comm->status) == RDT_OK) {
+        va_start(args, fmt);
+        vsnprintf(comm->error, sizeof(comm->error), fmt, args);
+        va_end(args);
+        atomic_store(&comm->status, status);
+    }
+    pthread_mutex_unlock(&comm->error_lock);
+}
+
+void rdt_comm_lost_st(rdt_comm_t *comm, uint32_t rank, const char *doing)
+{
+    const rdt_peer_state_t *peer = &comm->peers[rank];
+    const rdt_conn_t *conn = peer->conn;
+
+    if (peer->bye)
+        rdt_comm_latch(comm, RDT_PEER_LOST,
+                       "rank %u (%s) has left the group, while rank %u was in %s", rank,
+                       peer->label, comm->cfg.rank, doing);
+    else
+        rdt_comm_latch(comm, conn->status != RDT_OK ? conn->status : RDT_PEER_LOST,
+                       "rank %u (%s) died or closed its connection (%s: %s), while rank %u was "
+                       "in %s",
+                       rank, peer->label, conn->ops->name,
+                       conn->sys_errno != 0 ? strerror(conn->sys_errno)
+                                            : rdt_status_text(conn->status),
+                       comm->cfg.rank, doing);
+}
+
+rdt_status_t rdt_comm_status(rdt_comm_t *comm, char *text, size_t text_bytes)
+{
+    rdt_status_t st;
+
+    pthread_mutex_lock(&comm->error_lock);
+    st = (rdt_status_t)atomic_load(&comm->status);
+    snprintf(text, text_bytes, "%s", st == RDT_OK ? "" : comm->error);
+    pthread_mutex_unlock(&comm->error_lock);
+    return st;
+}
+
+const char *rdt_comm_transport(const rdt_comm_t *comm, uint32_t rank)
+{
+    if (rank >= comm->cfg.world) return "none";
+    if (rank == comm->cfg.rank) return "self";
+    return comm->peers[rank].conn != NULL ? comm->peers[rank].conn->ops->name : "none";
+}
+
+static bool all_gone(const rdt_comm_t *comm)
+{
+    for (uint32_t r = 0; r < comm->cfg.world; r++) {
+        const rdt_conn_t *conn = comm->peers[r].conn;
+
+        if (conn != NULL && conn->status == RDT_OK && conn->flushed < conn->posted) return false;
+    }
+    return true;
+}
+
+/* The buffers of failed works go back to their owners: from here on no transport may read them. */
+static void cut_stuck(rdt_comm_t *comm)
+{
+    for (uint32_t r = 0; r < comm->cfg.world; r++) {
+        rdt_conn_t *conn = comm->peers[r].conn;
+
+        if (conn != NULL && conn->flushed < conn->posted && conn->status == RDT_OK)
+            conn->status = RDT_CLOSED;
+    }
+}
+
+/* A peer whose lane is full does not hear it; it sees the connection end. */
+void rdt_comm_tell_st(rdt_comm_t *comm)
+{
+    rdt_status_t st = (rdt_status_t)atomic_load(&comm->status);
+    bool error = st != RDT_OK && st != RDT_CLOSED;
+    rdt_hdr_t hdr = {.kind = error ? RDT_KIND_ERROR : RDT_KIND_BYE, .seq = comm->coll_done};
+    size_t len = error ? strlen(comm->error) : 0;
+    uint64_t deadline_ns = rdt_now_ns() + GOODBYE_NS;
+
+    if (comm->told) return;
+    comm->told = true;
+    if (len > comm->cfg.chunk_bytes) len = comm->cfg.chunk_bytes;
+    for (uint32_t r = 0; r < comm->cfg.world; r++) {
+        rdt_conn_t *conn = comm->peers[r].conn;
+
+        if (conn != NULL)
+            (void)conn->ops->send(conn, RDT_LANE_P2P, &hdr, comm->error, (uint32_t)len);
+    }
+    while (!all_gone(comm) && rdt_now_ns() < deadline_ns)
+        for (int i = 0; i < RDT_NUM_TRANSPORTS; i++)
+            if (comm->ctx[i] != NULL) transports[i]->poll(comm->ctx[i]);
+    cut_stuck(comm);
+}
+
+void rdt_comm_abort(rdt_comm_t *comm, const char *reason)
+{
+    rdt_comm_latch(comm, RDT_CLOSED, "rank %u: %s", comm->cfg.rank, reason);
+    rdt_fail_all(comm);
+}
+
+void rdt_comm_close(rdt_comm_t *comm)
+{
+    if (comm->peers != NULL) rdt_comm_abort(comm, "the communicator was closed");
+    if (comm->has_thread) {
+        atomic_store(&comm->stop, true);
+        rdt_kick_thread(comm);
+        pthread_join(comm->thread, NULL);
+    }
+    for (int i = 0; i < RDT_NUM_TRANSPORTS; i++)
+        if (comm->ctx[i] != NULL) transports[i]->close(comm->ctx[i]);
+    for (uint32_t r = 0; comm->peers != NULL && r < comm->cfg.world; r++)
+        while (comm->peers[r].rts != NULL) {
+            rdt_rts_t *rts = comm->peers[r].rts;
+
+            comm->peers[r].rts = rts->next;
+            free(rts);
+        }
+    if (comm->event_fd >= 0) close(comm->event_fd);
+    pthread_mutex_destroy(&comm->error_lock);
+    free(comm->fds);
+    free(comm->srcs);
+    free(comm->peers);
+    free(comm);
+}

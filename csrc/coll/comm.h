@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Private to coll/: the communicator and its works.
+ *
+ * One thread at a time drives a communicator: it holds the role (a try-lock that nobody blocks on).
+ * Functions and fields marked _st belong to the driver. Everything else that threads share is
+ * atomic, or under error_lock. Works reach the driver through a lock-free stack; a work is over when
+ * its callback has returned and its state says DONE, in this order.
+ */
+#ifndef RDT_COLL_COMM_H
+#define RDT_COLL_COMM_H
+
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/error.h"
+#include "coll/plan.h"
+#include "rdmatrain/coll.h"
+#include "rdmatrain/transport.h"
+#include "reduce/reduce.h"
+
+enum { RDT_WORK_PENDING, RDT_WORK_DONE };
+
+struct rdt_work {
+    rdt_work_t *next;
+    rdt_comm_t *comm; /* not to be touched once DONE: the communicator may be gone */
+    rdt_call_t call;
+    void **shards; /* owned copy behind call.in_shards or call.out_shards, or NULL */
+    char *refusal; /* owned copy behind call.refusal, or NULL */
+    uint64_t seq;  /* 1, 2, 3...: of collectives, and of a peer's point-to-point works */
+    uint64_t deadline_ns;
+    _Atomic uint32_t state;
+    _Atomic uint32_t refs; /* the caller's handle, and the driver's until DONE */
+    rdt_status_t status;
+    char text[RDT_ERROR_BYTES];
+    /* point-to-point, see p2p.c */
+    uint32_t p2p_state;
+    uint64_t p2p_done; /* bytes sent or received */
+    uint64_t p2p_id;   /* seq of the other side's work, once matched */
+    uint64_t posted;   /* conn->posted after the last byte of a send */
+};
+
+typedef enum rdt_kind {
+    RDT_KIND_INPUT,  /* collective, stream INPUT */
+    RDT_KIND_RESULT, /* collective, stream RESULT */
+    RDT_KIND_RTS,    /* a send waits for its recv */
+    RDT_KIND_CTS,    /* the recv is there */
+    RDT_KIND_DATA,
+    RDT_KIND_BYE,   /* the sender leaves in good order */
+    RDT_KIND_ERROR, /* the sender's communicator failed; data: why */
+} rdt_kind_t;
+
+/* The header of every message. */
+typedef struct rdt_hdr {
+    uint8_t kind, coll, dtype, op;
+    uint32_t peer;
+    int32_t tag;
+    uint32_t index; /* of the chunk in its stream */
+    uint64_t seq;
+    uint64_t count;
+    uint64_t id; /* point-to-point: the receiver's work */
+    uint64_t reserved;
+} rdt_hdr_t;
+
+_Static_assert(sizeof(rdt_hdr_t) == RDT_HDR_BYTES, "a wire format has no padding");
+
+/* A send that the peer announced and that no recv has matched yet. */
+typedef struct rdt_rts {
+    struct rdt_rts *next;
+    rdt_hdr_t hdr;
+} rdt_rts_t;
+
+typedef struct rdt_peer_state {
+    rdt_conn_t *conn; /* NULL for the rank itself */
+    char label[RDT_COMM_LABEL_BYTES];
+    bool bye;         /* the peer left in good order, */
+    uint64_t bye_seq; /* after this many collectives */
+    /* active collective; _st */
+    uint32_t tx_next[RDT_NUM_STREAMS], tx_total[RDT_NUM_STREAMS];
+    uint32_t rx_next[RDT_NUM_STREAMS], rx_total[RDT_NUM_STREAMS];
+    uint64_t posted; /* conn->posted after the last chunk of the collective */
+    bool held;       /* the chunk to be reduced next lies at the head of the lane */
+    const void *held_data;
+    /* point-to-point; _st */
+    uint64_t p2p_seq;
+    rdt_work_t *sends, *recvs;
+    rdt_rts_t *rts;
+} rdt_peer_state_t;
+
+#define RDT_NUM_TRANSPORTS 3
+
+struct rdt_comm {
+    rdt_comm_cfg_t cfg;
+    rdt_ctx_t *ctx[RDT_NUM_TRANSPORTS]; /* NULL where not open */
+    rdt_peer_state_t *peers;            /* world entries */
+    rdt_reduce_fn reduce[RDT_NUM_DTYPES][RDT_NUM_REDOPS];
+    const void **srcs; /* world entries: arguments of a reduction */
+
+    /* shared between threads */
+    _Atomic bool role;
+    _Atomic(rdt_work_t *) submitted; /* stack, newest first */
+    _Atomic uint32_t pending;        /* works not DONE */
+    _Atomic uint32_t waiting;        /* threads in rdt_work_wait */
+    _Atomic uint32_t turn;           /* futex of waiters that do not drive, */
+    _Atomic uint32_t resting;        /* and how many of them there are */
+    _Atomic uint32_t kick;           /* futex of the progress thread */
+    _Atomic bool asleep;             /* the driver sleeps: see engine.c, sleep_st */
+    _Atomic(_Atomic uint32_t *) sleep_futex;
+    _Atomic bool stop;
+    _Atomic int status; /* rdt_status_t, latched; text behind error_lock */
+    pthread_mutex_t error_lock;
+    char error[RDT_ERROR_BYTES];
+
+    /* _st */
+    rdt_work_t *queue, **queue_tail; /* collectives, oldest first; the first one is active */
+    rdt_work_t *over;                /* their callbacks are to be run, without the role */
+    rdt_work_t **over_tail;
+    bool active;                     /* the first of queue has begun */
+    rdt_plan_t plan;                 /* of the active collective, as are the next ones */
+    uint32_t reduced, num_reduced;   /* chunks */
+    uint32_t ready;                  /* chunks of RESULT that may be sent */
+    uint32_t num_held;
+    uint64_t coll_seq, coll_done; /* collectives begun, and finished */
+    bool told; /* the peers know of the error, or of the goodbye */
+    uint64_t next_check_ns;
+    struct pollfd *fds;
+    int event_fd; /* wakes a driver that sleeps in poll() */
+
+    pthread_t thread;
+    bool has_thread;
+};
+
+/* comm.c */
+/* Latches the first error; later ones change nothing. Any thread. */
+void rdt_comm_latch(rdt_comm_t *comm, rdt_status_t status, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+/* Latches the loss of the peer's connection, with what its transport knows of it. */
+void rdt_comm_lost_st(rdt_comm_t *comm, uint32_t peer, const char *doing);
+/* Last words: the error if there is one, else goodbye. Once. */
+void rdt_comm_tell_st(rdt_comm_t *comm);
+
+/* describe.c */
+#define RDT_CALL_TEXT_BYTES 160
+/* "all_reduce(float32, 1000 elements, SUM)" */
+void rdt_describe_hdr(const rdt_hdr_t *hdr, char *text);
+void rdt_describe_work(const rdt_work_t *work, char *text);
+
+/* engine.c */
+/* The work is over with the status: its callback runs soon, without the role. */
+void rdt_work_over_st(rdt_work_t *work, rdt_status_t status, const char *text);
+void *rdt_progress_thread(void *comm);
+void rdt_kick_thread(rdt_comm_t *comm);
+/* Waits for the role, runs the callbacks of everything that is pending with the latched status. */
+void rdt_fail_all(rdt_comm_t *comm);
+
+/* collective.c */
+bool rdt_collectives_step_st(rdt_comm_t *comm);
+void rdt_collective_timeout_st(rdt_comm_t *comm, rdt_work_t *work);
+rdt_hdr_t rdt_call_hdr(const rdt_work_t *work, rdt_kind_t kind);
+
+/* p2p.c */
+void rdt_p2p_begin_st(rdt_comm_t *comm, rdt_work_t *work);
+bool rdt_p2p_step_st(rdt_comm_t *comm);
+void rdt_p2p_deadlines_st(rdt_comm_t *comm, uint64_t now_ns);
+void rdt_p2p_fail_st(rdt_comm_t *comm, rdt_status_t status, const char *text);
+
+#endif

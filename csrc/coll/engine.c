@@ -1,0 +1,498 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Posting, waiting, and who drives.
+ *
+ * Whoever waits drives the communicator itself: that costs no thread switch. The progress thread
+ * drives only while works are pending and nobody waits. Either polls for spin_ns after the last
+ * thing that moved, then sleeps until a peer rings, another thread posts, or SLICE_NS have passed,
+ * which bounds how late a death or a deadline is noticed.
+ */
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/futex.h"
+#include "coll/comm.h"
+
+#define SLICE_NS (50 * RDT_NS_PER_MS)
+#define CHECK_NS (10 * RDT_NS_PER_MS)
+#define THREAD_SPIN_NS 5000ull /* it takes its time from whoever computes */
+#define YIELD_SPIN_NS 20000ull /* with more ranks than cores, before sleeping */
+#define POLLS_PER_CLOCK 64
+
+/* -- works -- */
+
+static void unref(rdt_work_t *work)
+{
+    if (atomic_fetch_sub(&work->refs, 1) > 1) return;
+    free(work->shards);
+    free(work->refusal);
+    free(work);
+}
+
+void rdt_work_over_st(rdt_work_t *work, rdt_status_t status, const char *text)
+{
+    rdt_comm_t *comm = work->comm;
+
+    work->status = status;
+    snprintf(work->text, sizeof(work->text), "%s", text);
+    work->next = NULL;
+    *comm->over_tail = work;
+    comm->over_tail = &work->next;
+}
+
+static rdt_work_t *take_over_st(rdt_comm_t *comm)
+{
+    rdt_work_t *list = comm->over;
+
+    comm->over = NULL;
+    comm->over_tail = &comm->over;
+    return list;
+}
+
+/* The usual waiter drives and rests on nothing, so this is usually one load. */
+static void wake_waiters(rdt_comm_t *comm)
+{
+    if (atomic_load(&comm->resting) == 0) return;
+    atomic_fetch_add(&comm->turn, 1);
+    rdt_futex_wake(&comm->turn);
+}
+
+/* Without the role. The callback comes before DONE: who waited may rely on its effects. The comm is
+ * not touched after pending drops, since its owner may close it then. */
+static void run_over(rdt_comm_t *comm, rdt_work_t *list)
+{
+    while (list != NULL) {
+        rdt_work_t *work = list;
+
+        list = work->next;
+        if (work->call.done != NULL) work->call.done(work->call.arg, work->status, work->text);
+        atomic_store(&work->state, RDT_WORK_DONE);
+        unref(work);
+        wake_waiters(comm);
+        atomic_fetch_sub(&comm->pending, 1);
+    }
+}
+
+/* -- one turn -- */
+
+/* The stack is newest first; works begin oldest first. */
+static rdt_work_t *take_submitted(rdt_comm_t *comm)
+{
+    rdt_work_t *work, *list = NULL;
+
+    if (atomic_load_explicit(&comm->submitted, memory_order_relaxed) == NULL) return NULL;
+    work = atomic_exchange(&comm->submitted, NULL);
+    while (work != NULL) {
+        rdt_work_t *next = work->next;
+
+        work->next = list;
+        list = work;
+        work = next;
+    }
+    return list;
+}
+
+static void begin_works_st(rdt_comm_t *comm)
+{
+    rdt_work_t *work = take_submitted(comm);
+
+    while (work != NULL) {
+        rdt_work_t *next = work->next;
+
+        if (work->call.coll == RDT_SEND || work->call.coll == RDT_RECV) {
+            rdt_p2p_begin_st(comm, work);
+        } else {
+            work->seq = ++comm->coll_seq;
+            work->next = NULL;
+            *comm->queue_tail = work;
+            comm->queue_tail = &work->next;
+        }
+        work = next;
+    }
+}
+
+static void fail_works_st(rdt_comm_t *comm)
+{
+    rdt_status_t st = (rdt_status_t)atomic_load(&comm->status);
+
+    rdt_comm_tell_st(comm);
+    while (comm->queue != NULL) {
+        rdt_work_t *work = comm->queue;
+
+        comm->queue = work->next;
+        rdt_work_over_st(work, st, comm->error);
+    }
+    comm->queue_tail = &comm->queue;
+    rdt_p2p_fail_st(comm, st, comm->error);
+}
+
+/* HOT. True when something moved. */
+static bool progress_st(rdt_comm_t *comm)
+{
+    bool moved = false;
+
+    begin_works_st(comm);
+    for (int i = 0; i < RDT_NUM_TRANSPORTS; i++)
+        if (comm->ctx[i] != NULL) comm->ctx[i]->ops->poll(comm->ctx[i]);
+    moved |= rdt_p2p_step_st(comm);
+    moved |= rdt_collectives_step_st(comm);
+    if (__builtin_expect(atomic_load_explicit(&comm->status, memory_order_relaxed) != RDT_OK, 0))
+        fail_works_st(comm);
+    return moved || comm->over != NULL;
+}
+
+static void check_st(rdt_comm_t *comm, uint64_t now_ns)
+{
+    comm->next_check_ns = now_ns + CHECK_NS;
+    for (int i = 0; i < RDT_NUM_TRANSPORTS; i++)
+        if (comm->ctx[i] != NULL) comm->ctx[i]->ops->check(comm->ctx[i]);
+    if (comm->queue != NULL && now_ns >= comm->queue->deadline_ns)
+        rdt_collective_timeout_st(comm, comm->queue);
+    rdt_p2p_deadlines_st(comm, now_ns);
+}
+
+/* -- sleeping -- */
+
+static void arm_st(rdt_comm_t *comm, rdt_sleep_t *sleep)
+{
+    int num_ctx = 0, num_futex = 0;
+
+    for (int i = 0; i < RDT_NUM_TRANSPORTS; i++) {
+        num_ctx += comm->ctx[i] != NULL;
+        num_futex += comm->ctx[i] != NULL && comm->ctx[i]->ops->has_futex;
+    }
+    *sleep = (rdt_sleep_t){.use_futex = num_ctx == 1 && num_futex == 1, .fds = comm->fds};
+    for (int i = 0; i < RDT_NUM_TRANSPORTS; i++)
+        if (comm->ctx[i] != NULL) comm->ctx[i]->ops->arm(comm->ctx[i], sleep);
+    atomic_store(&comm->sleep_futex, sleep->futex);
+    atomic_store(&comm->asleep, true); /* pairs with wake_driver: one of the two sees the other */
+}
+
+static void disarm_st(rdt_comm_t *comm)
+{
+    atomic_store(&comm->asleep, false);
+    for (int i = 0; i < RDT_NUM_TRANSPORTS; i++)
+        if (comm->ctx[i] != NULL) comm->ctx[i]->ops->disarm(comm->ctx[i]);
+}
+
+static void sleep_on_fds(rdt_comm_t *comm, rdt_sleep_t *sleep, uint64_t ns)
+{
+    uint64_t count;
+
+    sleep->fds[sleep->num_fds] = (struct pollfd){.fd = comm->event_fd, .events = POLLIN};
+    (void)poll(sleep->fds, sleep->num_fds + 1, (int)((ns + RDT_NS_PER_MS - 1) / RDT_NS_PER_MS));
+    if (sleep->fds[sleep->num_fds].revents != 0 &&
+        read(comm->event_fd, &count, sizeof(count)) < 0)
+        return; /* another wake-up read it: nothing is lost */
+}
+
+/* True when something moved meanwhile. */
+static bool sleep_st(rdt_comm_t *comm, uint64_t ns)
+{
+    rdt_sleep_t sleep;
+    bool moved;
+
+    arm_st(comm, &sleep);
+    moved = progress_st(comm);
+    if (!moved && atomic_load(&comm->submitted) == NULL) {
+        if (sleep.futex != NULL)
+            rdt_futex_wait(sleep.futex, sleep.futex_value, ns);
+        else
+            sleep_on_fds(comm, &sleep, ns);
+    }
+    disarm_st(comm);
+    check_st(comm, rdt_now_ns());
+    return moved;
+}
+
+static void wake_driver(rdt_comm_t *comm)
+{
+    _Atomic uint32_t *futex;
+    uint64_t one = 1;
+
+    if (!atomic_load(&comm->asleep)) return;
+    futex = atomic_load(&comm->sleep_futex);
+    if (futex != NULL) {
+        atomic_fetch_add(futex, 1);
+        rdt_futex_wake(futex);
+    } else if (write(comm->event_fd, &one, sizeof(one)) < 0) {
+        return; /* the counter is full: the driver will wake */
+    }
+}
+
+/* -- driving -- */
+
+static bool take_role(rdt_comm_t *comm)
+{
+    return !atomic_load_explicit(&comm->role, memory_order_relaxed) &&
+           !atomic_exchange(&comm->role, true);
+}
+
+/* Gives the role up and runs the callbacks that are due. A work that was submitted in between, by a
+ * thread that found the role taken, is begun before leaving. */
+static void leave(rdt_comm_t *comm)
+{
+    rdt_work_t *over;
+
+    for (;;) {
+        over = take_over_st(comm);
+        atomic_store(&comm->role, false);
+        run_over(comm, over);
+        if (atomic_load(&comm->submitted) == NULL || !take_role(comm)) return;
+        progress_st(comm);
+    }
+}
+
+void rdt_kick_thread(rdt_comm_t *comm)
+{
+    atomic_fetch_add(&comm->kick, 1);
+    rdt_futex_wake(&comm->kick);
+}
+
+typedef struct drive {
+    const rdt_work_t *until; /* NULL for the progress thread */
+    uint64_t deadline_ns;
+    uint64_t spin_ns;
+} drive_t;
+
+static bool drive_is_over(rdt_comm_t *comm, const drive_t *drive)
+{
+    if (drive->until != NULL) return atomic_load(&drive->until->state) == RDT_WORK_DONE;
+    return atomic_load(&comm->waiting) > 0 || atomic_load(&comm->pending) == 0 ||
+           atomic_load(&comm->stop);
+}
+
+/* Between polls that found nothing. False when the drive's own deadline has passed. */
+static bool idle_st(rdt_comm_t *comm, const drive_t *drive, uint32_t *polls, uint64_t *idle_ns)
+{
+    uint64_t now, left;
+
+    if (comm->cfg.spin_ns == 0)
+        sched_yield();
+    else
+        rdt_pause();
+    if (++*polls % POLLS_PER_CLOCK != 0 && comm->cfg.spin_ns != 0) return true;
+    now = rdt_now_ns();
+    if (now >= drive->deadline_ns) return false;
+    if (*idle_ns == 0) *idle_ns = now;
+    if (now >= comm->next_check_ns) check_st(comm, now);
+    if (now - *idle_ns < drive->spin_ns) return true;
+    left = drive->deadline_ns - now;
+    if (sleep_st(comm, left < SLICE_NS ? left : SLICE_NS)) *idle_ns = 0;
+    return true;
+}
+
+/* With the role; returns without it. */
+static void drive(rdt_comm_t *comm, const drive_t *drive)
+{
+    uint64_t idle_ns = 0;
+    uint32_t polls = 0;
+
+    while (!drive_is_over(comm, drive)) {
+        bool moved = progress_st(comm);
+
+        if (comm->over != NULL) {
+            leave(comm);
+            if (drive_is_over(comm, drive) || !take_role(comm)) return;
+        }
+        if (moved)
+            idle_ns = 0;
+        else if (!idle_st(comm, drive, &polls, &idle_ns))
+            break;
+    }
+    leave(comm);
+}
+
+void *rdt_progress_thread(void *arg)
+{
+    rdt_comm_t *comm = arg;
+    drive_t thread_drive = {.deadline_ns = UINT64_MAX, .spin_ns = THREAD_SPIN_NS};
+
+    while (!atomic_load(&comm->stop)) {
+        uint32_t kick = atomic_load(&comm->kick);
+
+        if (atomic_load(&comm->pending) == 0 || atomic_load(&comm->waiting) > 0)
+            rdt_futex_wait(&comm->kick, kick, RDT_NS_PER_S);
+        else if (take_role(comm))
+            drive(comm, &thread_drive);
+        else
+            sched_yield(); /* a poster has the role for a moment */
+        wake_waiters(comm);
+    }
+    return NULL;
+}
+
+/* -- the calls of other threads -- */
+
+static rdt_status_t wait_turn(rdt_comm_t *comm, rdt_work_t *work, uint64_t deadline_ns)
+{
+    drive_t mine = {.until = work, .deadline_ns = deadline_ns, .spin_ns = comm->cfg.spin_ns};
+
+    if (mine.spin_ns == 0) mine.spin_ns = YIELD_SPIN_NS;
+    while (atomic_load(&work->state) != RDT_WORK_DONE) {
+        uint32_t turn = atomic_load(&comm->turn);
+
+        if (rdt_now_ns() >= deadline_ns) return RDT_WAIT_TIMEOUT;
+        if (take_role(comm)) {
+            drive(comm, &mine);
+            continue;
+        }
+        wake_driver(comm); /* the progress thread gives way to whoever waits */
+        atomic_fetch_add(&comm->resting, 1);
+        if (atomic_load(&work->state) != RDT_WORK_DONE)
+            rdt_futex_wait(&comm->turn, turn, RDT_NS_PER_MS);
+        atomic_fetch_sub(&comm->resting, 1);
+    }
+    return work->status;
+}
+
+rdt_status_t rdt_work_wait(rdt_work_t *work, uint64_t timeout_ns)
+{
+    rdt_comm_t *comm = work->comm;
+    uint64_t now = rdt_now_ns();
+    rdt_status_t st;
+
+    if (atomic_load(&work->state) == RDT_WORK_DONE) return work->status;
+    atomic_fetch_add(&comm->waiting, 1);
+    st = wait_turn(comm, work, timeout_ns < UINT64_MAX - now ? now + timeout_ns : UINT64_MAX);
+    wake_waiters(comm);
+    if (atomic_fetch_sub(&comm->waiting, 1) == 1 && atomic_load(&comm->pending) > 0)
+        rdt_kick_thread(comm); /* what is left is the thread's */
+    if (st == RDT_WAIT_TIMEOUT) rdt_fail(st, "%s", rdt_status_text(st));
+    return st;
+}
+
+rdt_status_t rdt_work_test(const rdt_work_t *work)
+{
+    return atomic_load(&work->state) == RDT_WORK_DONE ? work->status : RDT_AGAIN;
+}
+
+const char *rdt_work_text(const rdt_work_t *work)
+{
+    return atomic_load(&work->state) == RDT_WORK_DONE ? work->text : "";
+}
+
+void rdt_work_free(rdt_work_t *work)
+{
+    if (atomic_load(&work->state) != RDT_WORK_DONE) rdt_kick_thread(work->comm);
+    unref(work);
+}
+
+static bool has_root(rdt_coll_t coll)
+{
+    return coll == RDT_BROADCAST || coll == RDT_SEND || coll == RDT_RECV;
+}
+
+static rdt_status_t check_call(const rdt_comm_t *comm, const rdt_call_t *call)
+{
+    if ((unsigned)call->coll >= RDT_NUM_COLLS || (unsigned)call->dtype >= RDT_NUM_DTYPES ||
+        (unsigned)call->op >= RDT_NUM_REDOPS)
+        return rdt_fail(RDT_BAD_ARG, "operation %d, dtype %d or reduction %d is out of range",
+                        call->coll, call->dtype, call->op);
+    if (has_root(call->coll) && call->peer >= comm->cfg.world)
+        return rdt_fail(RDT_BAD_ARG, "%s: rank %u is not below world size %u",
+                        rdt_coll_name(call->coll), call->peer, comm->cfg.world);
+    if ((call->coll == RDT_SEND || call->coll == RDT_RECV) && call->peer == comm->cfg.rank)
+        return rdt_fail(RDT_BAD_ARG, "%s: rank %u with itself", rdt_coll_name(call->coll),
+                        call->peer);
+    return RDT_OK;
+}
+
+/* What does not count for the operation is made equal, since the ranks' calls are compared. */
+static void normalise(rdt_call_t *call)
+{
+    if (call->coll != RDT_ALL_REDUCE && call->coll != RDT_REDUCE_SCATTER) call->op = RDT_SUM;
+    if (!has_root(call->coll)) call->peer = 0;
+    if (call->coll != RDT_SEND && call->coll != RDT_RECV) call->tag = 0;
+    if (call->coll == RDT_BARRIER || call->coll == RDT_REFUSED) {
+        call->dtype = RDT_U8;
+        call->count = 0;
+    }
+}
+
+/* Shard pointers and texts that post borrowed become the work's own. */
+static bool own_copies(rdt_work_t *work, uint32_t world)
+{
+    const void *shards = work->call.in_shards != NULL ? (const void *)work->call.in_shards
+                                                      : (const void *)work->call.out_shards;
+
+    if (shards != NULL) {
+        work->shards = malloc(world * sizeof(void *));
+        if (work->shards == NULL) return false;
+        memcpy(work->shards, shards, world * sizeof(void *));
+        if (work->call.in_shards != NULL)
+            work->call.in_shards = (const void *const *)work->shards;
+        else
+            work->call.out_shards = work->shards;
+    }
+    if (work->call.refusal == NULL) return true;
+    work->refusal = strndup(work->call.refusal, RDT_ERROR_BYTES / 2);
+    return work->refusal != NULL;
+}
+
+static rdt_work_t *new_work(rdt_comm_t *comm, const rdt_call_t *call)
+{
+    rdt_work_t *work = calloc(1, sizeof(*work));
+    uint64_t now = rdt_now_ns();
+
+    if (work == NULL) return NULL;
+    work->comm = comm;
+    work->call = *call;
+    normalise(&work->call);
+    work->deadline_ns =
+        call->timeout_ns < UINT64_MAX - now ? now + call->timeout_ns : UINT64_MAX;
+    atomic_init(&work->refs, 2);
+    if (own_copies(work, comm->cfg.world)) return work;
+    free(work->shards);
+    free(work);
+    return NULL;
+}
+
+static void submit(rdt_comm_t *comm, rdt_work_t *work)
+{
+    atomic_fetch_add(&comm->pending, 1);
+    work->next = atomic_load_explicit(&comm->submitted, memory_order_relaxed);
+    while (!atomic_compare_exchange_weak(&comm->submitted, &work->next, work)) {
+    }
+}
+
+rdt_status_t rdt_post(rdt_comm_t *comm, const rdt_call_t *call, rdt_work_t **work_p)
+{
+    rdt_status_t st = check_call(comm, call);
+    char text[RDT_ERROR_BYTES];
+    rdt_work_t *work;
+
+    if (st != RDT_OK) return st;
+    if (__builtin_expect(atomic_load(&comm->status) != RDT_OK, 0)) {
+        st = rdt_comm_status(comm, text, sizeof(text));
+        return rdt_fail(st, "%s", text);
+    }
+    work = new_work(comm, call);
+    if (work == NULL) return rdt_fail(RDT_NO_MEMORY, "work: out of memory");
+    *work_p = work;
+    submit(comm, work);
+    if (take_role(comm)) {
+        progress_st(comm); /* the first chunks leave now, not when somebody waits */
+        leave(comm);
+    } else {
+        wake_driver(comm);
+    }
+    if (call->background) rdt_kick_thread(comm);
+    return RDT_OK;
+}
+
+void rdt_fail_all(rdt_comm_t *comm)
+{
+    atomic_fetch_add(&comm->waiting, 1); /* the progress thread gives way */
+    while (!take_role(comm)) {
+        wake_driver(comm);
+        sched_yield();
+    }
+    progress_st(comm);
+    leave(comm);
+    atomic_fetch_sub(&comm->waiting, 1);
+    wake_waiters(comm);
+}

@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Point-to-point: the sender announces (RTS), the receiver answers once a recv with that tag is
+ * posted (CTS), then the data goes straight to it. Whatever arrives is consumed at once, so the lane
+ * never stalls behind a message that nobody wants yet, and nothing but announcements is buffered. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "coll/comm.h"
+
+enum { SEND_NEW, SEND_ANNOUNCED, SEND_MOVING, RECV_WAITING, RECV_MATCHED, RECV_MOVING };
+
+static uint64_t total_bytes(const rdt_work_t *work)
+{
+    return work->call.count * rdt_dtype_bytes(work->call.dtype);
+}
+
+static void append(rdt_work_t **list, rdt_work_t *work)
+{
+    while (*list != NULL)
+        list = &(*list)->next;
+    work->next = NULL;
+    *list = work;
+}
+
+static void finish(rdt_work_t **link, rdt_status_t status, const char *text)
+{
+    rdt_work_t *work = *link;
+
+    *link = work->next;
+    rdt_work_over_st(work, status, text);
+}
+
+static void mismatch(rdt_comm_t *comm, const rdt_work_t *work, const rdt_hdr_t *rts)
+{
+    char mine[RDT_CALL_TEXT_BYTES], theirs[RDT_CALL_TEXT_BYTES];
+
+    rdt_describe_work(work, mine);
+    rdt_describe_hdr(rts, theirs);
+    rdt_comm_latch(comm, RDT_MISMATCH,
+                   "a send and its recv differ: rank %u called %s, rank %u called %s",
+                   comm->cfg.rank, mine, work->call.peer, theirs);
+}
+
+static bool match(rdt_comm_t *comm, rdt_work_t *work, const rdt_hdr_t *rts)
+{
+    if (work->call.tag != rts->tag) return false;
+    if (work->call.count != rts->count || work->call.dtype != (rdt_dtype_t)rts->dtype) {
+        mismatch(comm, work, rts);
+        return true;
+    }
+    work->p2p_state = RECV_MATCHED;
+    work->p2p_id = rts->seq;
+    return true;
+}
+
+static void begin_recv(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t *work)
+{
+    rdt_rts_t **link = &peer->rts;
+
+    append(&peer->recvs, work);
+    work->p2p_state = RECV_WAITING;
+    while (*link != NULL) {
+        rdt_rts_t *rts = *link;
+
+        if (match(comm, work, &rts->hdr)) {
+            *link = rts->next;
+            free(rts);
+            return;
+        }
+        link = &rts->next;
+    }
+}
+
+void rdt_p2p_begin_st(rdt_comm_t *comm, rdt_work_t *work)
+{
+    rdt_peer_state_t *peer = &comm->peers[work->call.peer];
+
+    work->p2p_done = 0;
+    work->seq = ++peer->p2p_seq;
+    if (work->call.coll == RDT_RECV) {
+        begin_recv(comm, peer, work);
+        return;
+    }
+    work->p2p_state = SEND_NEW;
+    append(&peer->sends, work);
+}
+
+/* -- what goes out -- */
+
+static rdt_status_t post(rdt_peer_state_t *peer, const rdt_hdr_t *hdr, const void *data,
+                         uint32_t len)
+{
+    return peer->conn->ops->send(peer->conn, RDT_LANE_P2P, hdr, data, len);
+}
+
+static rdt_status_t announce(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t *work)
+{
+    rdt_hdr_t hdr = rdt_call_hdr(work, RDT_KIND_RTS);
+    rdt_status_t st = post(peer, &hdr, NULL, 0);
+
+    (void)comm;
+    if (st == RDT_OK) work->p2p_state = SEND_ANNOUNCED;
+    return st;
+}
+
+/* HOT. */
+static rdt_status_t move_data(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t *work)
+{
+    rdt_hdr_t hdr = rdt_call_hdr(work, RDT_KIND_DATA);
+    uint64_t total = total_bytes(work);
+
+    hdr.id = work->p2p_id;
+    while (work->p2p_done < total) {
+        uint64_t left = total - work->p2p_done;
+        uint32_t len = left < comm->cfg.chunk_bytes ? (uint32_t)left : comm->cfg.chunk_bytes;
+        rdt_status_t st = post(peer, &hdr, (const uint8_t *)work->call.in + work->p2p_done, len);
+
+        if (st != RDT_OK) return st;
+        work->p2p_done += len;
+        hdr.index++;
+    }
+    work->posted = peer->conn->posted;
+    return RDT_OK;
+}
+
+/* RDT_OK when the work has nothing more to do for now, AGAIN when the lane is full. */
+static rdt_status_t step_send(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t **link)
+{
+    rdt_work_t *work = *link;
+    rdt_status_t st = RDT_OK;
+
+    if (work->p2p_state == SEND_NEW) return announce(comm, peer, work);
+    if (work->p2p_state != SEND_MOVING) return RDT_OK;
+    if (work->p2p_done < total_bytes(work)) st = move_data(comm, peer, work);
+    if (st == RDT_OK && peer->conn->flushed >= work->posted) finish(link, RDT_OK, "");
+    return st;
+}
+
+static rdt_status_t step_recv(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t **link)
+{
+    rdt_work_t *work = *link;
+    rdt_hdr_t hdr;
+    rdt_status_t st;
+
+    (void)comm;
+    if (work->p2p_state != RECV_MATCHED) return RDT_OK;
+    hdr = rdt_call_hdr(work, RDT_KIND_CTS);
+    hdr.seq = work->p2p_id;
+    hdr.id = work->seq;
+    st = post(peer, &hdr, NULL, 0);
+    if (st != RDT_OK) return st;
+    work->p2p_state = RECV_MOVING;
+    if (total_bytes(work) == 0) finish(link, RDT_OK, "");
+    return RDT_OK;
+}
+
+typedef rdt_status_t (*step_fn)(rdt_comm_t *, rdt_peer_state_t *, rdt_work_t **);
+
+static rdt_status_t step_list(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t **link,
+                              step_fn step)
+{
+    while (*link != NULL) {
+        rdt_work_t *work = *link;
+        rdt_status_t st = step(comm, peer, link);
+
+        if (st != RDT_OK) return st;
+        if (*link == work) link = &work->next;
+    }
+    return RDT_OK;
+}
+
+/* -- what comes in -- */
+
+static rdt_work_t **find(rdt_work_t **link, uint32_t state, uint64_t seq)
+{
+    while (*link != NULL && ((*link)->p2p_state != state || (*link)->seq != seq))
+        link = &(*link)->next;
+    return link;
+}
+
+static void protocol_error(rdt_comm_t *comm, const rdt_peer_state_t *peer, const rdt_hdr_t *hdr)
+{
+    rdt_comm_latch(comm, RDT_PROTOCOL, "rank %u sent message kind %u, which rank %u did not expect",
+                   peer->conn->peer, hdr->kind, comm->cfg.rank);
+}
+
+static void on_rts(rdt_comm_t *comm, rdt_peer_state_t *peer, const rdt_hdr_t *hdr)
+{
+    rdt_rts_t *rts, **link = &peer->rts;
+
+    for (rdt_work_t *work = peer->recvs; work != NULL; work = work->next)
+        if (work->p2p_state == RECV_WAITING && match(comm, work, hdr)) return;
+    rts = malloc(sizeof(*rts));
+    if (rts == NULL) {
+        rdt_comm_latch(comm, RDT_NO_MEMORY, "rank %u: out of memory for an announced send",
+                       comm->cfg.rank);
+        return;
+    }
+    *rts = (rdt_rts_t){.hdr = *hdr};
+    while (*link != NULL)
+        link = &(*link)->next;
+    *link = rts;
+}
+
+static void on_cts(rdt_comm_t *comm, rdt_peer_state_t *peer, const rdt_hdr_t *hdr)
+{
+    rdt_work_t *work = *find(&peer->sends, SEND_ANNOUNCED, hdr->seq);
+
+    if (work == NULL) {
+        protocol_error(comm, peer, hdr);
+        return;
+    }
+    work->p2p_state = SEND_MOVING;
+    work->p2p_id = hdr->id;
+}
+
+static void on_data(rdt_comm_t *comm, rdt_peer_state_t *peer, const rdt_hdr_t *hdr,
+                    const rdt_msg_t *msg)
+{
+    rdt_work_t **link = find(&peer->recvs, RECV_MOVING, hdr->id);
+    rdt_work_t *work = *link;
+
+    if (work == NULL || msg->len > total_bytes(work) - work->p2p_done) {
+        protocol_error(comm, peer, hdr);
+        return;
+    }
+    memcpy((uint8_t *)work->call.out + work->p2p_done, msg->data, msg->len);
+    work->p2p_done += msg->len;
+    if (work->p2p_done == total_bytes(work)) finish(link, RDT_OK, "");
+}
+
+static void on_error(rdt_comm_t *comm, const rdt_peer_state_t *peer, const rdt_msg_t *msg)
+{
+    int len = msg->len < RDT_ERROR_BYTES / 2 ? (int)msg->len : RDT_ERROR_BYTES / 2;
+
+    rdt_comm_latch(comm, RDT_REMOTE_ERROR, "rank %u reports: %.*s", peer->conn->peer, len,
+                   (const char *)msg->data);
+}
+
+static void handle(rdt_comm_t *comm, rdt_peer_state_t *peer, const rdt_msg_t *msg)
+{
+    rdt_hdr_t hdr;
+
+    memcpy(&hdr, msg->hdr, sizeof(hdr));
+    switch (hdr.kind) {
+    case RDT_KIND_RTS:
+        on_rts(comm, peer, &hdr);
+        break;
+    case RDT_KIND_CTS:
+        on_cts(comm, peer, &hdr);
+        break;
+    case RDT_KIND_DATA:
+        on_data(comm, peer, &hdr, msg);
+        break;
+    case RDT_KIND_BYE:
+        peer->bye = true;
+        peer->bye_seq = hdr.seq;
+        break;
+    case RDT_KIND_ERROR:
+        on_error(comm, peer, msg);
+        break;
+    default:
+        protocol_error(comm, peer, &hdr);
+    }
+}
+
+/* HOT. Returns the lane's state after the last message: AGAIN, or why it is over. */
+static rdt_status_t receive(rdt_comm_t *comm, rdt_peer_state_t *peer, bool *moved)
+{
+    rdt_msg_t msg;
+    rdt_status_t st;
+
+    while ((st = peer->conn->ops->peek(peer->conn, RDT_LANE_P2P, &msg)) == RDT_OK) {
+        handle(comm, peer, &msg);
+        peer->conn->ops->release(peer->conn, RDT_LANE_P2P);
+        *moved = true;
+    }
+    return st;
+}
+
+static void lost(rdt_comm_t *comm, rdt_peer_state_t *peer)
+{
+    char call[RDT_CALL_TEXT_BYTES];
+
+    rdt_describe_work(peer->recvs != NULL ? peer->recvs : peer->sends, call);
+    rdt_comm_lost_st(comm, peer->conn->peer, call);
+}
+
+/* True when something moved. */
+bool rdt_p2p_step_st(rdt_comm_t *comm)
+{
+    bool moved = false;
+
+    for (uint32_t r = 0; r < comm->cfg.world; r++) {
+        rdt_peer_state_t *peer = &comm->peers[r];
+        rdt_status_t st;
+
+        if (peer->conn == NULL) continue;
+        st = receive(comm, peer, &moved);
+        if (peer->sends == NULL && peer->recvs == NULL) continue;
+        if (st < 0 || peer->bye) {
+            lost(comm, peer);
+            continue;
+        }
+        st = step_list(comm, peer, &peer->recvs, step_recv);
+        if (st >= 0) st = step_list(comm, peer, &peer->sends, step_send);
+        if (st < 0) lost(comm, peer);
+    }
+    return moved;
+}
+
+void rdt_p2p_deadlines_st(rdt_comm_t *comm, uint64_t now_ns)
+{
+    for (uint32_t r = 0; r < comm->cfg.world; r++) {
+        rdt_work_t *lists[] = {comm->peers[r].sends, comm->peers[r].recvs};
+
+        for (int i = 0; i < 2; i++)
+            for (rdt_work_t *work = lists[i]; work != NULL; work = work->next) {
+                char call[RDT_CALL_TEXT_BYTES];
+
+                if (now_ns < work->deadline_ns) continue;
+                rdt_describe_work(work, call);
+                rdt_comm_latch(comm, RDT_TIMEOUT, "%s did not finish within %.1f s on rank %u",
+                               call, (double)work->call.timeout_ns * 1e-9, comm->cfg.rank);
+            }
+    }
+}
+
+void rdt_p2p_fail_st(rdt_comm_t *comm, rdt_status_t status, const char *text)
+{
+    for (uint32_t r = 0; r < comm->cfg.world; r++) {
+        while (comm->peers[r].sends != NULL)
+            finish(&comm->peers[r].sends, status, text);
+        while (comm->peers[r].recvs != NULL)
+            finish(&comm->peers[r].recvs, status, text);
+    }
+}

@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "coll/plan.h"
+
+#include <assert.h>
+
+/* Up to here every rank sends everything to everyone: one exchange costs less than two. */
+#define ONE_SHOT_BYTES (32u << 10)
+/* From here on a broadcast is worth its second step. */
+#define SCATTER_BYTES (256u << 10)
+/* Shards begin on multiples of this, so that two ranks never write one cache line. */
+#define SHARD_ALIGN_BYTES 64u
+
+static uint64_t ceil_div(uint64_t n, uint64_t d)
+{
+    return (n + d - 1) / d;
+}
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static rdt_algo_t choose(const rdt_call_t *call, uint32_t world, uint64_t bytes,
+                         uint32_t chunk_bytes)
+{
+    switch (call->coll) {
+    case RDT_ALL_REDUCE:
+        /* One shot fits in one chunk: the engine may then reduce in place, see engine. */
+        return bytes * (world - 1) <= ONE_SHOT_BYTES && bytes <= chunk_bytes ? RDT_ALGO_ONE_SHOT
+                                                                             : RDT_ALGO_TWO_PHASE;
+    case RDT_BROADCAST:
+        return bytes >= SCATTER_BYTES && world > 2 ? RDT_ALGO_SCATTERED_BROADCAST
+                                                   : RDT_ALGO_FLAT_BROADCAST;
+    case RDT_ALL_GATHER:
+        return RDT_ALGO_ALL_GATHER;
+    case RDT_REDUCE_SCATTER:
+        return RDT_ALGO_REDUCE_SCATTER;
+    default:
+        return RDT_ALGO_NOTHING;
+    }
+}
+
+rdt_plan_t rdt_plan_make(const rdt_call_t *call, uint32_t rank, uint32_t world, uint32_t elem_bytes,
+                         uint32_t chunk_bytes)
+{
+    rdt_plan_t plan = {.rank = rank, .world = world, .root = call->peer, .count = call->count};
+    uint64_t unit = SHARD_ALIGN_BYTES / elem_bytes;
+    uint32_t owners;
+
+    plan.algo = choose(call, world, call->count * elem_bytes, chunk_bytes);
+    plan.chunk = chunk_bytes / elem_bytes;
+    /* A scattered broadcast leaves the root without a shard: it has everything. */
+    owners = plan.algo == RDT_ALGO_SCATTERED_BROADCAST ? world - 1 : world;
+    plan.shard = ceil_div(ceil_div(call->count, owners), unit) * unit;
+    return plan;
+}
+
+/* Elements of the i-th shard of a buffer of plan->count elements; the last ones may be short. */
+static uint64_t cut_count(const rdt_plan_t *plan, uint32_t i)
+{
+    uint64_t first = min_u64(plan->shard * i, plan->count);
+
+    return min_u64(plan->shard, plan->count - first);
+}
+
+/* Which cut rank owns: the ranks in order, without the root of a scattered broadcast. */
+static uint32_t cut_of(const rdt_plan_t *plan, uint32_t rank)
+{
+    return plan->algo == RDT_ALGO_SCATTERED_BROADCAST && rank > plan->root ? rank - 1 : rank;
+}
+
+static uint32_t chunks_of(const rdt_plan_t *plan, uint64_t count)
+{
+    return (uint32_t)ceil_div(count, plan->chunk);
+}
+
+/* Elements that the stream carries, before they are cut into chunks. */
+static uint64_t stream_count(const rdt_plan_t *plan, uint32_t from, uint32_t to, rdt_stream_t s)
+{
+    bool input = s == RDT_STREAM_INPUT;
+
+    switch (plan->algo) {
+    case RDT_ALGO_ONE_SHOT:
+    case RDT_ALGO_REDUCE_SCATTER:
+    case RDT_ALGO_ALL_GATHER:
+        return input ? plan->count : 0;
+    case RDT_ALGO_TWO_PHASE:
+        return cut_count(plan, input ? to : from);
+    case RDT_ALGO_FLAT_BROADCAST:
+        return input && from == plan->root ? plan->count : 0;
+    case RDT_ALGO_SCATTERED_BROADCAST:
+        if (to == plan->root || input != (from == plan->root)) return 0;
+        return cut_count(plan, cut_of(plan, input ? to : from));
+    default:
+        return 0;
+    }
+}
+
+uint32_t rdt_plan_num_chunks(const rdt_plan_t *plan, uint32_t from, uint32_t to, rdt_stream_t s)
+{
+    uint32_t n = chunks_of(plan, stream_count(plan, from, to, s));
+
+    if (s == RDT_STREAM_INPUT && n == 0) return 1; /* empty: it carries the call */
+    return n;
+}
+
+static rdt_piece_t piece(const rdt_plan_t *plan, uint32_t shard, uint64_t base, uint64_t count,
+                         uint32_t i)
+{
+    uint64_t off = min_u64(plan->chunk * i, count);
+
+    return (rdt_piece_t){shard, base + off, min_u64(plan->chunk, count - off)};
+}
+
+/* Chunk i of the cut that rank owns, in a buffer that is one shard of plan->count elements. */
+static rdt_piece_t cut_piece(const rdt_plan_t *plan, uint32_t rank, uint32_t i)
+{
+    uint32_t cut = cut_of(plan, rank);
+
+    return piece(plan, 0, plan->shard * cut, cut_count(plan, cut), i);
+}
+
+rdt_piece_t rdt_plan_source(const rdt_plan_t *plan, uint32_t from, uint32_t to, rdt_stream_t s,
+                            uint32_t i)
+{
+    uint64_t count = stream_count(plan, from, to, s);
+
+    if (count == 0) return (rdt_piece_t){0, 0, 0};
+    switch (plan->algo) {
+    case RDT_ALGO_TWO_PHASE:
+    case RDT_ALGO_SCATTERED_BROADCAST:
+        return cut_piece(plan, s == RDT_STREAM_INPUT ? to : from, i);
+    case RDT_ALGO_REDUCE_SCATTER:
+        return piece(plan, to, 0, count, i);
+    default:
+        return piece(plan, 0, 0, count, i);
+    }
+}
+
+rdt_piece_t rdt_plan_target(const rdt_plan_t *plan, uint32_t from, uint32_t to, rdt_stream_t s,
+                            uint32_t i)
+{
+    rdt_piece_t p = rdt_plan_source(plan, from, to, s, i);
+
+    if (plan->algo == RDT_ALGO_ALL_GATHER) p.shard = from;
+    if (plan->algo == RDT_ALGO_REDUCE_SCATTER) p.shard = 0;
+    return p;
+}
+
+bool rdt_plan_reduces(const rdt_plan_t *plan, rdt_stream_t s)
+{
+    return s == RDT_STREAM_INPUT &&
+           (plan->algo == RDT_ALGO_ONE_SHOT || plan->algo == RDT_ALGO_TWO_PHASE ||
+            plan->algo == RDT_ALGO_REDUCE_SCATTER);
+}
+
+uint32_t rdt_plan_num_reduced(const rdt_plan_t *plan)
+{
+    if (!rdt_plan_reduces(plan, RDT_STREAM_INPUT)) return 0;
+    return chunks_of(plan, plan->algo == RDT_ALGO_TWO_PHASE ? cut_count(plan, plan->rank)
+                                                            : plan->count);
+}
+
+rdt_piece_t rdt_plan_own_input(const rdt_plan_t *plan, uint32_t i)
+{
+    switch (plan->algo) {
+    case RDT_ALGO_TWO_PHASE:
+        return cut_piece(plan, plan->rank, i);
+    case RDT_ALGO_REDUCE_SCATTER:
+        return piece(plan, plan->rank, 0, plan->count, i);
+    default:
+        assert(plan->algo == RDT_ALGO_ONE_SHOT);
+        return piece(plan, 0, 0, plan->count, i);
+    }
+}
+
+rdt_piece_t rdt_plan_own_output(const rdt_plan_t *plan, uint32_t i)
+{
+    rdt_piece_t p = rdt_plan_own_input(plan, i);
+
+    p.shard = 0;
+    return p;
+}

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Communicators, collectives and point-to-point: the C surface that bind/ and tests use.
+ *
+ * Collectives of a communicator run in the order in which they are posted, and every rank must post
+ * the same ones in the same order: operation, dtype, count, reduction and root travel with each, and
+ * a difference fails the communicator on every rank, naming both sides. Reductions are always made in
+ * the order of the ranks, so that every rank holds the same bits, on every transport and chunk size.
+ *
+ * The first error that damages a communicator is latched, told to the other ranks, and is the
+ * result of everything that is pending or posted later.
+ */
+#ifndef RDMATRAIN_COLL_H
+#define RDMATRAIN_COLL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "rdmatrain/types.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct rdt_comm rdt_comm_t;
+typedef struct rdt_work rdt_work_t;
+
+#define RDT_COMM_TOKEN_BYTES 16
+#define RDT_COMM_WIRE_BYTES 128
+#define RDT_COMM_LABEL_BYTES 96
+#define RDT_DEFAULT_CHUNK_BYTES (128u << 10)
+#define RDT_MAX_WORLD 4096u
+#define RDT_NO_TIMEOUT UINT64_MAX
+
+typedef struct rdt_comm_cfg {
+    uint32_t rank;
+    uint32_t world;       /* 1 to RDT_MAX_WORLD */
+    uint32_t chunk_bytes; /* a multiple of 64, equal on all ranks; 0 for the default */
+    uint8_t token[RDT_COMM_TOKEN_BYTES]; /* random, equal on all ranks, new for each group */
+    uint64_t spin_ns; /* how long a waiter polls before it sleeps; 0 when ranks share cores */
+} rdt_comm_cfg_t;
+
+/* How rank i is reached. The entry of the rank itself is ignored but for its label. */
+typedef struct rdt_peer_info {
+    const char *transport;              /* "shm", "tcp" or "fake"; must be open */
+    uint8_t wire[RDT_COMM_WIRE_BYTES];  /* what that rank's rdt_comm_address gave */
+    uint32_t wire_len;
+    char label[RDT_COMM_LABEL_BYTES];   /* "host, pid": for error texts */
+} rdt_peer_info_t;
+
+/* Statuses of failed calls are explained by rdt_last_error() on the same thread. */
+
+RDT_API rdt_status_t rdt_comm_open(const rdt_comm_cfg_t *cfg, rdt_comm_t **comm_p);
+/* Opens one transport; arg: the numeric address to listen on (tcp), the script (fake), or NULL.
+ * wire_p gets what peers need to connect here. */
+RDT_API rdt_status_t rdt_comm_listen(rdt_comm_t *comm, const char *transport, const char *arg,
+                                     uint8_t wire[RDT_COMM_WIRE_BYTES], uint32_t *wire_len_p);
+/* Connects to all peers and starts the progress thread. peers has world entries. Once per comm. */
+RDT_API rdt_status_t rdt_comm_connect(rdt_comm_t *comm, const rdt_peer_info_t *peers,
+                                      uint64_t timeout_ns);
+/* Latches the error, fails all work, and tells the peers. Any thread; then close. */
+RDT_API void rdt_comm_abort(rdt_comm_t *comm, const char *reason);
+/* Says goodbye, fails pending work with CLOSED, joins the thread (so it may wait), frees. No other
+ * call on comm may be running; works must have been freed. */
+RDT_API void rdt_comm_close(rdt_comm_t *comm);
+/* OK or the latched error; text gets its explanation, or "". Any thread. */
+RDT_API rdt_status_t rdt_comm_status(rdt_comm_t *comm, char *text, size_t text_bytes);
+/* Name of the transport that joins this rank to peer; "self" for itself. */
+RDT_API const char *rdt_comm_transport(const rdt_comm_t *comm, uint32_t peer);
+
+typedef enum rdt_coll {
+    RDT_ALL_REDUCE,     /* in, out: count elements; in == out is in place */
+    RDT_BROADCAST,      /* out: count elements, read on the root, written elsewhere */
+    RDT_ALL_GATHER,     /* in: count elements; out: world shards of count */
+    RDT_REDUCE_SCATTER, /* in: world shards of count elements; out: count */
+    RDT_BARRIER,        /* nothing moves */
+    RDT_SEND,           /* in: count elements to peer; done when the receiver has them coming */
+    RDT_RECV,           /* out: count elements from peer with the same tag, in order of sending */
+    RDT_REFUSED,        /* moves nothing: tells the others that this rank refused, see rdt_call_t */
+    RDT_NUM_COLLS
+} rdt_coll_t;
+
+RDT_API const char *rdt_coll_name(rdt_coll_t coll);
+
+typedef struct rdt_call {
+    rdt_coll_t coll;
+    rdt_dtype_t dtype;
+    rdt_redop_t op;
+    uint32_t peer;  /* root of a broadcast, receiver of a send, sender for a recv */
+    int32_t tag;    /* send and recv */
+    uint64_t count; /* elements, as said at each rdt_coll_t */
+    const void *in;
+    void *out;
+    /* Shards that do not lie one behind the other: world pointers instead of in or out. The arrays
+     * are copied by post. */
+    const void *const *in_shards; /* reduce_scatter */
+    void *const *out_shards;      /* all_gather */
+    uint64_t timeout_ns;          /* from now; RDT_NO_TIMEOUT for none */
+    const char *refusal;          /* RDT_REFUSED: the reason, shown to ranks that did not refuse */
+    bool background; /* nobody will wait soon: wake the progress thread at once */
+    /* Called once when the work is over, from a thread that waits or the progress thread, with no
+     * lock held; it may post. text explains status. NULL for none. */
+    void (*done)(void *arg, rdt_status_t status, const char *text);
+    void *arg;
+} rdt_call_t;
+
+/* Buffers belong to the library from here until the work is done. Any thread. On an error status
+ * nothing was posted: BAD_ARG, NO_MEMORY, UNSUPPORTED, or the latched error of the communicator. */
+RDT_API rdt_status_t rdt_post(rdt_comm_t *comm, const rdt_call_t *call, rdt_work_t **work_p);
+/* Drives the communicator until the work is done: its status, or WAIT_TIMEOUT (it goes on).
+ * Any thread, several at once. Must not be called from a done callback. */
+RDT_API rdt_status_t rdt_work_wait(rdt_work_t *work, uint64_t timeout_ns);
+/* AGAIN while it is pending, else its status. Any thread. */
+RDT_API rdt_status_t rdt_work_test(const rdt_work_t *work);
+/* Explanation of a status that is not OK: valid until the work is freed. */
+RDT_API const char *rdt_work_text(const rdt_work_t *work);
+/* Gives up the caller's handle; a pending work runs on, in the background. */
+RDT_API void rdt_work_free(rdt_work_t *work);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

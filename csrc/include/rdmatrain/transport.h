@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The contract that every transport signs: shm, tcp, fake, and later verbs.
+ *
+ * A context is one rank's end of one transport; a connection joins it to one peer. A connection
+ * carries messages on lanes. A lane is FIFO and loses nothing; lanes are independent, so that a lane
+ * whose receiver does not consume never holds up another. The receiver owns a fixed number of slots
+ * per lane, agreed when the connection is made, and a message is written straight into the next one:
+ * by a store (shm), by RDMA WRITE (verbs), by recv() (tcp). A sender without a free slot gets AGAIN.
+ *
+ * Thread rule: set-up calls come from one thread at a time; functions marked HOT may be called only
+ * by the thread that drives the communicator, never block, never allocate, never lock.
+ */
+#ifndef RDMATRAIN_TRANSPORT_H
+#define RDMATRAIN_TRANSPORT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "rdmatrain/status.h"
+
+#define RDT_HDR_BYTES 48    /* header of a message, opaque to the transport */
+#define RDT_WIRE_BYTES 128  /* largest address that a context publishes */
+#define RDT_TOKEN_BYTES 16  /* incarnation of the group: a stale or foreign peer is refused by it */
+#define RDT_LABEL_BYTES 96  /* "host, pid" of a peer, for error texts */
+#define RDT_DATA_ALIGN 64   /* alignment of received data */
+
+typedef enum rdt_lane { RDT_LANE_COLL, RDT_LANE_P2P, RDT_NUM_LANES } rdt_lane_t;
+
+typedef struct rdt_transport_ops rdt_transport_ops_t;
+
+typedef struct rdt_ctx_cfg {
+    uint32_t rank;
+    uint32_t world;
+    uint32_t chunk_bytes; /* largest data of one message; equal on all ranks */
+    uint8_t token[RDT_TOKEN_BYTES];
+    const char *addr; /* tcp: numeric address to listen on. fake: its script. else unused */
+} rdt_ctx_cfg_t;
+
+/* First member of each transport's own context. */
+typedef struct rdt_ctx {
+    const rdt_transport_ops_t *ops;
+    rdt_ctx_cfg_t cfg;
+} rdt_ctx_t;
+
+/* First member of each transport's own connection. */
+typedef struct rdt_conn {
+    const rdt_transport_ops_t *ops;
+    rdt_ctx_t *ctx;
+    uint32_t peer;
+    rdt_status_t status; /* OK, or latched: PEER_LOST, PROTOCOL, IO_ERROR; the engine may latch
+                            CLOSED, and then no source may be read any more */
+    int sys_errno;       /* behind status, 0 where there is none */
+    uint64_t posted;     /* messages that send accepted */
+    uint64_t flushed;    /* of these, how many no longer need their source; flushed <= posted */
+} rdt_conn_t;
+
+typedef struct rdt_peer {
+    uint32_t rank;
+    uint8_t wire[RDT_WIRE_BYTES];
+    uint32_t wire_len;
+} rdt_peer_t;
+
+typedef struct rdt_msg {
+    const void *hdr;  /* RDT_HDR_BYTES */
+    const void *data; /* len bytes, aligned to RDT_DATA_ALIGN */
+    uint32_t len;
+} rdt_msg_t;
+
+/* What a sleeper must watch: see arm. */
+typedef struct rdt_sleep {
+    bool use_futex; /* in: no descriptors are watched, so a futex will do */
+    _Atomic uint32_t *futex;
+    uint32_t futex_value;
+    struct pollfd *fds; /* in: room for the connections of all contexts */
+    uint32_t num_fds;
+} rdt_sleep_t;
+
+struct rdt_transport_ops {
+    const char *name;
+    bool has_futex; /* arrivals can wake a futex, see arm; else only descriptors */
+
+    /* -- set-up: may block and allocate; texts of failures are in rdt_last_error() -- */
+
+    /* BAD_ARG, NO_MEMORY, IO_ERROR. */
+    rdt_status_t (*open)(const rdt_ctx_cfg_t *cfg, rdt_ctx_t **ctx_p);
+    /* The address that peers need to connect: at most RDT_WIRE_BYTES. Cannot fail once open. */
+    uint32_t (*address)(const rdt_ctx_t *ctx, uint8_t *wire);
+    /* Connects to all peers of this transport at once; every rank calls it with its own list.
+     * conns has num entries; they are valid only when OK is returned.
+     * CONNECT_TIMEOUT, PEER_REFUSED, PEER_LOST, PROTOCOL, NO_MEMORY, each naming the rank. */
+    rdt_status_t (*connect)(rdt_ctx_t *ctx, const rdt_peer_t *peers, uint32_t num,
+                            uint64_t deadline_ns, rdt_conn_t **conns);
+    /* Optional (NULL): memory that sends will come from, for transports that must register it. The
+     * transport finds it by address in send. dereg after the last send from it was flushed. */
+    rdt_status_t (*reg)(rdt_ctx_t *ctx, void *addr, size_t len);
+    void (*dereg)(rdt_ctx_t *ctx, void *addr);
+    /* Frees the context with its connections. Data already flushed still reaches a living peer. */
+    void (*close)(rdt_ctx_t *ctx);
+
+    /* -- HOT -- */
+
+    /* hdr is copied at once. data must stay as it is until this message counts as flushed.
+     * OK, AGAIN (no free slot), or the connection's latched status. len <= chunk_bytes. */
+    rdt_status_t (*send)(rdt_conn_t *conn, rdt_lane_t lane, const void *hdr, const void *data,
+                         uint32_t len);
+    /* The oldest message of the lane, without consuming it: the same one until release.
+     * OK, AGAIN (none yet), or the latched status once all that had arrived is consumed. */
+    rdt_status_t (*peek)(rdt_conn_t *conn, rdt_lane_t lane, rdt_msg_t *msg_p);
+    /* Gives the slot of the message that peek returned back to the sender. */
+    void (*release)(rdt_conn_t *conn, rdt_lane_t lane);
+    /* Moves what the operating system or the NIC has: call between attempts. */
+    void (*poll)(rdt_ctx_t *ctx);
+    /* Asks the operating system whether the peers live, and latches what it says: a few system
+     * calls, so not on every turn. */
+    void (*check)(rdt_ctx_t *ctx);
+
+    /* -- sleeping: arm, poll and look once more, sleep, disarm -- */
+
+    /* From arm on, anything that a peer does changes *futex and wakes it (when use_futex and the
+     * transport sets it), or makes one of the descriptors that it adds readable or writable. */
+    void (*arm)(rdt_ctx_t *ctx, rdt_sleep_t *sleep);
+    void (*disarm)(rdt_ctx_t *ctx);
+};
+
+extern const rdt_transport_ops_t rdt_shm_ops, rdt_tcp_ops, rdt_fake_ops;
+
+#endif

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One lookup for each instruction set, whether this CPU has it or not: dispatch is reduce.c's.
+ * dtype and op must be in range. NULL where the build lacks the instruction set. Any thread. */
+#ifndef RDT_REDUCE_ISA_H
+#define RDT_REDUCE_ISA_H
+
+#include "reduce/reduce.h"
+
+rdt_reduce_fn rdt_reduce_scalar(rdt_dtype_t dtype, rdt_redop_t op);
+rdt_reduce_fn rdt_reduce_base(rdt_dtype_t dtype, rdt_redop_t op);
+rdt_reduce_fn rdt_reduce_avx2(rdt_dtype_t dtype, rdt_redop_t op);
+rdt_reduce_fn rdt_reduce_avx512(rdt_dtype_t dtype, rdt_redop_t op);
+
+#endif

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* dtype x op kernels that reduce any number of buffers into one, in the order given.
+ *
+ * The order is the contract (DESIGN decision 2): dst[i] = ((src[0][i] op src[1][i]) op src[2][i])...
+ * whatever the buffer sizes, the chunking or the instruction set, so that every build gives the same
+ * bits. F16 and BF16 are widened to float32, accumulated there, and rounded once (to nearest even).
+ * Signed integers wrap (computed as unsigned). Integer AVG divides the wrapped sum, truncating.
+ */
+#ifndef RDT_REDUCE_REDUCE_H
+#define RDT_REDUCE_REDUCE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "rdmatrain/types.h"
+
+/* dst: count elements; may be the same address as any one src, and must not overlap one otherwise.
+ * src: num_src >= 1 pointers to count elements each. Pointers are aligned to the element's size.
+ * AVG divides by num_src. No allocation, no system call; any thread. */
+typedef void (*rdt_reduce_fn)(void *dst, const void *const *src, uint32_t num_src, size_t count);
+
+typedef enum rdt_isa { RDT_ISA_SCALAR, RDT_ISA_BASE, RDT_ISA_AVX2, RDT_ISA_AVX512, RDT_NUM_ISAS } rdt_isa_t;
+
+/* SCALAR is the plain oracle; BASE what the compiler makes of the generic kernels on any CPU. */
+rdt_isa_t rdt_reduce_best_isa(void);
+/* NULL where this CPU or build lacks the instruction set, or for values out of the tables. */
+rdt_reduce_fn rdt_reduce_get(rdt_isa_t isa, rdt_dtype_t dtype, rdt_redop_t op);
+const char *rdt_isa_name(rdt_isa_t isa);
+
+#endif

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "base/futex.h"
+#include "transport/shm.h"
+
+static shm_slot_t *slot_at(const shm_conn_t *conn, const shm_lane_t *lane, uint64_t pos)
+{
+    const shm_ctx_t *ctx = (const shm_ctx_t *)conn->base.ctx;
+
+    return (shm_slot_t *)(lane->slots + (pos & (lane->num_slots - 1)) * ctx->slot_bytes);
+}
+
+/* Out of line: only a peer that sleeps costs a system call. */
+static __attribute__((noinline)) void wake_peer(shm_conn_t *conn, uint32_t sleeping)
+{
+    char byte = 0;
+
+    atomic_fetch_add(&conn->peer_bell->rings, 1);
+    if (sleeping == SHM_ON_FUTEX)
+        rdt_futex_wake(&conn->peer_bell->rings);
+    else if (send(conn->sock, &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno != EAGAIN)
+        conn->base.sys_errno = errno; /* check() decides what it means */
+}
+
+/* HOT. The fence pairs with the one in arm: either this side sees that the owner sleeps, or the
+ * owner, looking once more before it sleeps, sees what was written before the bell. */
+static void ring(shm_conn_t *conn)
+{
+    uint32_t sleeping;
+
+    atomic_thread_fence(memory_order_seq_cst);
+    sleeping = atomic_load_explicit(&conn->peer_bell->sleeping, memory_order_relaxed);
+    if (__builtin_expect(sleeping != SHM_AWAKE, 0)) wake_peer(conn, sleeping);
+}
+
+/* HOT. Invariant: consumed <= pos <= consumed + num_slots. */
+rdt_status_t rdt_shm_send(rdt_conn_t *base, rdt_lane_t lane_id, const void *hdr, const void *data,
+                          uint32_t len)
+{
+    shm_conn_t *conn = (shm_conn_t *)base;
+    shm_lane_t *lane = &conn->tx[lane_id];
+    shm_slot_t *slot;
+
+    assert(len <= base->ctx->cfg.chunk_bytes);
+    if (__builtin_expect(base->status != RDT_OK, 0)) return base->status;
+    if (lane->pos - lane->seen >= lane->num_slots) {
+        /* Acquire pairs with release(): the receiver's reads of the slot are over. */
+        lane->seen = atomic_load_explicit(lane->consumed, memory_order_acquire);
+        if (lane->pos - lane->seen >= lane->num_slots) return RDT_AGAIN;
+    }
+    slot = slot_at(conn, lane, lane->pos);
+    memcpy(slot->hdr, hdr, RDT_HDR_BYTES);
+    if (len > 0) memcpy(len <= SHM_INLINE_BYTES ? slot->inline_data : slot->data, data, len);
+    slot->len = len;
+    lane->pos++;
+    /* Release pairs with the acquire in peek: a flag that is seen has its message behind it. */
+    atomic_store_explicit(&slot->flag, lane->pos, memory_order_release);
+    base->posted++;
+    base->flushed++; /* copied: the source is free at once */
+    ring(conn);
+    return RDT_OK;
+}
+
+/* HOT. */
+rdt_status_t rdt_shm_peek(rdt_conn_t *base, rdt_lane_t lane_id, rdt_msg_t *msg_p)
+{
+    shm_conn_t *conn = (shm_conn_t *)base;
+    shm_lane_t *lane = &conn->rx[lane_id];
+    shm_slot_t *slot = slot_at(conn, lane, lane->pos);
+
+    if (atomic_load_explicit(&slot->flag, memory_order_acquire) != lane->pos + 1)
+        return base->status != RDT_OK ? base->status : RDT_AGAIN;
+    if (__builtin_expect(slot->len > base->ctx->cfg.chunk_bytes, 0))
+        return base->status = RDT_PROTOCOL;
+    msg_p->hdr = slot->hdr;
+    msg_p->len = slot->len;
+    msg_p->data = slot->len <= SHM_INLINE_BYTES ? slot->inline_data : slot->data;
+    return RDT_OK;
+}
+
+/* HOT. A sender that found no slot may sleep, hence the bell. */
+void rdt_shm_release(rdt_conn_t *base, rdt_lane_t lane_id)
+{
+    shm_conn_t *conn = (shm_conn_t *)base;
+    shm_lane_t *lane = &conn->rx[lane_id];
+
+    lane->pos++;
+    atomic_store_explicit(lane->consumed, lane->pos, memory_order_release);
+    ring(conn);
+}
+
+/* Nothing to move: peers write straight into our memory. */
+void rdt_shm_poll(rdt_ctx_t *ctx)
+{
+    (void)ctx;
+}
+
+/* Reads away wake-up bytes; end of file means that the peer's process ended or closed. What it had
+ * written before stays readable, so peek reports the death only after the last message. */
+static void check_conn(shm_conn_t *conn)
+{
+    char bytes[64];
+    ssize_t n;
+
+    do {
+        n = recv(conn->sock, bytes, sizeof(bytes), MSG_DONTWAIT);
+    } while (n > 0);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    conn->base.sys_errno = n < 0 ? errno : 0;
+    conn->base.status = RDT_PEER_LOST;
+}
+
+void rdt_shm_check(rdt_ctx_t *base)
+{
+    shm_ctx_t *ctx = (shm_ctx_t *)base;
+
+    for (uint32_t i = 0; i < ctx->num_conns; i++)
+        if (ctx->conns[i].base.status == RDT_OK) check_conn(&ctx->conns[i]);
+}
+
+void rdt_shm_arm(rdt_ctx_t *base, rdt_sleep_t *sleep)
+{
+    shm_ctx_t *ctx = (shm_ctx_t *)base;
+
+    if (sleep->use_futex) {
+        sleep->futex = &ctx->bell->rings;
+        sleep->futex_value = atomic_load(&ctx->bell->rings);
+    }
+    for (uint32_t i = 0; !sleep->use_futex && i < ctx->num_conns; i++)
+        if (ctx->conns[i].base.status == RDT_OK)
+            sleep->fds[sleep->num_fds++] =
+                (struct pollfd){.fd = ctx->conns[i].sock, .events = POLLIN};
+    atomic_store(&ctx->bell->sleeping, sleep->use_futex ? SHM_ON_FUTEX : SHM_ON_SOCKET);
+    atomic_thread_fence(memory_order_seq_cst); /* pairs with ring */
+}
+
+void rdt_shm_disarm(rdt_ctx_t *base)
+{
+    shm_ctx_t *ctx = (shm_ctx_t *)base;
+
+    atomic_store_explicit(&ctx->bell->sleeping, SHM_AWAKE, memory_order_relaxed);
+}

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/sock.h"
+#include "transport/tcp.h"
+#include "transport/wire.h"
+
+/* A peer whose machine vanished sends no reset. The kernel gives up on it within about 10 s: on an
+ * idle connection by keep-alive probes, on a busy one by unacknowledged data. */
+#define ALIVE_IDLE_S 4
+#define ALIVE_INTERVAL_S 2
+#define ALIVE_PROBES 3
+#define UNACKED_MS 10000
+
+static rdt_status_t dial_tcp(const rdt_peer_t *peer, uint64_t deadline_ns, int *fd_p)
+{
+    struct sockaddr_storage addr = {0};
+
+    if (peer->wire_len < sizeof(struct sockaddr_in) || peer->wire_len > sizeof(addr))
+        return rdt_fail(RDT_BAD_ARG, "not an address of the tcp transport");
+    memcpy(&addr, peer->wire, peer->wire_len);
+    return rdt_sock_connect((struct sockaddr *)&addr, peer->wire_len, deadline_ns, fd_p);
+}
+
+static rdt_status_t set_option(int sock, int level, int name, int value)
+{
+    if (setsockopt(sock, level, name, &value, sizeof(value)) == 0) return RDT_OK;
+    return rdt_fail(RDT_IO_ERROR, "setsockopt %d/%d: %s", level, name, strerror(errno));
+}
+
+static rdt_status_t set_options(int sock)
+{
+    static const int options[][3] = {
+        {IPPROTO_TCP, TCP_NODELAY, 1},
+        {SOL_SOCKET, SO_KEEPALIVE, 1},
+        {IPPROTO_TCP, TCP_KEEPIDLE, ALIVE_IDLE_S},
+        {IPPROTO_TCP, TCP_KEEPINTVL, ALIVE_INTERVAL_S},
+        {IPPROTO_TCP, TCP_KEEPCNT, ALIVE_PROBES},
+        {IPPROTO_TCP, TCP_USER_TIMEOUT, UNACKED_MS},
+    };
+
+    for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
+        rdt_status_t st = set_option(sock, options[i][0], options[i][1], options[i][2]);
+
+        if (st != RDT_OK) return st;
+    }
+    return RDT_OK;
+}
+
+static rdt_status_t give_slots(tcp_conn_t *conn, uint32_t chunk_bytes)
+{
+    size_t room = (chunk_bytes + RDT_DATA_ALIGN - 1) / RDT_DATA_ALIGN * RDT_DATA_ALIGN;
+    uint8_t *next;
+
+    conn->slot_memory = aligned_alloc(RDT_DATA_ALIGN, room * RDT_NUM_LANES * TCP_SLOTS);
+    if (conn->slot_memory == NULL) return rdt_fail(RDT_NO_MEMORY, "tcp slots: out of memory");
+    next = conn->slot_memory;
+    for (int l = 0; l < RDT_NUM_LANES; l++) {
+        conn->lanes[l].credits = TCP_SLOTS;
+        for (int s = 0; s < TCP_SLOTS; s++, next += room)
+            conn->lanes[l].slots[s].data = next;
+    }
+    return RDT_OK;
+}
+
+static rdt_status_t set_up(tcp_ctx_t *ctx, tcp_conn_t *conn, const rdt_peer_t *peer, int sock)
+{
+    rdt_status_t st;
+
+    conn->base = (rdt_conn_t){.ops = &rdt_tcp_ops, .ctx = &ctx->base, .peer = peer->rank};
+    conn->sock = sock;
+    ctx->num_conns++;
+    st = set_options(sock);
+    if (st == RDT_OK) st = give_slots(conn, ctx->base.cfg.chunk_bytes);
+    return st;
+}
+
+rdt_status_t rdt_tcp_connect(rdt_ctx_t *base, const rdt_peer_t *peers, uint32_t num,
+                             uint64_t deadline_ns, rdt_conn_t **conns)
+{
+    tcp_ctx_t *ctx = (tcp_ctx_t *)base;
+    rdt_dial_t dial = {&base->cfg, ctx->listen_fd, -1, dial_tcp};
+    rdt_link_t *links = calloc(num, sizeof(*links));
+    rdt_status_t st = RDT_NO_MEMORY;
+    uint32_t i = 0;
+
+    ctx->conns = calloc(num, sizeof(*ctx->conns));
+    if (links == NULL || ctx->conns == NULL)
+        rdt_fail(st, "tcp connections: out of memory");
+    else
+        st = rdt_wire_connect(&dial, peers, num, deadline_ns, links);
+    while (st == RDT_OK && i < num) {
+        conns[i] = &ctx->conns[i].base;
+        st = set_up(ctx, &ctx->conns[i], &peers[i], links[i].fd);
+        i++;
+    }
+    for (; links != NULL && i < num; i++) /* those that set_up did not take over */
+        if (links[i].fd >= 0) close(links[i].fd);
+    free(links);
+    return st;
+}
+
+void rdt_tcp_disconnect(tcp_ctx_t *ctx)
+{
+    for (uint32_t i = 0; i < ctx->num_conns; i++) {
+        close(ctx->conns[i].sock);
+        free(ctx->conns[i].slot_memory);
+    }
+    free(ctx->conns);
+}

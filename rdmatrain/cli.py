@@ -1,0 +1,87 @@
+"""The ``rdmatrain`` command. Each command turns its options into a call of one package."""
+
+import click
+
+from rdmatrain import __version__
+from rdmatrain.errors import RdmatrainError, SettingError
+
+
+class _WrongSetting(click.ClickException):
+    """A wrong option or variable, as one line on stderr."""
+
+    exit_code = 2
+
+
+def _dashes(name: str) -> str:
+    return name.replace("_", "-")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="rdmatrain")
+def cli() -> None:
+    """Distributed PyTorch training over RDMA on Kubernetes."""
+
+
+@cli.command(context_settings={"allow_interspersed_args": False, "token_normalize_func": _dashes})
+@click.option(
+    "--nproc-per-node",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Workers to start on this node.",
+)
+@click.option(
+    "--nnodes",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Nodes in the job; run the same command on each.",
+)
+@click.option(
+    "--node-rank",
+    type=int,
+    default=0,
+    show_default=True,
+    help="This node's number, 0 to nnodes - 1.",
+)
+@click.option(
+    "--master-addr",
+    metavar="HOST",
+    help="Address of node 0, the same on every node. [default: 127.0.0.1 for one node]",
+)
+@click.option(
+    "--master-port",
+    type=int,
+    metavar="PORT",
+    help="Free TCP port on node 0, the same on every node. [default: a free one for one node]",
+)
+@click.option(
+    "-m", "--module", is_flag=True, help="SCRIPT is the name of a module, run as python -m does."
+)
+@click.argument("script")
+@click.argument("script_args", nargs=-1, type=click.UNPROCESSED)
+def run(**options: object) -> None:
+    """Start SCRIPT once per worker with torchrun's environment; return its exit code.
+
+    Everything after SCRIPT is passed to it untouched. Options may be written with dashes or with
+    underscores. Output is forwarded line by line behind the rank. The exit code is 0 when every
+    worker ended with 0; else that of the first worker that failed, or 128 + N after signal N.
+    """
+    from rdmatrain.launcher import LaunchSpec, launch  # noqa: PLC0415 - --help stays fast
+
+    try:
+        code = launch(LaunchSpec(**options))  # type: ignore[arg-type]  # names match the options
+    except SettingError as error:
+        raise _WrongSetting(str(error)) from error
+    except RdmatrainError as error:
+        raise click.ClickException(str(error)) from error
+    click.get_current_context().exit(code)
+
+
+def main() -> None:
+    """Run the command line in ``sys.argv``; always ends by ``sys.exit``."""
+    cli(prog_name="rdmatrain")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Where this process is: which other processes it can share memory with, and its address."""
+
+import hashlib
+import os
+import socket
+from pathlib import Path
+
+from rdmatrain.errors import BootstrapError
+
+
+def host_id() -> str:
+    """Identify what two ranks must share to use shm: the running kernel and the network namespace.
+
+    The unix socket that memory is passed over lives in the network namespace, so two pods on one
+    node have different ids, and so have two namespaces that play two hosts in a test.
+    """
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    namespace = Path("/proc/self/ns/net").stat().st_ino
+    return hashlib.sha256(f"{boot_id}/{namespace}".encode()).hexdigest()[:16]
+
+
+def label() -> str:
+    """Name this process in error texts of its peers."""
+    return f"host {socket.gethostname()}, pid {os.getpid()}"
+
+
+def num_cpus() -> int:
+    """CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def listen_address(wanted: str, master_addr: str, *, one_host: bool) -> str:
+    """Choose the numeric address that this rank's tcp listener binds to.
+
+    Args:
+        wanted: ``RDMATRAIN_ADDR``: a name or an address of this host; it wins when not empty.
+        master_addr: ``MASTER_ADDR``: otherwise the address that the way to it leaves from.
+        one_host: all ranks are on this host, where loopback will do.
+
+    Raises:
+        BootstrapError: nothing usable; says what to set.
+
+    """
+    if wanted:
+        return _resolve(wanted, "RDMATRAIN_ADDR")
+    if one_host:
+        return "127.0.0.1"
+    if not master_addr:
+        raise BootstrapError(
+            "the ranks are on several hosts, and neither RDMATRAIN_ADDR nor MASTER_ADDR says which "
+            "address peers can reach this rank at: set RDMATRAIN_ADDR to an address of this host"
+        )
+    address = _source_address(_resolve(master_addr, "MASTER_ADDR"), master_addr)
+    if address.startswith("127.") or address == "::1":
+        raise BootstrapError(
+            f"the ranks are on several hosts, but the way to MASTER_ADDR={master_addr} leaves from "
+            f"{address}, which other hosts cannot reach: set MASTER_ADDR to an address of rank 0's "
+            "host, or RDMATRAIN_ADDR to an address of this host"
+        )
+    return address
+
+
+def _resolve(name: str, variable: str) -> str:
+    try:
+        return str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise BootstrapError(f"{variable}={name} cannot be resolved: {error}") from error
+
+
+def _source_address(target: str, name: str) -> str:
+    family = socket.AF_INET6 if ":" in target else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((target, 9))  # a datagram socket sends nothing: it only asks for the route
+        except OSError as error:
+            raise BootstrapError(f"no route to MASTER_ADDR={name} ({target}): {error}") from error
+        return str(probe.getsockname()[0])

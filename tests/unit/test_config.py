@@ -1,0 +1,105 @@
+"""Settings are read from a mapping; each test says which variables are set."""
+
+import pytest
+
+from rdmatrain import config
+from rdmatrain.errors import SettingError
+
+
+def test_nothing_set_gives_the_defaults() -> None:
+    assert config.load_settings({}) == config.Settings(transport="auto", addr="", log="warning")
+
+
+def test_each_variable_sets_its_own_field() -> None:
+    environ = {
+        "RDMATRAIN_TRANSPORT": "tcp",
+        "RDMATRAIN_ADDR": " 10.0.0.7 ",
+        "RDMATRAIN_LOG": "debug",
+    }
+    assert config.load_settings(environ) == config.Settings("tcp", "10.0.0.7", "debug")
+
+
+def test_an_empty_variable_counts_as_unset() -> None:
+    assert config.load_settings({"RDMATRAIN_TRANSPORT": ""}).transport == "auto"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("RDMATRAIN_TRANSPORT", "infiniband", "auto, shm, tcp"),
+        ("RDMATRAIN_TRANSPORT", "TCP", "auto, shm, tcp"),
+        ("RDMATRAIN_LOG", "loud", "error, warning, info, debug"),
+    ],
+)
+def test_a_wrong_value_names_variable_value_and_what_is_allowed(
+    name: str, value: str, allowed: str
+) -> None:
+    with pytest.raises(SettingError) as caught:
+        config.load_settings({name: value})
+    text = str(caught.value)
+    assert name in text and repr(value) in text and allowed in text
+    assert "\n" not in text
+
+
+def test_the_process_environment_is_read_when_no_mapping_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RDMATRAIN_LOG", "info")
+    assert config.load_settings().log == "info"
+
+
+def test_unknown_settings_are_listed_with_the_name_they_resemble() -> None:
+    environ = {"RDMATRAIN_TRANPORT": "tcp", "RDMATRAIN_LOG": "info", "OTHER": "1"}
+    (unknown,) = config.unknown_settings(environ)
+    assert (unknown.name, unknown.suggestion) == ("RDMATRAIN_TRANPORT", "RDMATRAIN_TRANSPORT")
+    assert "did you mean RDMATRAIN_TRANSPORT?" in str(unknown)
+
+
+def test_an_unknown_setting_like_no_other_lists_the_known_ones() -> None:
+    (unknown,) = config.unknown_settings({"RDMATRAIN_QQ": "1"})
+    assert unknown.suggestion == ""
+    assert all(name in str(unknown) for name in config.known_names())
+
+
+def test_known_settings_are_not_listed_as_unknown() -> None:
+    assert config.unknown_settings(dict.fromkeys(config.known_names(), "x")) == []
+
+
+def test_rank_env_reads_the_launchers_variables() -> None:
+    environ = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
+    who = config.rank_env(environ)
+    assert who == config.RankEnv(rank=3, local_rank=1, world_size=4, local_world_size=2)
+    assert str(who) == "rank 3 of 4"
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "\u0663"])
+def test_rank_env_takes_junk_as_unset(text: str) -> None:
+    who = config.rank_env({"RANK": text})
+    assert who.rank is None
+    assert str(who) == "rank ?"
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, True),
+        ({"TORCH_DEVICE_BACKEND_AUTOLOAD": "1"}, True),
+        ({"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}, False),
+        ({"TORCH_DEVICE_BACKEND_AUTOLOAD": ""}, False),
+    ],
+)
+def test_autoload_follows_torchs_rule(environ: dict[str, str], expected: bool) -> None:
+    assert config.device_backend_autoload(environ) is expected
+
+
+def test_master_addr_is_empty_when_unset() -> None:
+    assert config.master_addr({}) == ""
+    assert config.master_addr({"MASTER_ADDR": " node-0 "}) == "node-0"
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True), ({"TERM": "dumb"}, False)],
+)
+def test_color_honours_no_color_and_dumb_terminals(environ: dict[str, str], expected: bool) -> None:
+    assert config.color_allowed(environ) is expected
