@@ -96,11 +96,11 @@ class GPT(nn.Module):
 
     def __init__(self, args: argparse.Namespace) -> None:
         super().__init__()
-        width, options = args.width, {"dropout": 0.0, "batch_first": True, "norm_first": True}
+        width, options = args.width, {"batch_first": True, "norm_first": True}
         self.byte, self.position = nn.Embedding(256, width), nn.Embedding(args.seq_len, width)
         nn.init.normal_(self.byte.weight, std=0.1)
         nn.init.normal_(self.position.weight, std=0.02)
-        layer = nn.TransformerEncoderLayer(width, args.heads, 4 * width, **options)
+        layer = nn.TransformerEncoderLayer(width, args.heads, 4 * width, 0.0, "gelu", **options)
         self.layers = nn.TransformerEncoder(layer, args.layers, enable_nested_tensor=False)
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 256)
 
@@ -242,9 +242,7 @@ def main(argv: list[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         print(f"rank {rank}: {error}", file=sys.stderr)
         sys.exit(2)
-    if "OMP_NUM_THREADS" not in os.environ:
-        local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(max(1, os.cpu_count() // local_ranks))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # per rank
     dist.init_process_group(args.backend)
     try:
         torch.manual_seed(args.seed)

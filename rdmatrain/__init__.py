@@ -1,7 +1,8 @@
 """Distributed PyTorch training over RDMA on Kubernetes.
 
-Importing this package imports no torch. torch finds the backend by itself when it is imported (entry
-point ``torch.backends``); where that is switched off, importing rdmatrain registers it.
+Importing this package imports no torch. torch finds the backend by itself when it is imported, by
+the entry point ``torch.backends``. Where that is switched off (TORCH_DEVICE_BACKEND_AUTOLOAD=0),
+import rdmatrain after torch, or call :func:`register`.
 """
 
 import sys

@@ -1,15 +1,23 @@
 """The entry point that ``import torch`` calls. An exception here would break ``import torch``."""
 
+import logging
+
+logger = logging.getLogger(__name__)
+
 
 def register() -> None:
-    """Make ``init_process_group("rdmatrain")`` known to torch; load nothing else until it is used."""
+    """Make ``init_process_group("rdmatrain")`` known to torch; load nothing else until then."""
     try:
         from torch.distributed import Backend  # noqa: PLC0415
     except ImportError:  # a torch that was built without torch.distributed
         return
-    if "RDMATRAIN" in Backend._plugins:
-        return
-    Backend.register_backend("rdmatrain", _create, extended_api=True, devices=["cpu", "cuda"])
+    try:
+        if "rdmatrain" not in Backend.backend_list:
+            Backend.register_backend(
+                "rdmatrain", _create, extended_api=True, devices=["cpu", "cuda"]
+            )
+    except Exception as error:  # a torch whose interface has changed
+        logger.warning("the rdmatrain backend cannot be registered with this torch: %s", error)
 
 
 def _create(options: object, pg_options: object) -> object:

@@ -25,8 +25,8 @@ const char *rdt_last_error(void)
 const char *rdt_status_name(rdt_status_t status)
 {
     switch (status) {
-#define CASE(name, value, scope, text)                                                             \
-    case RDT_##name:                                                                               \
+#define CASE(name, value, scope, text) \
+    case RDT_##name:                   \
         return #name;
         RDT_STATUS_TABLE(CASE)
 #undef CASE
@@ -37,8 +37,8 @@ const char *rdt_status_name(rdt_status_t status)
 const char *rdt_status_text(rdt_status_t status)
 {
     switch (status) {
-#define CASE(name, value, scope, text)                                                             \
-    case RDT_##name:                                                                               \
+#define CASE(name, value, scope, text) \
+    case RDT_##name:                   \
         return text;
         RDT_STATUS_TABLE(CASE)
 #undef CASE
@@ -49,8 +49,8 @@ const char *rdt_status_text(rdt_status_t status)
 const char *rdt_status_scope(rdt_status_t status)
 {
     switch (status) {
-#define CASE(name, value, scope, text)                                                             \
-    case RDT_##name:                                                                               \
+#define CASE(name, value, scope, text) \
+    case RDT_##name:                   \
         return #scope;
         RDT_STATUS_TABLE(CASE)
 #undef CASE

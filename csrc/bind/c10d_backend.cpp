@@ -171,8 +171,8 @@ c10::intrusive_ptr<c10d::Work> Backend::run(const Checked &check, const char *ti
                                             bool async)
 {
     if (timeout == c10d::kUnsetTimeout) timeout = options_->timeout;
-    call.call.timeout_ns = timeout.count() > 0 ? static_cast<uint64_t>(timeout.count()) * 1000000u
-                                               : RDT_NO_TIMEOUT;
+    call.call.timeout_ns =
+        timeout.count() > 0 ? static_cast<uint64_t>(timeout.count()) * 1000000u : RDT_NO_TIMEOUT;
     call.call.background = async;
     if (!call.shards.empty() && call.call.coll == RDT_ALL_GATHER)
         call.call.out_shards = call.shards.data();
@@ -278,10 +278,9 @@ c10::intrusive_ptr<c10d::Work> Backend::_allgather_base(at::Tensor &output, at::
     return run(check, "rdmatrain:_all_gather_base", std::move(call), opts.timeout, opts.asyncOp);
 }
 
-c10::intrusive_ptr<c10d::Work>
-Backend::reduce_scatter(std::vector<at::Tensor> &outputs,
-                        std::vector<std::vector<at::Tensor>> &inputs,
-                        const c10d::ReduceScatterOptions &opts)
+c10::intrusive_ptr<c10d::Work> Backend::reduce_scatter(std::vector<at::Tensor> &outputs,
+                                                       std::vector<std::vector<at::Tensor>> &inputs,
+                                                       const c10d::ReduceScatterOptions &opts)
 {
     Checked check{*this, c10d::OpType::REDUCE_SCATTER, "reduce_scatter", true};
     const at::Tensor &output = check.only(outputs);
@@ -305,9 +304,8 @@ Backend::reduce_scatter(std::vector<at::Tensor> &outputs,
     return run(check, "rdmatrain:reduce_scatter", std::move(call), opts.timeout, opts.asyncOp);
 }
 
-c10::intrusive_ptr<c10d::Work>
-Backend::_reduce_scatter_base(at::Tensor &output, at::Tensor &input,
-                              const c10d::ReduceScatterOptions &opts)
+c10::intrusive_ptr<c10d::Work> Backend::_reduce_scatter_base(at::Tensor &output, at::Tensor &input,
+                                                             const c10d::ReduceScatterOptions &opts)
 {
     Checked check{*this, c10d::OpType::_REDUCE_SCATTER_BASE, "reduce_scatter_tensor", true};
     TensorCall call;

@@ -12,12 +12,10 @@ namespace py = pybind11;
 template <typename T>
 using class_of = py::class_<T, c10d::Backend, c10::intrusive_ptr<T>>;
 
-static c10::intrusive_ptr<rdmatrain::Backend> make_backend(int rank, int size,
-                                                           const py::capsule &comm,
-                                                           std::chrono::milliseconds timeout)
+static c10::intrusive_ptr<rdmatrain::Backend>
+make_backend(int rank, int size, const py::capsule &comm, std::chrono::milliseconds timeout)
 {
-    auto *handle = static_cast<rdt_comm_t *>(
-        PyCapsule_GetPointer(comm.ptr(), "rdmatrain.comm"));
+    auto *handle = static_cast<rdt_comm_t *>(PyCapsule_GetPointer(comm.ptr(), "rdmatrain.comm"));
 
     if (handle == nullptr) throw py::error_already_set();
     return c10::make_intrusive<rdmatrain::Backend>(rank, size, handle, timeout);

@@ -12,8 +12,7 @@ namespace rdmatrain {
 
 void throw_status(rdt_status_t status, const char *text)
 {
-    if (rdt_status_scope(status) == std::string("CALL"))
-        TORCH_CHECK(false, "rdmatrain: ", text);
+    if (rdt_status_scope(status) == std::string("CALL")) TORCH_CHECK(false, "rdmatrain: ", text);
     C10_THROW_ERROR(DistBackendError, std::string("rdmatrain: ") + text);
 }
 
@@ -126,8 +125,7 @@ bool Work::wait(std::chrono::milliseconds timeout)
 
 static c10::intrusive_ptr<c10::ivalue::Future> new_future()
 {
-    return c10::make_intrusive<c10::ivalue::Future>(
-        c10::ListType::create(c10::TensorType::get()));
+    return c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()));
 }
 
 c10::intrusive_ptr<c10::ivalue::Future> Work::getFuture()

@@ -50,7 +50,8 @@ struct TensorCall {
     rdt_call_t call{};
     std::vector<at::Tensor> outputs; /* what the future yields */
     std::vector<at::Tensor> held;    /* inputs, and contiguous copies */
-    std::vector<std::pair<at::Tensor, at::Tensor>> copy_back; /* to a strided tensor, from its copy */
+    std::vector<std::pair<at::Tensor, at::Tensor>>
+        copy_back; /* to a strided tensor, from its copy */
     std::vector<void *> shards;
 };
 

@@ -110,8 +110,10 @@ static PyObject *names(const char *(*name_of)(int), int num)
     for (int i = 0; tuple != NULL && i < num; i++) {
         PyObject *name = PyUnicode_FromString(name_of(i));
 
-        if (name == NULL) Py_CLEAR(tuple);
-        else PyTuple_SET_ITEM(tuple, i, name);
+        if (name == NULL)
+            Py_CLEAR(tuple);
+        else
+            PyTuple_SET_ITEM(tuple, i, name);
     }
     return tuple;
 }
@@ -209,9 +211,9 @@ static int parse_peers(PyObject *peers, uint32_t world, rdt_peer_info_t *infos)
         PyObject *item = PySequence_GetItem(peers, r);
         const char *wire, *label;
         Py_ssize_t wire_len;
-        int ok = item != NULL &&
-                 PyArg_ParseTuple(item, "sy#s;each peer is (transport, wire, label)",
-                                  &infos[r].transport, &wire, &wire_len, &label);
+        int ok =
+            item != NULL && PyArg_ParseTuple(item, "sy#s;each peer is (transport, wire, label)",
+                                             &infos[r].transport, &wire, &wire_len, &label);
 
         Py_XDECREF(item); /* peers keeps its strings alive */
         if (!ok) return 0;
@@ -439,8 +441,8 @@ static void work_dealloc(WorkObject *self)
 {
     if (self->work != NULL) {
         self->owner->users++;
-        Py_BEGIN_ALLOW_THREADS
-        (void)rdt_work_wait(self->work, RDT_NO_TIMEOUT);
+        Py_BEGIN_ALLOW_THREADS(void)
+        rdt_work_wait(self->work, RDT_NO_TIMEOUT);
         rdt_work_free(self->work);
         Py_END_ALLOW_THREADS
         self->owner->users--;
@@ -474,12 +476,12 @@ static PyObject *status_table(void)
 {
     PyObject *table = PyDict_New();
 
-#define ADD(name, value, scope, text)                                                              \
-    if (table != NULL) {                                                                           \
-        PyObject *row = Py_BuildValue("(iss)", (value), #scope, text);                             \
-                                                                                                   \
-        if (row == NULL || PyDict_SetItemString(table, #name, row) < 0) Py_CLEAR(table);           \
-        Py_XDECREF(row);                                                                           \
+#define ADD(name, value, scope, text)                                                    \
+    if (table != NULL) {                                                                 \
+        PyObject *row = Py_BuildValue("(iss)", (value), #scope, text);                   \
+                                                                                         \
+        if (row == NULL || PyDict_SetItemString(table, #name, row) < 0) Py_CLEAR(table); \
+        Py_XDECREF(row);                                                                 \
     }
     RDT_STATUS_TABLE(ADD)
 #undef ADD
@@ -498,8 +500,7 @@ static int add(PyObject *module, const char *name, PyObject *value)
 static int add_all(PyObject *module)
 {
     return PyType_Ready(&CommType) < 0 || PyType_Ready(&WorkType) < 0 ||
-           add(module, "Comm", Py_NewRef(&CommType)) ||
-           add(module, "Work", Py_NewRef(&WorkType)) ||
+           add(module, "Comm", Py_NewRef(&CommType)) || add(module, "Work", Py_NewRef(&WorkType)) ||
            add(module, "TORCH_MINOR", PyUnicode_FromString(RDT_TORCH_MINOR)) ||
            add(module, "DEFAULT_CHUNK_BYTES", PyLong_FromLong(RDT_DEFAULT_CHUNK_BYTES)) ||
            add(module, "STATUSES", status_table()) ||

@@ -107,8 +107,7 @@ static rdt_status_t send_stream(rdt_comm_t *comm, const rdt_work_t *work, uint32
                                 rdt_stream_t s, bool *moved)
 {
     rdt_peer_state_t *peer = &comm->peers[rank];
-    rdt_hdr_t hdr =
-        rdt_call_hdr(work, s == RDT_STREAM_INPUT ? RDT_KIND_INPUT : RDT_KIND_RESULT);
+    rdt_hdr_t hdr = rdt_call_hdr(work, s == RDT_STREAM_INPUT ? RDT_KIND_INPUT : RDT_KIND_RESULT);
     uint32_t limit = peer->tx_total[s];
 
     if (s == RDT_STREAM_RESULT && comm->ready < limit) limit = comm->ready;
@@ -158,8 +157,7 @@ static __attribute__((noinline)) void mismatch(rdt_comm_t *comm, const rdt_work_
     memcpy(&hdr, msg->hdr, sizeof(hdr));
     rdt_describe_work(work, mine);
     rdt_describe_hdr(&hdr, theirs);
-    if (work->refusal != NULL)
-        snprintf(mine, sizeof(mine), "refused: %.140s", work->refusal);
+    if (work->refusal != NULL) snprintf(mine, sizeof(mine), "refused: %.140s", work->refusal);
     if (hdr.coll == RDT_REFUSED)
         snprintf(theirs, sizeof(theirs), "refused: %.*s", msg->len < 140 ? (int)msg->len : 140,
                  (const char *)msg->data);
@@ -201,8 +199,7 @@ static bool right_length(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank
 /* Keeps the message at the head of the lane until the other ranks' chunk is there as well. */
 static void hold(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, const rdt_msg_t *msg)
 {
-    if (!right_length(comm, work, rank, msg,
-                      rdt_plan_own_input(&comm->plan, comm->reduced).count))
+    if (!right_length(comm, work, rank, msg, rdt_plan_own_input(&comm->plan, comm->reduced).count))
         return;
     comm->peers[rank].held = true;
     comm->peers[rank].held_data = msg->data;
@@ -229,8 +226,8 @@ static bool receive_peer(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank
     rdt_conn_t *conn = peer->conn;
     bool moved = false;
 
-    while (!peer->held && (peer->rx_next[0] < peer->rx_total[0] ||
-                           peer->rx_next[1] < peer->rx_total[1])) {
+    while (!peer->held &&
+           (peer->rx_next[0] < peer->rx_total[0] || peer->rx_next[1] < peer->rx_total[1])) {
         rdt_msg_t msg;
         rdt_status_t st = conn->ops->peek(conn, RDT_LANE_COLL, &msg);
         rdt_stream_t s;
@@ -323,8 +320,8 @@ static bool all_received(const rdt_comm_t *comm)
     for (uint32_t r = 0; r < comm->cfg.world; r++) {
         const rdt_peer_state_t *peer = &comm->peers[r];
 
-        if (peer->conn != NULL && (peer->rx_next[0] < peer->rx_total[0] ||
-                                   peer->rx_next[1] < peer->rx_total[1]))
+        if (peer->conn != NULL &&
+            (peer->rx_next[0] < peer->rx_total[0] || peer->rx_next[1] < peer->rx_total[1]))
             return false;
     }
     return comm->reduced == comm->num_reduced;

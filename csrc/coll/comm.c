@@ -117,8 +117,8 @@ static rdt_status_t connect_transport(rdt_comm_t *comm, int i, const rdt_peer_in
 
     if (peers != NULL && conns != NULL) {
         num = peers_of(comm, i, infos, peers);
-        st = num > 0 ? transports[i]->connect(comm->ctx[i], peers, num, deadline_ns, conns)
-                     : RDT_OK;
+        st =
+            num > 0 ? transports[i]->connect(comm->ctx[i], peers, num, deadline_ns, conns) : RDT_OK;
     } else {
         rdt_fail(st, "connecting: out of memory");
     }
@@ -176,6 +176,7 @@ void rdt_comm_lost_st(rdt_comm_t *comm, uint32_t rank, const char *doing)
     const rdt_peer_state_t *peer = &comm->peers[rank];
     const rdt_conn_t *conn = peer->conn;
 
+    rdt_p2p_last_words_st(comm, rank); /* a cause that the peer told comes before its loss */
     if (peer->bye)
         rdt_comm_latch(comm, RDT_PEER_LOST,
                        "rank %u (%s) has left the group, while rank %u was in %s", rank,

@@ -115,13 +115,13 @@ struct rdt_comm {
     rdt_work_t *queue, **queue_tail; /* collectives, oldest first; the first one is active */
     rdt_work_t *over;                /* their callbacks are to be run, without the role */
     rdt_work_t **over_tail;
-    bool active;                     /* the first of queue has begun */
-    rdt_plan_t plan;                 /* of the active collective, as are the next ones */
-    uint32_t reduced, num_reduced;   /* chunks */
-    uint32_t ready;                  /* chunks of RESULT that may be sent */
+    bool active;                   /* the first of queue has begun */
+    rdt_plan_t plan;               /* of the active collective, as are the next ones */
+    uint32_t reduced, num_reduced; /* chunks */
+    uint32_t ready;                /* chunks of RESULT that may be sent */
     uint32_t num_held;
     uint64_t coll_seq, coll_done; /* collectives begun, and finished */
-    bool told; /* the peers know of the error, or of the goodbye */
+    bool told;                    /* the peers know of the error, or of the goodbye */
     uint64_t next_check_ns;
     struct pollfd *fds;
     int event_fd; /* wakes a driver that sleeps in poll() */
@@ -161,6 +161,7 @@ rdt_hdr_t rdt_call_hdr(const rdt_work_t *work, rdt_kind_t kind);
 /* p2p.c */
 void rdt_p2p_begin_st(rdt_comm_t *comm, rdt_work_t *work);
 bool rdt_p2p_step_st(rdt_comm_t *comm);
+void rdt_p2p_last_words_st(rdt_comm_t *comm, uint32_t rank);
 void rdt_p2p_deadlines_st(rdt_comm_t *comm, uint64_t now_ns);
 void rdt_p2p_fail_st(rdt_comm_t *comm, rdt_status_t status, const char *text);
 

@@ -6,10 +6,14 @@
 const char *rdt_coll_name(rdt_coll_t coll)
 {
     static const char *const names[RDT_NUM_COLLS] = {
-        [RDT_ALL_REDUCE] = "all_reduce", [RDT_BROADCAST] = "broadcast",
-        [RDT_ALL_GATHER] = "all_gather", [RDT_REDUCE_SCATTER] = "reduce_scatter",
-        [RDT_BARRIER] = "barrier",       [RDT_SEND] = "send",
-        [RDT_RECV] = "recv",             [RDT_REFUSED] = "a refused call",
+        [RDT_ALL_REDUCE] = "all_reduce",
+        [RDT_BROADCAST] = "broadcast",
+        [RDT_ALL_GATHER] = "all_gather",
+        [RDT_REDUCE_SCATTER] = "reduce_scatter",
+        [RDT_BARRIER] = "barrier",
+        [RDT_SEND] = "send",
+        [RDT_RECV] = "recv",
+        [RDT_REFUSED] = "a refused call",
     };
 
     return (unsigned)coll < RDT_NUM_COLLS ? names[coll] : "unknown";

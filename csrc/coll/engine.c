@@ -184,8 +184,7 @@ static void sleep_on_fds(rdt_comm_t *comm, rdt_sleep_t *sleep, uint64_t ns)
 
     sleep->fds[sleep->num_fds] = (struct pollfd){.fd = comm->event_fd, .events = POLLIN};
     (void)poll(sleep->fds, sleep->num_fds + 1, (int)((ns + RDT_NS_PER_MS - 1) / RDT_NS_PER_MS));
-    if (sleep->fds[sleep->num_fds].revents != 0 &&
-        read(comm->event_fd, &count, sizeof(count)) < 0)
+    if (sleep->fds[sleep->num_fds].revents != 0 && read(comm->event_fd, &count, sizeof(count)) < 0)
         return; /* another wake-up read it: nothing is lost */
 }
 
@@ -442,8 +441,7 @@ static rdt_work_t *new_work(rdt_comm_t *comm, const rdt_call_t *call)
     work->comm = comm;
     work->call = *call;
     normalise(&work->call);
-    work->deadline_ns =
-        call->timeout_ns < UINT64_MAX - now ? now + call->timeout_ns : UINT64_MAX;
+    work->deadline_ns = call->timeout_ns < UINT64_MAX - now ? now + call->timeout_ns : UINT64_MAX;
     atomic_init(&work->refs, 2);
     if (own_copies(work, comm->cfg.world)) return work;
     free(work->shards);

@@ -157,8 +157,8 @@ bool rdt_plan_reduces(const rdt_plan_t *plan, rdt_stream_t s)
 uint32_t rdt_plan_num_reduced(const rdt_plan_t *plan)
 {
     if (!rdt_plan_reduces(plan, RDT_STREAM_INPUT)) return 0;
-    return chunks_of(plan, plan->algo == RDT_ALGO_TWO_PHASE ? cut_count(plan, plan->rank)
-                                                            : plan->count);
+    return chunks_of(plan,
+                     plan->algo == RDT_ALGO_TWO_PHASE ? cut_count(plan, plan->rank) : plan->count);
 }
 
 rdt_piece_t rdt_plan_own_input(const rdt_plan_t *plan, uint32_t i)

@@ -38,9 +38,9 @@ typedef enum rdt_algo {
 typedef struct rdt_plan {
     rdt_algo_t algo;
     uint32_t rank, world, root;
-    uint64_t count;       /* elements of the call */
-    uint64_t chunk;       /* elements of a full chunk */
-    uint64_t shard;       /* elements of a full shard, where a buffer is cut into shards */
+    uint64_t count; /* elements of the call */
+    uint64_t chunk; /* elements of a full chunk */
+    uint64_t shard; /* elements of a full shard, where a buffer is cut into shards */
 } rdt_plan_t;
 
 /* A piece of a buffer: elements [first, first + count) of shard. Buffers that are not made of

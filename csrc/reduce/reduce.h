@@ -5,6 +5,9 @@
  * whatever the buffer sizes, the chunking or the instruction set, so that every build gives the same
  * bits. F16 and BF16 are widened to float32, accumulated there, and rounded once (to nearest even).
  * Signed integers wrap (computed as unsigned). Integer AVG divides the wrapped sum, truncating.
+ * With two or more sources every NaN result is the quiet NaN with an empty payload; MIN and MAX of
+ * equal operands (0.0 and -0.0) keep the earlier one; a single source is copied bit by bit.
+ * The rounding mode of the thread must be the default, to nearest even.
  */
 #ifndef RDT_REDUCE_REDUCE_H
 #define RDT_REDUCE_REDUCE_H
@@ -19,7 +22,13 @@
  * AVG divides by num_src. No allocation, no system call; any thread. */
 typedef void (*rdt_reduce_fn)(void *dst, const void *const *src, uint32_t num_src, size_t count);
 
-typedef enum rdt_isa { RDT_ISA_SCALAR, RDT_ISA_BASE, RDT_ISA_AVX2, RDT_ISA_AVX512, RDT_NUM_ISAS } rdt_isa_t;
+typedef enum rdt_isa {
+    RDT_ISA_SCALAR,
+    RDT_ISA_BASE,
+    RDT_ISA_AVX2,
+    RDT_ISA_AVX512,
+    RDT_NUM_ISAS
+} rdt_isa_t;
 
 /* SCALAR is the plain oracle; BASE what the compiler makes of the generic kernels on any CPU. */
 rdt_isa_t rdt_reduce_best_isa(void);

@@ -38,7 +38,8 @@ typedef struct fake_lane {
 
 typedef struct fake_conn {
     rdt_conn_t base;
-    struct fake_conn *other; /* the peer's end; NULL when that is gone */
+    bool joined, cut;              /* cut: lost, and the owner's next call latches it */
+    struct fake_conn *other;       /* the peer's end, once joined; NULL when that is gone */
     fake_lane_t in[RDT_NUM_LANES]; /* written by the peer */
     uint8_t *memory;               /* of the slots */
 } fake_conn_t;

@@ -100,11 +100,11 @@ static uint32_t join(fake_ctx_t *ctx)
     for (uint32_t i = 0; i < ctx->num_conns; i++) {
         fake_conn_t *conn = &ctx->conns[i];
 
-        if (conn->other == NULL) {
-            conn->other = find_other(ctx, conn->base.peer);
-            if (conn->other != NULL) conn->other->other = conn;
+        if (!conn->joined && (conn->other = find_other(ctx, conn->base.peer)) != NULL) {
+            conn->other->other = conn;
+            conn->joined = conn->other->joined = true;
         }
-        joined += conn->other != NULL;
+        joined += conn->joined;
     }
     pthread_mutex_unlock(&rdt_fake_lock);
     return joined;
@@ -121,8 +121,7 @@ static rdt_status_t fake_connect(rdt_ctx_t *base, const rdt_peer_t *peers, uint3
         rdt_status_t st = give_memory(ctx, &ctx->conns[i]);
 
         if (st != RDT_OK) return st;
-        ctx->conns[i].base =
-            (rdt_conn_t){.ops = &rdt_fake_ops, .ctx = base, .peer = peers[i].rank};
+        ctx->conns[i].base = (rdt_conn_t){.ops = &rdt_fake_ops, .ctx = base, .peer = peers[i].rank};
         conns[i] = &ctx->conns[i].base;
     }
     pthread_mutex_lock(&rdt_fake_lock);

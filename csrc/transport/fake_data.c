@@ -25,12 +25,19 @@ void rdt_fake_cut(fake_conn_t *conn)
 {
     fake_conn_t *other = conn->other;
 
-    conn->base.status = RDT_PEER_LOST;
+    conn->cut = true;
     conn->other = NULL;
     if (other == NULL) return;
+    other->cut = true;
     other->other = NULL;
-    other->base.status = RDT_PEER_LOST;
     ring(other);
+}
+
+/* The status belongs to the owner's driver, so only its own calls change it. */
+static rdt_status_t latched(fake_conn_t *conn)
+{
+    if (conn->cut && conn->base.status == RDT_OK) conn->base.status = RDT_PEER_LOST;
+    return conn->base.status;
 }
 
 static rdt_status_t send_locked(fake_conn_t *conn, rdt_lane_t lane_id, const void *hdr,
@@ -40,13 +47,13 @@ static rdt_status_t send_locked(fake_conn_t *conn, rdt_lane_t lane_id, const voi
     fake_lane_t *lane;
     fake_slot_t *slot;
 
-    if (conn->base.status != RDT_OK) return conn->base.status;
+    if (latched(conn) != RDT_OK) return conn->base.status;
     lane = &conn->other->in[lane_id];
     slot = &lane->slots[lane->written % ctx->script.slots];
     if (lane->written - lane->consumed == ctx->script.slots) return RDT_AGAIN;
     if (++ctx->num_sends == ctx->script.fail) {
         rdt_fake_cut(conn);
-        return conn->base.status;
+        return latched(conn);
     }
     memcpy(slot->hdr, hdr, RDT_HDR_BYTES);
     slot->source = data;
@@ -75,8 +82,8 @@ static rdt_status_t peek_locked(fake_conn_t *conn, rdt_lane_t lane_id, rdt_msg_t
     fake_lane_t *lane = &conn->in[lane_id];
     fake_slot_t *slot = &lane->slots[lane->consumed % ctx->script.slots];
 
-    if (lane->consumed == lane->read) return conn->other == NULL ? conn->base.status : RDT_AGAIN;
-    if (slot->show_delay > 0) {
+    if (lane->consumed == lane->read) return conn->cut ? latched(conn) : RDT_AGAIN;
+    if (slot->show_delay > 0 && !conn->cut) {
         slot->show_delay--;
         return RDT_AGAIN;
     }
@@ -131,7 +138,7 @@ void rdt_fake_poll(rdt_ctx_t *base)
 
     pthread_mutex_lock(&rdt_fake_lock);
     for (uint32_t i = 0; i < ctx->num_conns; i++)
-        if (ctx->conns[i].base.status == RDT_OK) read_sources(&ctx->conns[i], ctx->script.slots);
+        if (latched(&ctx->conns[i]) == RDT_OK) read_sources(&ctx->conns[i], ctx->script.slots);
     pthread_mutex_unlock(&rdt_fake_lock);
 }
 
@@ -145,7 +152,8 @@ static bool needs_polls(const fake_conn_t *conn)
 {
     for (int l = 0; l < RDT_NUM_LANES; l++) {
         if (conn->in[l].consumed < conn->in[l].read) return true;
-        if (conn->other != NULL && conn->other->in[l].read < conn->other->in[l].written) return true;
+        if (conn->other != NULL && conn->other->in[l].read < conn->other->in[l].written)
+            return true;
     }
     return false;
 }

@@ -14,7 +14,7 @@
 
 #include "rdmatrain/transport.h"
 
-#define SHM_LINE 128      /* two cache lines: the prefetcher of x86 takes them in pairs */
+#define SHM_LINE 128 /* two cache lines: the prefetcher of x86 takes them in pairs */
 #define SHM_PAGE 4096
 #define SHM_COLL_SLOTS 8
 #define SHM_P2P_SLOTS 4

@@ -45,9 +45,8 @@ static void set_lanes(const shm_ctx_t *ctx, uint8_t *inbox, shm_lane_t *lanes)
     uint8_t *slots = inbox + sizeof(*head);
 
     for (int i = 0; i < RDT_NUM_LANES; i++) {
-        lanes[i] = (shm_lane_t){.slots = slots,
-                                .consumed = &head->consumed[i].count,
-                                .num_slots = num_slots[i]};
+        lanes[i] = (shm_lane_t){
+            .slots = slots, .consumed = &head->consumed[i].count, .num_slots = num_slots[i]};
         slots += num_slots[i] * ctx->slot_bytes;
     }
 }

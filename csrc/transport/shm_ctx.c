@@ -44,8 +44,7 @@ static rdt_status_t map_own(shm_ctx_t *ctx)
         return rdt_fail(RDT_NO_MEMORY, "memfd of %zu bytes: %s", ctx->map_bytes, strerror(errno));
     /* Sealed: no peer can shrink it under us and turn a load into SIGBUS. */
     fcntl(ctx->memfd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
-    ctx->map =
-        mmap(NULL, ctx->map_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, ctx->memfd, 0);
+    ctx->map = mmap(NULL, ctx->map_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, ctx->memfd, 0);
     if (ctx->map == MAP_FAILED) {
         ctx->map = NULL;
         return rdt_fail(RDT_NO_MEMORY, "mmap of %zu bytes: %s", ctx->map_bytes, strerror(errno));

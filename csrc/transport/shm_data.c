@@ -27,14 +27,13 @@ static __attribute__((noinline)) void wake_peer(shm_conn_t *conn, uint32_t sleep
         conn->base.sys_errno = errno; /* check() decides what it means */
 }
 
-/* HOT. The fence pairs with the one in arm: either this side sees that the owner sleeps, or the
- * owner, looking once more before it sleeps, sees what was written before the bell. */
+/* HOT. Pairs with arm: the news, this load, the owner's word that it sleeps and its last look before
+ * it does are all sequentially consistent, so either this side sees that the owner sleeps, or the
+ * owner sees the news. */
 static void ring(shm_conn_t *conn)
 {
-    uint32_t sleeping;
+    uint32_t sleeping = atomic_load(&conn->peer_bell->sleeping);
 
-    atomic_thread_fence(memory_order_seq_cst);
-    sleeping = atomic_load_explicit(&conn->peer_bell->sleeping, memory_order_relaxed);
     if (__builtin_expect(sleeping != SHM_AWAKE, 0)) wake_peer(conn, sleeping);
 }
 
@@ -49,8 +48,7 @@ rdt_status_t rdt_shm_send(rdt_conn_t *base, rdt_lane_t lane_id, const void *hdr,
     assert(len <= base->ctx->cfg.chunk_bytes);
     if (__builtin_expect(base->status != RDT_OK, 0)) return base->status;
     if (lane->pos - lane->seen >= lane->num_slots) {
-        /* Acquire pairs with release(): the receiver's reads of the slot are over. */
-        lane->seen = atomic_load_explicit(lane->consumed, memory_order_acquire);
+        lane->seen = atomic_load(lane->consumed); /* pairs with release: its reads are over */
         if (lane->pos - lane->seen >= lane->num_slots) return RDT_AGAIN;
     }
     slot = slot_at(conn, lane, lane->pos);
@@ -58,8 +56,7 @@ rdt_status_t rdt_shm_send(rdt_conn_t *base, rdt_lane_t lane_id, const void *hdr,
     if (len > 0) memcpy(len <= SHM_INLINE_BYTES ? slot->inline_data : slot->data, data, len);
     slot->len = len;
     lane->pos++;
-    /* Release pairs with the acquire in peek: a flag that is seen has its message behind it. */
-    atomic_store_explicit(&slot->flag, lane->pos, memory_order_release);
+    atomic_store(&slot->flag, lane->pos); /* pairs with peek: who sees it sees the message */
     base->posted++;
     base->flushed++; /* copied: the source is free at once */
     ring(conn);
@@ -73,7 +70,7 @@ rdt_status_t rdt_shm_peek(rdt_conn_t *base, rdt_lane_t lane_id, rdt_msg_t *msg_p
     shm_lane_t *lane = &conn->rx[lane_id];
     shm_slot_t *slot = slot_at(conn, lane, lane->pos);
 
-    if (atomic_load_explicit(&slot->flag, memory_order_acquire) != lane->pos + 1)
+    if (atomic_load(&slot->flag) != lane->pos + 1)
         return base->status != RDT_OK ? base->status : RDT_AGAIN;
     if (__builtin_expect(slot->len > base->ctx->cfg.chunk_bytes, 0))
         return base->status = RDT_PROTOCOL;
@@ -90,7 +87,7 @@ void rdt_shm_release(rdt_conn_t *base, rdt_lane_t lane_id)
     shm_lane_t *lane = &conn->rx[lane_id];
 
     lane->pos++;
-    atomic_store_explicit(lane->consumed, lane->pos, memory_order_release);
+    atomic_store(lane->consumed, lane->pos);
     ring(conn);
 }
 
@@ -136,12 +133,11 @@ void rdt_shm_arm(rdt_ctx_t *base, rdt_sleep_t *sleep)
             sleep->fds[sleep->num_fds++] =
                 (struct pollfd){.fd = ctx->conns[i].sock, .events = POLLIN};
     atomic_store(&ctx->bell->sleeping, sleep->use_futex ? SHM_ON_FUTEX : SHM_ON_SOCKET);
-    atomic_thread_fence(memory_order_seq_cst); /* pairs with ring */
 }
 
 void rdt_shm_disarm(rdt_ctx_t *base)
 {
     shm_ctx_t *ctx = (shm_ctx_t *)base;
 
-    atomic_store_explicit(&ctx->bell->sleeping, SHM_AWAKE, memory_order_relaxed);
+    atomic_store(&ctx->bell->sleeping, SHM_AWAKE);
 }

@@ -14,8 +14,8 @@
 
 #include "rdmatrain/transport.h"
 
-#define TCP_SLOTS 8       /* receive slots per lane */
-#define TCP_TX_FRAMES 32  /* frames accepted and not yet with the kernel; >= all credits + 2 */
+#define TCP_SLOTS 8        /* receive slots per lane */
+#define TCP_TX_FRAMES 32   /* frames accepted and not yet with the kernel; >= all credits + 2 */
 #define TCP_LANE_NONE 0xff /* a frame that only carries credits */
 
 typedef struct tcp_head {

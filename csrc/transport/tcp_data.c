@@ -52,8 +52,8 @@ static int fill_iov(tcp_conn_t *conn, struct iovec *iov)
             iov[n++] = (struct iovec){(uint8_t *)&frame->head + head, sizeof(frame->head) - head};
         skip -= head;
         if (frame->head.len > skip)
-            iov[n++] = (struct iovec){(void *)(uintptr_t)(frame->data + skip),
-                                      frame->head.len - skip};
+            iov[n++] =
+                (struct iovec){(void *)(uintptr_t)(frame->data + skip), frame->head.len - skip};
         skip = 0;
     }
     return n;

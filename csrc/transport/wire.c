@@ -53,8 +53,7 @@ static rdt_status_t dial_lower(const rdt_dial_t *d, const rdt_peer_t *peer, uint
     rdt_hello_t hello = my_hello(d->cfg);
     rdt_status_t st = d->dial(peer, deadline_ns, &link->fd);
 
-    if (st == RDT_OK)
-        st = rdt_sock_send(link->fd, &hello, sizeof(hello), d->pass_fd, deadline_ns);
+    if (st == RDT_OK) st = rdt_sock_send(link->fd, &hello, sizeof(hello), d->pass_fd, deadline_ns);
     return st;
 }
 
@@ -63,8 +62,7 @@ static rdt_status_t hear_lower(const rdt_dial_t *d, const rdt_peer_t *peer, uint
                                rdt_link_t *link)
 {
     rdt_hello_t hello;
-    rdt_status_t st =
-        rdt_sock_recv(link->fd, &hello, sizeof(hello), &link->peer_fd, deadline_ns);
+    rdt_status_t st = rdt_sock_recv(link->fd, &hello, sizeof(hello), &link->peer_fd, deadline_ns);
 
     if (st != RDT_OK) return st;
     if (!belongs(d->cfg, &hello) || hello.rank != peer->rank)

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from rdmatrain import _core
-from rdmatrain.comm.bootstrap import Place, connect
+from rdmatrain.comm.bootstrap import Place, connect, forming
 from rdmatrain.config import load_settings, master_addr, unknown_settings
 
 logger = logging.getLogger(__name__)
@@ -36,18 +36,19 @@ def create_backend(options: Any, pg_options: Any) -> Any:
     """
     if pg_options is not None:
         raise TypeError(f"the rdmatrain backend takes no pg_options, got {pg_options!r}")
-    extension = load_extension()
-    settings = load_settings()
-    _set_log_level(settings.log)
-    for unknown in unknown_settings():
-        logger.warning("%s", unknown)
     place = Place(
         rank=options.group_rank,
         world=options.group_size,
         timeout=min(options.timeout, MAX_CONNECT_TIMEOUT).total_seconds(),
         master_addr=master_addr(),
     )
-    comm = connect(options.store, place, settings)
+    with forming(options.store, place) as turn:
+        extension = load_extension()
+        settings = load_settings()
+        _set_log_level(settings.log)
+        for unknown in unknown_settings():
+            logger.warning("%s", unknown)
+        comm = connect(turn, settings)
     return extension.Backend(place.rank, place.world, comm.detach(), options.timeout)
 
 
@@ -61,9 +62,9 @@ def load_extension() -> Any:
     minor = ".".join(torch.__version__.split("+")[0].split(".")[:2])
     if minor != _core.TORCH_MINOR:
         raise ImportError(
-            f"rdmatrain was built for torch {_core.TORCH_MINOR}, this is torch {torch.__version__}: "
-            "reinstall it with `pip install --no-build-isolation --force-reinstall --no-deps "
-            "rdmatrain`"
+            f"rdmatrain was built for torch {_core.TORCH_MINOR}, this is torch "
+            f"{torch.__version__}: reinstall it with `pip install --no-build-isolation "
+            "--force-reinstall --no-deps rdmatrain`"
         )
     from rdmatrain import _c10d  # noqa: PLC0415 - must not be loaded under another torch
 

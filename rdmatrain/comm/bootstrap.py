@@ -1,22 +1,28 @@
 """Agree on a group through a store, then connect it.
 
-What is written to the store, all as JSON under the group's own prefix:
+A store may outlive the group: torchrun's is still there when processes destroy their group and form
+it anew. So each forming is a turn, with keys of its own. Written, under the group's own prefix:
 
-==============  =======================================================================
-``claim/RANK``  a counter: two processes that both believe to be RANK are told apart
-``hello/RANK``  who the rank is: world size, host, version, settings; rank 0 adds the token
-``wire/RANK``   the rank's address for each transport that it listens on
-``fault``       why a rank gave up, so that the others need not wait for it
-==============  =======================================================================
+===================  ==================================================================
+``claim/RANK``       a counter: how many times somebody has come as RANK
+``claim/RANK/TURN``  which process it was: two that both believe to be RANK are told apart
+``TURN/hello/RANK``  who the rank is: world size, host, version, settings; rank 0 adds the token
+``TURN/wire/RANK``   the rank's address for each transport that it listens on
+``TURN/fault``       why a rank gave up, so that the others need not wait for it
+``TURN/heard``       a counter: how many ranks have given up
+===================  ==================================================================
 """
 
 import json
 import logging
+import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from time import monotonic
+from functools import cache
+from time import monotonic, sleep
 from typing import Protocol
 
 from rdmatrain import __version__, _core
@@ -27,6 +33,8 @@ from rdmatrain.errors import BootstrapError, CommError
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
+# Who gives up stays for this long, or until all have heard: its end may be the end of the store.
+FAREWELL_SECONDS = 2.5
 # A waiter polls this long before it sleeps: longer than most collectives of a training step last.
 SPIN_NS = 50_000
 
@@ -64,7 +72,83 @@ class Place:
     master_addr: str = ""
 
 
-def connect(store: Store, place: Place, settings: Settings) -> _core.Comm:
+class Turn:
+    """One forming of the group, as this rank takes part in it: the store's keys that belong to it.
+
+    Args:
+        store: the group's store.
+        place: whose turn it is.
+        number: 1 for the first time that this rank forms the group, and so on.
+
+    """
+
+    def __init__(self, store: Store, place: Place, number: int) -> None:
+        self.place = place
+        self.deadline = monotonic() + place.timeout
+        self._store = store
+        self._prefix = f"{number}/"
+
+    def put(self, key: str, value: str) -> None:
+        """Publish a value of this rank."""
+        with _store_errors(self.place):
+            self._store.set(self._prefix + key, value)
+
+    def get(self, key: str, rank: int) -> str:
+        """Wait for what the rank publishes, until the deadline or until somebody gives up."""
+        place = self.place
+        with _store_errors(place):
+            while not self._store.check([self._prefix + key]):
+                self.check_fault()
+                left = self.deadline - monotonic()
+                if left <= 0:
+                    raise BootstrapError(
+                        f"rank {place.rank} of {place.world} waited {place.timeout:.0f} s for rank "
+                        f"{rank} to join the group: is that process running, and has it the same "
+                        "MASTER_ADDR, MASTER_PORT and WORLD_SIZE?"
+                    )
+                _wait(self._store, self._prefix + key, min(left, POLL_SECONDS))
+            return self._store.get(self._prefix + key).decode()
+
+    def check_fault(self) -> None:
+        """Raise what another rank gave up for, if one did."""
+        with _store_errors(self.place):
+            if self._store.check([self._prefix + "fault"]):
+                raise BootstrapError(
+                    f"rank {self.place.rank} of {self.place.world}: the group cannot form: "
+                    f"{self._store.get(self._prefix + 'fault').decode()}"
+                )
+
+    def give_up(self, error: Exception) -> None:
+        """Tell the others why, and let them hear it."""
+        try:
+            if not self._store.check([self._prefix + "fault"]):
+                self._store.set(self._prefix + "fault", f"rank {self.place.rank}: {error}")
+            heard = self._store.add(self._prefix + "heard", 1)
+            end = monotonic() + FAREWELL_SECONDS
+            while heard < self.place.world and monotonic() < end:
+                sleep(0.02)
+                heard = self._store.add(self._prefix + "heard", 0)
+        except RuntimeError as gone:  # the store, with the process that served it
+            logger.debug("nobody can be told of %r: %s", error, gone)
+
+
+@contextmanager
+def forming(store: Store, place: Place) -> Iterator[Turn]:
+    """Take this rank's place in the group; what is raised inside is told to the other ranks.
+
+    Raises:
+        BootstrapError: another process has this rank.
+
+    """
+    turn = _claim(store, place)
+    try:
+        yield turn
+    except Exception as error:
+        turn.give_up(error)
+        raise
+
+
+def connect(turn: Turn, settings: Settings) -> _core.Comm:
     """Form the group: every rank calls it with its own place.
 
     Returns:
@@ -74,28 +158,57 @@ def connect(store: Store, place: Place, settings: Settings) -> _core.Comm:
         BootstrapError: ranks disagree, or one did not come within the timeout; names it.
 
     """
-    deadline = monotonic() + place.timeout
+    place = turn.place
     try:
-        hellos = _exchange_hellos(store, place, settings, deadline)
-        comm = _listen_and_connect(store, place, settings, hellos, deadline)
-        _check_fault(store, place)
-    except BootstrapError as error:
-        store.set("fault", f"rank {place.rank}: {error}")
-        raise
+        comm = _listen_and_connect(turn, settings, _exchange_hellos(turn, settings))
+        turn.check_fault()
     except (CommError, ValueError, MemoryError) as error:
-        store.set("fault", f"rank {place.rank}: {error}")
         raise BootstrapError(f"rank {place.rank} of {place.world}: {error}") from error
     return comm
 
 
-def _exchange_hellos(
-    store: Store, place: Place, settings: Settings, deadline: float
-) -> list[Hello]:
-    if store.add(f"claim/{place.rank}", 1) > 1:
+@cache
+def _process_name(pid: int) -> str:
+    """Name this process for good; a forked child has another pid, and so another name."""
+    return f"{pid}-{secrets.token_hex(8)}"
+
+
+def _claim(store: Store, place: Place) -> Turn:
+    me = _process_name(os.getpid())
+    with _store_errors(place):
+        number = store.add(f"claim/{place.rank}", 1)
+        store.set(f"claim/{place.rank}/{number}", me)
+        if number == 1:
+            return Turn(store, place, number)
+        key = f"claim/{place.rank}/{number - 1}"
+        store.wait([key], timedelta(seconds=place.timeout))
+        if store.get(key).decode() == me:
+            return Turn(store, place, number)
+    error = BootstrapError(
+        f"two processes are rank {place.rank} of this group: this one is {host.label()}; "
+        "check RANK, or --node-rank of each host"
+    )
+    Turn(store, place, number - 1).give_up(error)
+    raise error
+
+
+@contextmanager
+def _store_errors(place: Place) -> Iterator[None]:
+    """Say what an error of the store means: torch's texts speak of sockets only."""
+    try:
+        yield
+    except BootstrapError:
+        raise
+    except RuntimeError as error:  # torch's DistStoreError, which has no torch-free name
+        cause = str(error).partition("\n")[0]
         raise BootstrapError(
-            f"two processes are rank {place.rank} of this group: this one is {host.label()}; "
-            "check RANK, or --node-rank of each host"
-        )
+            f"rank {place.rank} of {place.world}: the store that the group forms through is gone, "
+            f"so the process that serves it (rank 0, or torchrun) has probably failed: {cause}"
+        ) from error
+
+
+def _exchange_hellos(turn: Turn, settings: Settings) -> list[Hello]:
+    place = turn.place
     mine = Hello(
         rank=place.rank,
         world=place.world,
@@ -105,10 +218,10 @@ def _exchange_hellos(
         transport=settings.transport,
         token=secrets.token_hex(16) if place.rank == 0 else "",
     )
-    store.set(f"hello/{place.rank}", json.dumps(asdict(mine)))
+    turn.put(f"hello/{place.rank}", json.dumps(asdict(mine)))
     hellos = []
     for rank in range(place.world):
-        hello = Hello(**json.loads(_get(store, place, f"hello/{rank}", rank, deadline)))
+        hello = Hello(**json.loads(turn.get(f"hello/{rank}", rank)))
         _compare(mine, hello)
         hellos.append(hello)
     return hellos
@@ -146,9 +259,8 @@ def choose_transport(setting: str, mine: Hello, other: Hello) -> str:
     return setting
 
 
-def _listen_and_connect(
-    store: Store, place: Place, settings: Settings, hellos: Sequence[Hello], deadline: float
-) -> _core.Comm:
+def _listen_and_connect(turn: Turn, settings: Settings, hellos: Sequence[Hello]) -> _core.Comm:
+    place = turn.place
     mine = hellos[place.rank]
     chosen = [
         "self" if other is mine else choose_transport(settings.transport, mine, other)
@@ -162,16 +274,14 @@ def _listen_and_connect(
         spin_ns=SPIN_NS if neighbours <= host.num_cpus() else 0,
     )
     wires = _listen(comm, place, settings, chosen, one_host=neighbours == place.world)
-    store.set(f"wire/{place.rank}", json.dumps(wires))
+    turn.put(f"wire/{place.rank}", json.dumps(wires))
     peers = []
     for other, transport in zip(hellos, chosen, strict=True):
         wire = ""
         if transport != "self":
-            wire = json.loads(_get(store, place, f"wire/{other.rank}", other.rank, deadline))[
-                transport
-            ]
+            wire = json.loads(turn.get(f"wire/{other.rank}", other.rank))[transport]
         peers.append((transport, bytes.fromhex(wire), other.label))
-    comm.connect(peers, max(deadline - monotonic(), 0.0))
+    comm.connect(peers, max(turn.deadline - monotonic(), 0.0))
     logger.info("rank %d of %d is joined to its peers over %s", place.rank, place.world, chosen)
     return comm
 
@@ -186,28 +296,6 @@ def _listen(
         address = host.listen_address(settings.addr, place.master_addr, one_host=one_host)
         wires["tcp"] = comm.listen("tcp", address).hex()
     return wires
-
-
-def _check_fault(store: Store, place: Place) -> None:
-    if store.check(["fault"]):
-        raise BootstrapError(
-            f"rank {place.rank} of {place.world}: the group cannot form: "
-            f"{store.get('fault').decode()}"
-        )
-
-
-def _get(store: Store, place: Place, key: str, rank: int, deadline: float) -> bytes:
-    while not store.check([key]):
-        _check_fault(store, place)
-        left = deadline - monotonic()
-        if left <= 0:
-            raise BootstrapError(
-                f"rank {place.rank} of {place.world} waited {place.timeout:.0f} s for rank {rank} "
-                "to join the group: is that process running, and has it the same MASTER_ADDR, "
-                "MASTER_PORT and WORLD_SIZE?"
-            )
-        _wait(store, key, min(left, POLL_SECONDS))
-    return store.get(key)
 
 
 def _wait(store: Store, key: str, seconds: float) -> None:

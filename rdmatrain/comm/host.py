@@ -71,7 +71,7 @@ def _source_address(target: str, name: str) -> str:
     family = socket.AF_INET6 if ":" in target else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((target, 9))  # a datagram socket sends nothing: it only asks for the route
+            probe.connect((target, 9))  # sends nothing: a datagram socket only asks for the route
         except OSError as error:
             raise BootstrapError(f"no route to MASTER_ADDR={name} ({target}): {error}") from error
         return str(probe.getsockname()[0])

@@ -42,10 +42,10 @@ typedef struct rdt_comm_cfg {
 
 /* How rank i is reached. The entry of the rank itself is ignored but for its label. */
 typedef struct rdt_peer_info {
-    const char *transport;              /* "shm", "tcp" or "fake"; must be open */
-    uint8_t wire[RDT_COMM_WIRE_BYTES];  /* what that rank's rdt_comm_address gave */
+    const char *transport;             /* "shm", "tcp" or "fake"; must be open */
+    uint8_t wire[RDT_COMM_WIRE_BYTES]; /* what that rank's rdt_comm_address gave */
     uint32_t wire_len;
-    char label[RDT_COMM_LABEL_BYTES];   /* "host, pid": for error texts */
+    char label[RDT_COMM_LABEL_BYTES]; /* "host, pid": for error texts */
 } rdt_peer_info_t;
 
 /* Statuses of failed calls are explained by rdt_last_error() on the same thread. */
@@ -97,7 +97,7 @@ typedef struct rdt_call {
     void *const *out_shards;      /* all_gather */
     uint64_t timeout_ns;          /* from now; RDT_NO_TIMEOUT for none */
     const char *refusal;          /* RDT_REFUSED: the reason, shown to ranks that did not refuse */
-    bool background; /* nobody will wait soon: wake the progress thread at once */
+    bool background;              /* nobody will wait soon: wake the progress thread at once */
     /* Called once when the work is over, from a thread that waits or the progress thread, with no
      * lock held; it may post. text explains status. NULL for none. */
     void (*done)(void *arg, rdt_status_t status, const char *text);

@@ -13,22 +13,22 @@ extern "C" {
 /* name, value, what is damaged (NONE, CALL, EP, COMM), text.
  * Values are grouped by the largest thing that an error damages, so that a caller decides by
  * range what to rebuild: a call, the connection to one peer, or the whole communicator. */
-#define RDT_STATUS_TABLE(X)                                                                        \
-    X(OK, 0, NONE, "success")                                                                      \
-    X(AGAIN, 1, NONE, "not now: make progress, then retry")                                        \
-    X(BAD_ARG, -1, CALL, "argument out of contract")                                               \
-    X(NO_MEMORY, -2, CALL, "out of memory or of a limited resource")                               \
-    X(UNSUPPORTED, -3, CALL, "not supported for this dtype, operation or transport")               \
-    X(WAIT_TIMEOUT, -4, CALL, "the wait ended before the operation did")                           \
-    X(NO_LIBRARY, -5, CALL, "a shared library that this needs is not installed")                   \
-    X(PEER_LOST, -20, EP, "peer died or closed its connection")                                    \
-    X(PEER_REFUSED, -21, EP, "peer refused the connection")                                        \
-    X(CONNECT_TIMEOUT, -22, EP, "peer did not connect in time")                                    \
-    X(PROTOCOL, -23, EP, "peer sent something that this version does not understand")              \
-    X(IO_ERROR, -24, EP, "the operating system refused an I/O call")                               \
-    X(TIMEOUT, -40, COMM, "operation did not finish before its deadline")                          \
-    X(MISMATCH, -41, COMM, "ranks called different collectives")                                   \
-    X(REMOTE_ERROR, -42, COMM, "another rank reported an error")                                   \
+#define RDT_STATUS_TABLE(X)                                                           \
+    X(OK, 0, NONE, "success")                                                         \
+    X(AGAIN, 1, NONE, "not now: make progress, then retry")                           \
+    X(BAD_ARG, -1, CALL, "argument out of contract")                                  \
+    X(NO_MEMORY, -2, CALL, "out of memory or of a limited resource")                  \
+    X(UNSUPPORTED, -3, CALL, "not supported for this dtype, operation or transport")  \
+    X(WAIT_TIMEOUT, -4, CALL, "the wait ended before the operation did")              \
+    X(NO_LIBRARY, -5, CALL, "a shared library that this needs is not installed")      \
+    X(PEER_LOST, -20, EP, "peer died or closed its connection")                       \
+    X(PEER_REFUSED, -21, EP, "peer refused the connection")                           \
+    X(CONNECT_TIMEOUT, -22, EP, "peer did not connect in time")                       \
+    X(PROTOCOL, -23, EP, "peer sent something that this version does not understand") \
+    X(IO_ERROR, -24, EP, "the operating system refused an I/O call")                  \
+    X(TIMEOUT, -40, COMM, "operation did not finish before its deadline")             \
+    X(MISMATCH, -41, COMM, "ranks called different collectives")                      \
+    X(REMOTE_ERROR, -42, COMM, "another rank reported an error")                      \
     X(CLOSED, -43, COMM, "communicator is closed")
 
 #define RDT_STATUS_ENUM(name, value, scope, text) RDT_##name = (value),

@@ -19,11 +19,11 @@
 
 #include "rdmatrain/status.h"
 
-#define RDT_HDR_BYTES 48    /* header of a message, opaque to the transport */
-#define RDT_WIRE_BYTES 128  /* largest address that a context publishes */
-#define RDT_TOKEN_BYTES 16  /* incarnation of the group: a stale or foreign peer is refused by it */
-#define RDT_LABEL_BYTES 96  /* "host, pid" of a peer, for error texts */
-#define RDT_DATA_ALIGN 64   /* alignment of received data */
+#define RDT_HDR_BYTES 48   /* header of a message, opaque to the transport */
+#define RDT_WIRE_BYTES 128 /* largest address that a context publishes */
+#define RDT_TOKEN_BYTES 16 /* incarnation of the group: a stale or foreign peer is refused by it */
+#define RDT_LABEL_BYTES 96 /* "host, pid" of a peer, for error texts */
+#define RDT_DATA_ALIGN 64  /* alignment of received data */
 
 typedef enum rdt_lane { RDT_LANE_COLL, RDT_LANE_P2P, RDT_NUM_LANES } rdt_lane_t;
 

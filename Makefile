@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target does the set-up that it needs: system packages, the virtual environment, the build.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := build
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+# The editable install runs Python from here, so only what is compiled asks for a new build.
+SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
+C_FILES := $(shell find csrc tests/c -name '*.[ch]' -o -name '*.cpp')
+SHELL_FILES := .ci/run $(shell find launch benchmarks tests -name '*.sh')
+# ThreadSanitizer cannot map its shadow where a kernel randomises more bits than it knows of.
+FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo setarch -R)
+
+.PHONY: build demo test check bench-smoke clean help system
+
+build: $(VENV)/.built ## make .venv with rdmatrain and everything that the other targets need
+
+demo: build ## train a small GPT on two ranks and prove that the result is right
+	launch/demo.sh
+
+test: build ## C tests in three builds (plain, address, thread), then all the Python tests
+	@failed=()
+	c_tests() { # NAME SANITIZERS [COMMAND THAT RUNS CTEST]
+	    echo "== C tests: $$1"
+	    $(BIN)/cmake -S . -B build/c-$$1 -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/$(BIN)/ninja" \
+	        -DCMAKE_BUILD_TYPE=RelWithDebInfo -DRDT_BINDINGS=OFF -DRDT_TESTS=ON -DRDT_SANITIZE="$$2" \
+	        -Wno-dev --log-level=WARNING &&
+	    $(BIN)/cmake --build build/c-$$1 -- --quiet &&
+	    "$${@:3}" $(BIN)/ctest --test-dir build/c-$$1 --output-on-failure --no-tests=error ||
+	        failed+=("C $$1")
+	}
+	c_tests plain ""
+	c_tests address address,undefined
+	c_tests thread thread $(FIXED_ADDRESSES)
+	echo "== Python tests"
+	$(BIN)/pytest $(ARGS) || failed+=("Python")
+	for name in "$${failed[@]}"; do echo "failed: $$name tests" >&2; done
+	(($${#failed[@]} == 0))
+
+check: build ## formatting, lint, types, layers, stubs, size budgets, and gcc with -Werror
+	@failed=()
+	run() { # NAME COMMAND...
+	    echo "== $$1"
+	    "$${@:2}" || failed+=("$$1")
+	}
+	werror() {
+	    $(BIN)/cmake -S . -B build/werror -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/$(BIN)/ninja" \
+	        -DPython_EXECUTABLE="$$PWD/$(BIN)/python" -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	        -DRDT_WERROR=ON -DRDT_TESTS=ON -Wno-dev --log-level=WARNING &&
+	    $(BIN)/cmake --build build/werror -- --quiet
+	}
+	run ruff $(BIN)/ruff check --quiet .
+	run "ruff format" $(BIN)/ruff format --check --quiet --diff .
+	run mypy $(BIN)/mypy
+	run shellcheck $(BIN)/shellcheck $(SHELL_FILES)
+	run clang-format $(BIN)/clang-format --dry-run -Werror $(C_FILES)
+	run "lizard, C" $(BIN)/lizard csrc -l c -l cpp -L 60 -C 10 -a 6 -w
+	run "lizard, Python" $(BIN)/lizard rdmatrain launch benchmarks -l python -L 50 -C 10 -a 6 -w
+	run "repository tests" $(BIN)/pytest -q tests/repo
+	run "gcc -Wall -Wextra -Werror" werror
+	for name in "$${failed[@]}"; do echo "failed: $$name" >&2; done
+	(($${#failed[@]} == 0))
+	echo "check: all passed"
+
+bench-smoke: build ## all-reduce beside Gloo, in seconds; sums are verified
+	$(BIN)/python benchmarks/smoke.py
+
+clean: ## remove everything that make made, .venv too
+	rm -rf $(VENV) build out .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## list the targets
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	echo "Variables: PYTHON=python3.12 to choose the interpreter, ARGS='-k name' for pytest in make test"
+
+# A compiler, Python's headers and venv; ip makes the network namespaces of the two-host tests.
+system:
+	@missing=()
+	command -v gcc >/dev/null || missing+=(gcc)
+	command -v g++ >/dev/null || missing+=(g++)
+	command -v ip >/dev/null || missing+=(iproute2)
+	command -v $(PYTHON) >/dev/null || missing+=($(notdir $(PYTHON)))
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing+=($(notdir $(PYTHON))-venv)
+	$(PYTHON) -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' \
+	    2>/dev/null || missing+=($(notdir $(PYTHON))-dev)
+	if (($${#missing[@]} > 0)); then
+	    if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
+	        echo "rdmatrain needs packages of the system. On Debian or Ubuntu:" >&2
+	        echo "  sudo apt-get update && sudo apt-get install -y $${missing[*]}" >&2
+	        exit 1
+	    fi
+	    echo "Installing packages of the system: $${missing[*]}"
+	    apt-get update -qq
+	    DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -y -qq --no-install-recommends "$${missing[@]}" </dev/null
+	fi
+	if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+	    echo "rdmatrain needs Python 3.10 or newer, and $(PYTHON) is $$($(PYTHON) -V | cut -c8-):" \
+	        "name another, as in make PYTHON=python3.12" >&2
+	    exit 1
+	fi
+
+$(VENV)/.required: requirements-dev.txt | system
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	echo "Installing Python packages into $(VENV)"
+	$(BIN)/pip install $(if $(CI),-q) -r requirements-dev.txt
+	touch $@
+
+$(VENV)/.built: $(VENV)/.required $(SOURCES) | system
+	@echo "Building rdmatrain (the first time takes a minute or two)"
+	$(BIN)/pip install -q --no-build-isolation --no-deps -e .
+	touch $@

@@ -1,0 +1,137 @@
+"""Ranks as threads of one process, joined by any transport. Nothing here can hang a test."""
+
+import faulthandler
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from rdmatrain import _core
+
+LIMIT_S = 40.0  # for the threads of a test together
+CALL_S = 20.0  # for one operation: turns most hangs into an error that says which one
+CONNECT_S = 15.0
+LOOPBACK = "127.0.0.1"
+
+# A new transport joins the contract here: what each rank listens on, as (transport, argument).
+LISTENS: dict[str, list[tuple[str, str | None]]] = {
+    "shm": [("shm", None)],
+    "tcp": [("tcp", LOOPBACK)],
+    "mixed": [("shm", None), ("tcp", LOOPBACK)],  # two hosts: even ranks and odd ranks
+    "fake": [("fake", None)],
+    "fake-delay": [("fake", "delay=3,seed=5")],
+    "fake-delay-slot": [("fake", "delay=7,slots=1,seed=9")],
+}
+TRANSPORTS = tuple(LISTENS)
+FAKES = tuple(name for name in TRANSPORTS if name.startswith("fake"))
+REAL = ("shm", "tcp")
+
+Body = Callable[[_core.Comm, int], Any]
+
+
+@dataclass
+class Outcome:
+    """How a rank's body ended."""
+
+    value: Any = None
+    error: Exception | None = None
+    seconds: float = 0.0
+
+
+def stacks() -> str:
+    """Where every thread of this process is."""
+    with tempfile.TemporaryFile("w+") as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        return file.read()
+
+
+def run_threads(bodies: Sequence[Callable[[], Any]], limit_s: float = LIMIT_S) -> list[Outcome]:
+    """Runs each body in a thread of its own; fails with all stacks if one does not end."""
+    outcomes = [Outcome() for _ in bodies]
+
+    def guarded(index: int) -> None:
+        started = time.monotonic()
+        try:
+            outcomes[index].value = bodies[index]()
+        except Exception as error:  # noqa: BLE001, RUF100 - every error is the outcome
+            outcomes[index].error = error
+        outcomes[index].seconds = time.monotonic() - started
+
+    deadline = time.monotonic() + limit_s
+    threads = [
+        threading.Thread(target=guarded, args=(i,), name=f"body {i}", daemon=True)
+        for i in range(len(bodies))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    hung = [thread.name for thread in threads if thread.is_alive()]
+    if hung:
+        pytest.fail(f"after {limit_s} s still running: {hung}\n{stacks()}", pytrace=False)
+    return outcomes
+
+
+def results(outcomes: Sequence[Outcome]) -> list[Any]:
+    """The values, or the first error."""
+    for rank, outcome in enumerate(outcomes):
+        if outcome.error is not None:
+            raise AssertionError(f"rank {rank} failed") from outcome.error
+    return [outcome.value for outcome in outcomes]
+
+
+def call(comm: _core.Comm, coll: str, dtype: str = "uint8", op: str = "SUM", **kwargs: Any) -> None:
+    """Posts and waits."""
+    comm.post(coll, dtype, op, **{"timeout": CALL_S, **kwargs}).wait()
+
+
+class Group:
+    """Ranks of one group; connected unless told otherwise."""
+
+    def __init__(
+        self,
+        transport: str,
+        world: int,
+        *,
+        chunk_bytes: int = 0,
+        scripts: Sequence[str | None] | None = None,
+        connected: bool = True,
+    ) -> None:
+        self.transport = transport
+        self.world = world
+        token = os.urandom(16)
+        self.comms = [_core.Comm(rank, world, token, chunk_bytes) for rank in range(world)]
+        self._wires: list[dict[str, bytes]] = []
+        for rank, comm in enumerate(self.comms):
+            listens = LISTENS[transport] if scripts is None else [("fake", scripts[rank])]
+            self._wires.append({name: comm.listen(name, arg) for name, arg in listens})
+        if connected:
+            results(self.outcomes(lambda comm, rank: comm.connect(self.peers(rank), CONNECT_S)))
+
+    def peers(self, rank: int) -> list[tuple[str, bytes, str]]:
+        """How the rank reaches each one; labels are "thread N"."""
+        return [self._peer(rank, other) for other in range(self.world)]
+
+    def _peer(self, rank: int, other: int) -> tuple[str, bytes, str]:
+        names = list(self._wires[other])
+        name = names[(rank + other) % 2] if len(names) == 2 else names[0]
+        return (name, self._wires[other][name], f"thread {other}")
+
+    def outcomes(self, body: Body, limit_s: float = LIMIT_S) -> list[Outcome]:
+        """Runs body(comm, rank) as every rank at once."""
+        return run_threads(
+            [lambda c=comm, r=rank: body(c, r) for rank, comm in enumerate(self.comms)], limit_s
+        )
+
+    def run(self, body: Body, limit_s: float = LIMIT_S) -> list[Any]:
+        """As outcomes, for bodies that must succeed: the values."""
+        return results(self.outcomes(body, limit_s))
+
+    def close(self) -> None:
+        results(self.outcomes(lambda comm, _: comm.close()))

@@ -1,0 +1,33 @@
+"""The torch.distributed interface over 2 and 3 ranks, over shm and over tcp."""
+
+import pytest
+from integration_jobs import RUN, WORKERS, Ended, checks_in, failure_of, finish, start
+
+WORKER = "c10d_checks.py"
+LAYOUTS = {"2-over-shm": (2, "shm"), "3-over-shm": (3, "shm"), "3-over-tcp": (3, "tcp")}
+
+
+@pytest.fixture(scope="module", params=list(LAYOUTS))
+def job(request: pytest.FixtureRequest) -> tuple[Ended, int]:
+    ranks, transport = LAYOUTS[request.param]
+    command = [*RUN, "--nproc-per-node", str(ranks), str(WORKERS / WORKER)]
+    return finish([start(command, {"RDMATRAIN_TRANSPORT": transport})])[0], ranks
+
+
+def checks() -> list[object]:
+    """All checks; what the backend does not implement yet must fail until somebody does."""
+    missing = pytest.mark.xfail(strict=True, reason="no coalesced all_gather and reduce_scatter")
+    marks = {"coalesced_gathers_and_scatters_all_happen": missing}
+    return [pytest.param(n, marks=marks.get(n, ())) for n in checks_in(WORKER)]
+
+
+@pytest.mark.parametrize("name", checks())
+def test_of_torch_distributed(job: tuple[Ended, int], name: str) -> None:
+    ended, ranks = job
+    assert not (text := failure_of(ended, name, ranks)), text
+
+
+def test_the_job_ends_well_and_the_backend_warns_of_nothing(job: tuple[Ended, int]) -> None:
+    ended, _ = job
+    assert ended.code == 0, ended.out
+    assert "rdmatrain: " not in ended.out, ended.out

@@ -1,0 +1,368 @@
+"""Calls that are wrong on one rank or on all: each rank must get one clear error, never a hang."""
+
+import torch
+import torch.distributed as dist
+from checklib import check, main, note, raised_by, values
+
+
+def rank() -> int:
+    return dist.get_rank()
+
+
+def world() -> int:
+    return dist.get_world_size()
+
+
+def odd_one_out() -> bool:
+    """Rank 1 is the one that differs."""
+    return rank() == 1
+
+
+def first_error(name, among, call, *args, **kwargs):
+    """What this rank learns of a mismatch: from the call, or if it needed no answer, from the next."""
+
+    def call_and_meet():
+        call(*args, **kwargs)
+        dist.barrier(among)
+
+    error = raised_by(call_and_meet)
+    note(**{f"text_{name}": str(error)})
+    assert isinstance(error, dist.DistBackendError), (type(error), str(error))
+    assert "\n" not in str(error), error
+    return str(error)
+
+
+def expect_both_named(text, *parts):
+    missing = [part for part in ("rank 0", "rank 1", *parts) if part not in text]
+    # With three ranks, 0 or 2 may be the one that rank 1 is compared with.
+    if "rank 0" in missing and "rank 2" in text:
+        missing.remove("rank 0")
+    assert not missing, f"{missing} not in: {text}"
+
+
+def expect_alive(group):
+    x = values(rank(), 10)
+    dist.all_reduce(x, group=group)
+    assert x.tolist() == torch.stack([values(r, 10) for r in range(world())]).sum(0).tolist()
+
+
+@check
+def shapes_that_differ(group):
+    x = torch.ones(20 if odd_one_out() else 10)
+    text = first_error("shapes", group, dist.all_reduce, x, group=group)
+    expect_both_named(text, "10 elements", "20 elements", "all_reduce")
+
+
+@check
+def large_shapes_that_differ_by_one(group):
+    x = torch.ones(1_000_001 if odd_one_out() else 1_000_000)
+    text = first_error("large", group, dist.all_reduce, x, group=group)
+    expect_both_named(text, "1000000 elements", "1000001 elements")
+
+
+@check
+def an_empty_tensor_on_one_rank_only(group):
+    x = torch.ones(0 if odd_one_out() else 10)
+    text = first_error("empty", group, dist.all_reduce, x, group=group)
+    expect_both_named(text, " 0 elements", "10 elements")
+
+
+@check
+def dtypes_that_differ(group):
+    x = torch.ones(10, dtype=torch.float64 if odd_one_out() else torch.float32)
+    text = first_error("dtypes", group, dist.all_reduce, x, group=group)
+    expect_both_named(text, "float32", "float64")
+
+
+@check
+def dtypes_of_one_size_that_differ(group):
+    x = torch.ones(10, dtype=torch.int32 if odd_one_out() else torch.float32)
+    text = first_error("same_size", group, dist.all_reduce, x, group=group)
+    expect_both_named(text, "float32", "int32")
+
+
+@check
+def reductions_that_differ(group):
+    op = dist.ReduceOp.MAX if odd_one_out() else dist.ReduceOp.SUM
+    text = first_error("ops", group, dist.all_reduce, torch.ones(10), op=op, group=group)
+    expect_both_named(text, "SUM", "MAX")
+
+
+@check
+def roots_that_differ(group):
+    root = 1 if odd_one_out() else 0
+    text = first_error("roots", group, dist.broadcast, torch.ones(10), src=root, group=group)
+    expect_both_named(text, "root 0", "root 1")
+
+
+@check
+def broadcasts_of_different_sizes(group):
+    x = torch.ones(20 if odd_one_out() else 10)
+    text = first_error("broadcasts", group, dist.broadcast, x, src=0, group=group)
+    expect_both_named(text, "10 elements", "20 elements")
+
+
+@check
+def large_broadcasts_of_different_sizes(group):
+    x = torch.ones(2_000_000 if odd_one_out() else 1_000_000)
+    text = first_error("large_broadcasts", group, dist.broadcast, x, src=0, group=group)
+    expect_both_named(text, "1000000 elements", "2000000 elements")
+
+
+@check
+def gathers_of_different_sizes(group):
+    n = 20 if odd_one_out() else 10
+    out = [torch.empty(n) for _ in range(world())]
+    text = first_error("gathers", group, dist.all_gather, out, torch.ones(n), group=group)
+    expect_both_named(text, "10 elements", "20 elements")
+
+
+@check
+def scatters_of_different_sizes(group):
+    n = 20 if odd_one_out() else 10
+    x = torch.ones(n * world())
+    call = dist.reduce_scatter_tensor
+    text = first_error("scatters", group, call, torch.empty(n), x, group=group)
+    expect_both_named(text, "10 elements", "20 elements")
+
+
+@check
+def different_collectives(group):
+    x = torch.ones(10)
+    if odd_one_out():
+        out = [torch.empty(10) for _ in range(world())]
+        text = first_error("collectives", group, dist.all_gather, out, x, group=group)
+    else:
+        text = first_error("collectives", group, dist.all_reduce, x, group=group)
+    expect_both_named(text, "all_reduce", "all_gather")
+
+
+@check
+def a_broadcast_against_an_all_reduce(group):
+    x = torch.ones(10)
+    if odd_one_out():
+        text = first_error("bcast_reduce", group, dist.all_reduce, x, group=group)
+    else:
+        text = first_error("bcast_reduce", group, dist.broadcast, x, src=0, group=group)
+    expect_both_named(text, "all_reduce", "broadcast")
+
+
+@check
+def a_barrier_against_an_all_reduce(group):
+    if odd_one_out():
+        text = first_error("barrier", group, dist.barrier, group)
+    else:
+        text = first_error("barrier", group, dist.all_reduce, torch.ones(10), group=group)
+    expect_both_named(text, "all_reduce", "barrier")
+
+
+@check
+def a_send_and_a_recv_of_different_sizes(group):
+    if rank() == 0:
+        text = first_error("send", group, dist.send, torch.ones(10), 1, group=group)
+    elif rank() == 1:
+        text = first_error("send", group, dist.recv, torch.ones(20), 0, group=group)
+    else:
+        return
+    expect_both_named(text, "10 elements", "20 elements", "send", "recv")
+
+
+@check
+def a_send_and_a_recv_of_different_dtypes(group):
+    if rank() == 0:
+        text = first_error("send", group, dist.send, torch.ones(10).int(), 1, group=group)
+    elif rank() == 1:
+        text = first_error("send", group, dist.recv, torch.ones(10), 0, group=group)
+    else:
+        return
+    expect_both_named(text, "float32", "int32")
+
+
+@check
+def what_comes_after_a_mismatch_fails_with_the_same_reason(group):
+    x = torch.ones(20 if odd_one_out() else 10)
+    first = first_error("first", group, dist.all_reduce, x, group=group)
+    again = str(raised_by(dist.all_reduce, torch.ones(3), group=group))
+    assert "10 elements" in again and "20 elements" in again, again
+    assert len(again) < 2 * len(first) + 200
+
+
+def refused_on_all(among, call, *args, parts, **kwargs):
+    """All ranks refuse alike, so the group is in step and goes on."""
+    error = raised_by(call, *args, **kwargs)
+    text = str(error)
+    note(text_refused=text)
+    assert isinstance(error, RuntimeError), type(error)
+    assert "\n" not in text, text
+    for part in (f"rank {rank()}", *parts):
+        assert part in text, (part, text)
+    expect_alive(among)
+
+
+@check
+def complex_all_reduce_on_all_ranks(group):
+    x = torch.ones(4, dtype=torch.complex64)
+    parts = ["all_reduce", "ComplexFloat", "supported: float16"]
+    refused_on_all(group, lambda: group.allreduce([x]).wait(), parts=parts)
+
+
+@check
+def bool_all_reduce_on_all_ranks(group):
+    x = torch.ones(4, dtype=torch.bool)
+    refused_on_all(group, dist.all_reduce, x, group=group, parts=["all_reduce", "Bool"])
+
+
+@check
+def float8_reduce_scatter_on_all_ranks(group):
+    x = torch.ones(4 * world()).to(torch.float8_e4m3fn)
+    out = torch.empty(4, dtype=torch.float8_e4m3fn)
+    call = dist.reduce_scatter_tensor
+    refused_on_all(group, call, out, x, group=group, parts=["reduce_scatter", "Float8_e4m3fn"])
+
+
+@check
+def a_bitwise_reduction_on_all_ranks(group):
+    x = torch.ones(4, dtype=torch.int32)
+    parts = ["all_reduce", "BAND", "supported: SUM"]
+    refused_on_all(group, dist.all_reduce, x, op=dist.ReduceOp.BAND, group=group, parts=parts)
+
+
+@check
+def a_premultiplied_sum_on_all_ranks(group):
+    op = dist._make_nccl_premul_sum(2.0)
+    parts = ["PREMUL_SUM", "supported: SUM"]
+    refused_on_all(group, dist.all_reduce, torch.ones(4), op=op, group=group, parts=parts)
+
+
+@check
+def a_sparse_tensor_on_all_ranks(group):
+    x = torch.eye(3).to_sparse()
+    # Most calls never come this far: torch's dispatcher knows no sparse kernel for them.
+    refused_on_all(group, dist.all_reduce, x, group=group, parts=["all_reduce", "sparse"])
+
+
+@check
+def an_output_of_the_wrong_size_on_all_ranks(group):
+    call = dist.all_gather_into_tensor
+    out, x = torch.empty(3 * world() + 1), torch.ones(3)
+    parts = [f"not {3 * world() + 1}", "3 elements"]
+    refused_on_all(group, call, out, x, group=group, parts=parts)
+
+
+@check
+def an_input_of_the_wrong_size_on_all_ranks(group):
+    call = dist.reduce_scatter_tensor
+    out, x = torch.empty(3), torch.ones(3 * world() + 1)
+    refused_on_all(group, call, out, x, group=group, parts=[f"not {3 * world() + 1}"])
+
+
+@check
+def a_list_of_the_wrong_length_on_all_ranks(group):
+    out = [torch.empty(3)] * (world() + 1)
+    refused_on_all(group, dist.all_gather, out, torch.ones(3), group=group, parts=["one output"])
+
+
+@check
+def a_wrong_root_on_all_ranks(group):
+    options = dist.BroadcastOptions()
+    options.rootRank, options.rootTensor = world() + 4, 0
+    parts = [f"root {world() + 4}"]
+    refused_on_all(group, group.broadcast, [torch.ones(3)], options, parts=parts)
+
+
+@check
+def an_operation_that_the_backend_does_not_have(group):
+    x = torch.ones(2 * world())
+    error = raised_by(dist.all_to_all_single, torch.empty_like(x), x, group=group)
+    note(text_missing_op=str(error))
+    assert "rdmatrain" in str(error) and "alltoall" in str(error), error
+    expect_alive(group)
+
+
+@check
+def a_meta_tensor_on_all_ranks(group):
+    # torch.distributed itself does nothing for meta tensors, so this goes to the backend.
+    backend = group._get_backend(torch.device("cpu"))
+    x = torch.ones(3, device="meta")
+    refused_on_all(group, backend.allreduce, [x], parts=["is on meta", "CPU tensors"])
+    error = raised_by(backend.send, [x], (rank() + 1) % world(), 0)
+    assert f"rank {rank()}: send: a tensor is on meta" in str(error), error
+    expect_alive(group)
+
+
+@check
+def a_wrong_peer_is_refused(group):
+    error = raised_by(dist.send, torch.ones(3), world() + 2, group=group)
+    note(text_peer=str(error))
+    assert str(world() + 2) in str(error), error
+    error = raised_by(dist.send, torch.ones(3), rank(), group=group)
+    note(text_self=str(error))
+    expect_alive(group)
+
+
+def refused_on_one(name, group, bad, good):
+    """Rank 1 refuses, the others do not: it is told why, they are told that it did and why."""
+    error = raised_by(bad if odd_one_out() else good)
+    text = str(error)
+    note(**{f"text_{name}": text})
+    assert isinstance(error, RuntimeError), type(error)
+    for part in ("rank 1", name):
+        assert part in text, (part, text)
+    if not odd_one_out():
+        assert "refused" in text and isinstance(error, dist.DistBackendError), text
+    after = str(raised_by(dist.all_reduce, torch.ones(2), group=group))
+    assert name in after, after
+
+
+@check
+def complex_all_reduce_on_one_rank(group):
+    # Through the backend: dist.all_reduce views complex numbers as pairs of real ones.
+    x = torch.ones(4, dtype=torch.complex64)
+    refused_on_one(
+        "ComplexFloat",
+        group,
+        lambda: group.allreduce([x]).wait(),
+        lambda: dist.all_reduce(torch.ones(4), group=group),
+    )
+
+
+@check
+def bool_all_reduce_on_one_rank(group):
+    refused_on_one(
+        "Bool",
+        group,
+        lambda: dist.all_reduce(torch.ones(4, dtype=torch.bool), group=group),
+        lambda: dist.all_reduce(torch.ones(4), group=group),
+    )
+
+
+@check
+def a_bitwise_reduction_on_one_rank(group):
+    refused_on_one(
+        "BAND",
+        group,
+        lambda: dist.all_reduce(torch.ones(4).int(), op=dist.ReduceOp.BAND, group=group),
+        lambda: dist.all_reduce(torch.ones(4).int(), group=group),
+    )
+
+
+@check
+def a_wrong_output_size_on_one_rank(group):
+    def gather(size):
+        return dist.all_gather_into_tensor(torch.empty(size), torch.ones(3), group=group)
+
+    refused_on_one("all_gather_into_tensor", group, lambda: gather(3), lambda: gather(3 * world()))
+
+
+@check
+def a_refusal_against_a_large_all_reduce(group):
+    refused_on_one(
+        "Bool",
+        group,
+        lambda: dist.all_reduce(torch.ones(4, dtype=torch.bool), group=group),
+        lambda: dist.all_reduce(torch.ones(4_000_000), group=group),
+    )
+
+
+if __name__ == "__main__":
+    main()
