@@ -17,7 +17,7 @@ export PIP_ROOT_USER_ACTION := ignore
 # The editable install runs Python from here, so only what is compiled asks for a new build.
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 C_FILES := $(shell find csrc tests/c -name '*.[ch]' -o -name '*.cpp')
-SHELL_FILES := .ci/run $(shell find launch benchmarks tests -name '*.sh')
+SHELL_FILES := .ci/run $(shell find $(wildcard launch benchmarks tests) -name '*.sh')
 # ThreadSanitizer cannot map its shadow where a kernel randomises more bits than it knows of.
 FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 

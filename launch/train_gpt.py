@@ -22,7 +22,7 @@ MAX_TEXT_BYTES = 8_000_000
 TEXT_SUFFIXES = {".c", ".h", ".md", ".py", ".rst", ".txt"}  # what is read of a folder
 OPTIONS = (
     ("--backend", "rdmatrain", "torch.distributed backend; any name works, such as gloo"),
-    ("--steps", 500, "optimizer steps"),
+    ("--steps", 600, "optimizer steps"),
     ("--global-batch", 12, "sequences per step, over all ranks"),
     ("--seq-len", 128, "bytes per sequence"),
     ("--layers", 3, "transformer layers"),
@@ -47,6 +47,8 @@ def parse_args(argv: list[str] | None, world: int) -> argparse.Namespace:
     for name, value in vars(args).items():
         if isinstance(value, int) and name != "seed" and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    if not dist.is_backend_available(args.backend):
+        raise ValueError(f"--backend {args.backend} is not known to torch.distributed")
     if args.global_batch % world:
         raise ValueError(f"--global-batch {args.global_batch} is not divisible by {world} ranks")
     if args.width % args.heads:
@@ -58,10 +60,9 @@ def read_text(paths: list[Path]) -> bytes:
     """Join the files in order, and those of folders by name, up to MAX_TEXT_BYTES."""
     text = bytearray()
     for path in paths:
-        before, files = len(text), [path]
-        if path.is_dir():
-            files = sorted(f for f in path.rglob("*") if f.suffix in TEXT_SUFFIXES)
-        for file in files:
+        before = len(text)
+        found = (f for f in path.rglob("*") if f.is_file() and f.suffix in TEXT_SUFFIXES)
+        for file in sorted(found) if path.is_dir() else [path]:
             text += file.read_bytes()[: MAX_TEXT_BYTES - len(text)]
         if len(text) == before < MAX_TEXT_BYTES:
             raise ValueError(f"--data {path}: no text in it")
@@ -97,82 +98,75 @@ class GPT(nn.Module):
     def __init__(self, args: argparse.Namespace) -> None:
         super().__init__()
         width, options = args.width, {"batch_first": True, "norm_first": True}
-        self.byte, self.position = nn.Embedding(256, width), nn.Embedding(args.seq_len, width)
+        self.byte = nn.Embedding(256, width)
         nn.init.normal_(self.byte.weight, std=0.1)
-        nn.init.normal_(self.position.weight, std=0.02)
+        self.position = nn.Parameter(torch.zeros(args.seq_len, width))
+        # GELU is smooth: with ReLU, last-bit differences in a sum flip units and then grow.
         layer = nn.TransformerEncoderLayer(width, args.heads, 4 * width, 0.0, "gelu", **options)
         self.layers = nn.TransformerEncoder(layer, args.layers, enable_nested_tensor=False)
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 256)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map bytes (batch, time) to logits (batch, time, 256)."""
-        h = self.byte(x) + self.position.weight[: x.shape[1]]
+        h = self.byte(x) + self.position[: x.shape[1]]
         mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
         return self.head(self.norm(self.layers(h, mask=mask, is_causal=True)))
 
 
-def loss_of(model: nn.Module, sequences: Tensor) -> Tensor:
+def loss_of(model: nn.Module, x: Tensor) -> Tensor:
     """Mean cross-entropy per byte, in nats."""
-    logits, targets = model(sequences[:, :-1]), sequences[:, 1:]
-    return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    return nn.functional.cross_entropy(model(x[:, :-1]).flatten(0, 1), x[:, 1:].flatten())
 
 
-class Averager:
-    """Averages DDP's buckets of gradients over the ranks, and times what that costs the step.
+def average(comm: dict, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """Average a bucket of DDP's gradients over the ranks, and time what that costs the step.
 
     "comm" is the time in which this rank could not compute because of it: starting the
     all-reduces, and then from the start of the last one until backward() returns. What runs
     beside backward() is free and does not count; waiting for a slower rank does.
     """
-
-    seconds = last_start = 0.0
-
-    def hook(self, _state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-        """Start one all-reduce; DDP calls this as soon as a bucket is full."""
-        begin = time.perf_counter()
-        work = dist.all_reduce(bucket.buffer().div_(dist.get_world_size()), async_op=True)
-        future = work.get_future().then(lambda done: done.value()[0])
-        self.last_start = time.perf_counter()
-        self.seconds += self.last_start - begin
-        return future
+    begin = time.perf_counter()
+    work = dist.all_reduce(bucket.buffer().div_(dist.get_world_size()), async_op=True)
+    comm["last_start"] = time.perf_counter()
+    comm["seconds"] += comm["last_start"] - begin
+    return work.get_future().then(lambda done: done.value()[0])
 
 
 def train(model: GPT, data: Tensor, args: argparse.Namespace, rank: int) -> list[tuple]:
     """Train, report, and return the curve: step, loss, tokens/s, ms per step, share of comm."""
-    averager, rows, world = Averager(), [], dist.get_world_size()
+    comm, rows, world = {"seconds": 0.0, "last_start": 0.0}, [], dist.get_world_size()
     # Small buckets, so that their all-reduces run beside backward().
     net = nn.parallel.DistributedDataParallel(model, bucket_cap_mb=1, gradient_as_bucket_view=True)
-    net.register_comm_hook(None, averager.hook)
+    net.register_comm_hook(comm, average)
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, betas=(0.9, 0.95), eps=1e-6)
-    begin, last = time.perf_counter(), 0
+    begin, last, tokens = time.perf_counter(), 0, args.global_batch * args.seq_len
     for step in range(1, args.steps + 1):
         done = (step - 1) / args.steps
         optimizer.param_groups[0]["lr"] = args.lr * min(10 * done + 0.1, 1 - done)  # up, then down
         loss = loss_of(net, batch(data, args, step, rank, world))
         optimizer.zero_grad()
         loss.backward()
-        averager.seconds += time.perf_counter() - averager.last_start
+        comm["seconds"] += time.perf_counter() - comm["last_start"]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step in (1, args.steps) or step % args.log_every == 0:
             seconds = (time.perf_counter() - begin) / (step - last)  # mean since the last line
-            comm = averager.seconds / (step - last) / seconds
+            share = comm["seconds"] / (step - last) / seconds
             dist.all_reduce(loss := loss.detach() / world)
-            tokens = args.global_batch * args.seq_len / seconds
-            rows.append((step, loss.item(), tokens, 1000 * seconds, comm))
+            rows.append((step, loss.item(), tokens / seconds, 1000 * seconds, share))
             if rank == 0:
                 line = "step {:4}  loss {:.4f}  tokens/s {:7.0f}  step {:6.1f} ms  comm {:6.1%}"
                 print(line.format(*rows[-1]), flush=True)
-            begin, last, averager.seconds = time.perf_counter(), step, 0.0
+            begin, last, comm["seconds"] = time.perf_counter(), step, 0.0
     return rows
 
 
 @torch.no_grad()
-def heldout_loss(model: GPT, data: Tensor, args: argparse.Namespace, rank: int) -> float:
+def heldout_loss(model: GPT, data: Tensor, args: argparse.Namespace) -> float:
     """Loss over 128 fixed windows of the held-out text, split over the ranks."""
     starts = torch.linspace(0, len(data) - args.seq_len - 1, 128, dtype=torch.float64).long()
     total = torch.zeros((), dtype=torch.float64)
-    for start in starts[rank :: dist.get_world_size()]:
+    for start in starts[dist.get_rank() :: dist.get_world_size()]:
         total += loss_of(model, windows(data, start[None], args.seq_len))
     dist.all_reduce(total)
     return total.item() / len(starts)
@@ -181,53 +175,48 @@ def heldout_loss(model: GPT, data: Tensor, args: argparse.Namespace, rank: int) 
 @torch.no_grad()
 def sample(model: GPT, text: Tensor, args: argparse.Namespace) -> str:
     """Continue the text by 200 bytes; unprintable ones are escaped."""
-    generator = torch.Generator().manual_seed(args.seed)
+    torch.manual_seed(args.seed)
     for _ in range(200):
         chances = (model(text[None, -args.seq_len :])[0, -1] / 0.7).softmax(0)
-        text = torch.cat([text, torch.multinomial(chances, 1, generator=generator)])
+        text = torch.cat([text, torch.multinomial(chances, 1)])
     return "".join(chr(b) if 32 <= b < 127 or b == 10 else f"\\x{b:02x}" for b in text.tolist())
 
 
-def plot(rows: list[tuple], path: Path) -> None:
-    """Draw the loss curve, where matplotlib is installed."""
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 (optional, and slow to import)
-    except ImportError:
-        return print(f"no {path}: matplotlib is not installed")
-    axes = (figure := Figure()).subplots()
-    axes.plot([row[0] for row in rows], [row[1] for row in rows])
-    axes.set(xlabel="step", ylabel="training loss (nats per byte)")
-    return figure.savefig(path)
-
-
-def report(model: GPT, heldout: Tensor, rows: list[tuple], args: argparse.Namespace) -> None:
-    """Measure the result on all ranks; rank 0 prints and saves it."""
-    rank, world = dist.get_rank(), dist.get_world_size()
-    loss = heldout_loss(model, heldout, args, rank)
+def measure(model: GPT, heldout: Tensor, rows: list[tuple], args: argparse.Namespace) -> dict:
+    """Return the result, which takes all ranks."""
     params = b"".join(p.detach().numpy().tobytes() for p in model.parameters())
     digest = torch.frombuffer(bytearray(hashlib.sha256(params).digest()), dtype=torch.uint8)
-    digests = [torch.empty_like(digest) for _ in range(world)]
+    digests = [torch.empty_like(digest) for _ in range(dist.get_world_size())]
     dist.all_gather(digests, digest)
-    if rank != 0:
-        return
     backend = dist.distributed_c10d._get_default_group()._get_backend(torch.device("cpu"))
-    result = {
-        "world_size": world,
+    return {
+        "world_size": dist.get_world_size(),
         "backend": args.backend,
         "transport": getattr(backend, "transport", None),
         "steps": args.steps,
         "final_loss": rows[-1][1],
-        "heldout_loss": loss,
+        "heldout_loss": heldout_loss(model, heldout, args),
         "tokens_per_s": sorted(row[2] for row in rows)[len(rows) // 2],
         "param_sha256": [bytes(d.tolist()).hex() for d in digests],
     }
-    print(f"sample: {sample(model, heldout[:32].long(), args)}\nheld-out loss {loss:.4f}")
-    for i, sha in enumerate(result["param_sha256"]):
-        print(f"rank {i}: parameters sha256 {sha}", flush=True)
-    (args.out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+def report(result: dict, rows: list[tuple], out: Path) -> None:
+    """Print the result and write result.json, loss.csv and loss.png."""
+    print(f"held-out loss {result['heldout_loss']:.6f}")
+    for rank, sha in enumerate(result["param_sha256"]):
+        print(f"rank {rank}: parameters sha256 {sha}", flush=True)
+    (out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     lines = [("step", "loss", "tokens_per_s", "step_ms", "comm_share"), *rows]
-    (args.out / "loss.csv").write_text("".join(",".join(map(str, line)) + "\n" for line in lines))
-    plot(rows, args.out / "loss.png")
+    (out / "loss.csv").write_text("".join(",".join(map(str, line)) + "\n" for line in lines))
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 (optional, and slow to import)
+    except ImportError:
+        return print("no loss.png: matplotlib is not installed")
+    axes = (figure := Figure()).subplots()
+    axes.plot([row[0] for row in rows], [row[1] for row in rows])
+    axes.set(xlabel="step", ylabel="training loss (nats per byte)")
+    return figure.savefig(out / "loss.png")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -247,9 +236,13 @@ def main(argv: list[str] | None = None) -> None:
     try:
         torch.manual_seed(args.seed)
         model = GPT(args)
-        report(model, heldout, train(model, training, args, rank), args)
+        rows = train(model, training, args, rank)
+        result = measure(model, heldout, rows, args)
     finally:
         dist.destroy_process_group()
+    if rank == 0:
+        report(result, rows, args.out)
+        print("sample:", sample(model, heldout[:32].long(), args))
 
 
 if __name__ == "__main__":

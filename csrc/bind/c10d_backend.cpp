@@ -9,34 +9,15 @@ namespace {
 
 std::optional<rdt_dtype_t> arithmetic_dtype(at::ScalarType type)
 {
-    switch (type) {
-    case at::kHalf:
-        return RDT_F16;
-    case at::kBFloat16:
-        return RDT_BF16;
-    case at::kFloat:
-        return RDT_F32;
-    case at::kDouble:
-        return RDT_F64;
-    case at::kChar:
-        return RDT_I8;
-    case at::kByte:
-        return RDT_U8;
-    case at::kShort:
-        return RDT_I16;
-    case at::kUInt16:
-        return RDT_U16;
-    case at::kInt:
-        return RDT_I32;
-    case at::kUInt32:
-        return RDT_U32;
-    case at::kLong:
-        return RDT_I64;
-    case at::kUInt64:
-        return RDT_U64;
-    default:
-        return std::nullopt;
-    }
+    static constexpr std::pair<at::ScalarType, rdt_dtype_t> table[] = {
+        {at::kHalf, RDT_F16},   {at::kBFloat16, RDT_BF16}, {at::kFloat, RDT_F32},
+        {at::kDouble, RDT_F64}, {at::kChar, RDT_I8},       {at::kByte, RDT_U8},
+        {at::kShort, RDT_I16},  {at::kUInt16, RDT_U16},    {at::kInt, RDT_I32},
+        {at::kUInt32, RDT_U32}, {at::kLong, RDT_I64},      {at::kUInt64, RDT_U64}};
+
+    for (auto [scalar_type, dtype] : table)
+        if (scalar_type == type) return dtype;
+    return std::nullopt;
 }
 
 /* What is only moved needs no arithmetic: any dtype travels, others as words of their size. */

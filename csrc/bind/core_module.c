@@ -228,34 +228,41 @@ static int parse_peers(PyObject *peers, uint32_t world, rdt_peer_info_t *infos)
     return 1;
 }
 
+/* With a tuple of peers, which nobody changes while the GIL is released. */
+static PyObject *connect_to(CommObject *self, PyObject *peers, uint64_t ns)
+{
+    rdt_peer_info_t *infos = PyMem_Calloc(self->world, sizeof(*infos));
+    rdt_comm_t *comm = self->comm;
+    rdt_status_t st;
+
+    if (infos == NULL) return PyErr_NoMemory();
+    if (!parse_peers(peers, self->world, infos)) {
+        PyMem_Free(infos);
+        return NULL;
+    }
+    self->users++;
+    Py_BEGIN_ALLOW_THREADS
+    st = rdt_comm_connect(comm, infos, ns < UINT64_MAX / 2 ? ns : UINT64_MAX / 2);
+    Py_END_ALLOW_THREADS
+    self->users--;
+    PyMem_Free(infos);
+    if (st != RDT_OK) return raise_status(st, rdt_last_error());
+    Py_RETURN_NONE;
+}
+
 static PyObject *comm_connect(CommObject *self, PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"peers", "timeout", NULL};
-    PyObject *peers, *timeout;
-    rdt_peer_info_t *infos;
+    PyObject *peers, *timeout, *result;
     uint64_t ns;
-    rdt_status_t st = RDT_OK;
-    int parsed;
 
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO", keywords, &peers, &timeout)) return NULL;
     if (comm_of(self) == NULL || !to_ns(timeout, &ns)) return NULL;
-    peers = PySequence_Tuple(peers); /* nobody changes it while the GIL is released */
+    peers = PySequence_Tuple(peers);
     if (peers == NULL) return NULL;
-    infos = PyMem_Calloc(self->world, sizeof(*infos));
-    if (infos == NULL) PyErr_NoMemory();
-    parsed = infos != NULL && parse_peers(peers, self->world, infos);
-    if (parsed) {
-        self->users++;
-        Py_BEGIN_ALLOW_THREADS
-        st = rdt_comm_connect(self->comm, infos, ns < UINT64_MAX / 2 ? ns : UINT64_MAX / 2);
-        Py_END_ALLOW_THREADS
-        self->users--;
-    }
-    if (parsed && st != RDT_OK) raise_status(st, rdt_last_error());
-    PyMem_Free(infos);
+    result = connect_to(self, peers, ns);
     Py_DECREF(peers);
-    if (!parsed || st != RDT_OK) return NULL;
-    Py_RETURN_NONE;
+    return result;
 }
 
 static PyObject *comm_transport(CommObject *self, PyObject *arg)
@@ -270,11 +277,13 @@ static PyObject *comm_transport(CommObject *self, PyObject *arg)
 static PyObject *comm_abort(CommObject *self, PyObject *arg)
 {
     const char *reason = PyUnicode_AsUTF8(arg);
+    rdt_comm_t *comm;
 
     if (reason == NULL || comm_of(self) == NULL) return NULL;
+    comm = self->comm;
     self->users++;
     Py_BEGIN_ALLOW_THREADS
-    rdt_comm_abort(self->comm, reason);
+    rdt_comm_abort(comm, reason);
     Py_END_ALLOW_THREADS
     self->users--;
     Py_RETURN_NONE;
@@ -292,34 +301,62 @@ static PyObject *comm_detach(CommObject *self, PyObject *Py_UNUSED(unused))
 
 /* -- posting -- */
 
-/* Which buffers an operation has, and how many of them make world shards. */
+/* Which buffers an operation has: 0 none, 1 one of count elements, WORLD one of world times that. */
+enum { WORLD = 2 };
+static const struct {
+    uint8_t in, out;
+} shapes[] = {[RDT_ALL_REDUCE] = {1, 1},
+              [RDT_BROADCAST] = {0, 1},
+              [RDT_ALL_GATHER] = {1, WORLD},
+              [RDT_REDUCE_SCATTER] = {WORLD, 1},
+              [RDT_BARRIER] = {0, 0},
+              [RDT_SEND] = {1, 0},
+              [RDT_RECV] = {0, 1}};
+
+/* Elements of a shard of the buffer, 0 for none; false with an exception set. */
+static int count_elements(const rdt_call_t *call, const Py_buffer *view, size_t shards,
+                          uint64_t *count_p)
+{
+    size_t unit = rdt_dtype_bytes(call->dtype) * shards;
+
+    if (view->obj == NULL) return 1;
+    *count_p = (size_t)view->len / unit;
+    if ((size_t)view->len % unit == 0) return 1;
+    PyErr_Format(PyExc_ValueError, "%s: a buffer of %zd bytes is not %zu shards of %s",
+                 rdt_coll_name(call->coll), view->len, shards, rdt_dtype_name(call->dtype));
+    return 0;
+}
+
+static int check_presence(const rdt_call_t *call, const WorkObject *work)
+{
+    int in = shapes[call->coll].in != 0, out = shapes[call->coll].out != 0;
+
+    if (call->coll == RDT_ALL_REDUCE) in = work->in.obj != NULL; /* else it is in place */
+    if (in == (work->in.obj != NULL) && out == (work->out.obj != NULL)) return 1;
+    PyErr_Format(PyExc_ValueError, "%s takes %s and %s", rdt_coll_name(call->coll),
+                 in ? "an input" : "no input", out ? "an output" : "no output");
+    return 0;
+}
+
+/* Fills in the pointers and the count. False with an exception set. */
 static int check_buffers(WorkObject *work, rdt_call_t *call, uint32_t world)
 {
-    size_t elem = rdt_dtype_bytes(call->dtype);
-    size_t in_shards = call->coll == RDT_REDUCE_SCATTER ? world : 1;
-    size_t out_shards = call->coll == RDT_ALL_GATHER ? world : 1;
-    int has_in = call->coll == RDT_ALL_GATHER || call->coll == RDT_REDUCE_SCATTER ||
-                 call->coll == RDT_SEND || (call->coll == RDT_ALL_REDUCE && work->in.obj != NULL);
-    int has_out = call->coll != RDT_SEND && call->coll != RDT_BARRIER;
-    size_t one;
+    const Py_buffer *in = &work->in, *out = &work->out;
+    size_t in_shards = shapes[call->coll].in == WORLD ? world : 1;
+    size_t out_shards = shapes[call->coll].out == WORLD ? world : 1;
+    uint64_t num_in = 0, num_out = 0;
 
-    if (has_in != (work->in.obj != NULL) || has_out != (work->out.obj != NULL)) {
-        PyErr_Format(PyExc_ValueError, "%s needs %s and %s", rdt_coll_name(call->coll),
-                     has_in ? "an input" : "no input", has_out ? "an output" : "no output");
+    if (!check_presence(call, work) || !count_elements(call, in, in_shards, &num_in) ||
+        !count_elements(call, out, out_shards, &num_out))
+        return 0;
+    if (in->obj != NULL && out->obj != NULL && num_in != num_out) {
+        PyErr_Format(PyExc_ValueError, "%s over %u ranks: %zd bytes in, %zd bytes out",
+                     rdt_coll_name(call->coll), world, in->len, out->len);
         return 0;
     }
-    if (!has_in && !has_out) return 1;
-    one = has_out ? (size_t)work->out.len / out_shards : (size_t)work->in.len;
-    call->count = one / elem;
-    if (one % elem != 0 || (has_out && (size_t)work->out.len != one * out_shards) ||
-        (has_in && (size_t)work->in.len != one * in_shards)) {
-        PyErr_Format(PyExc_ValueError, "%s of %s over %u ranks: %zd bytes in, %zd bytes out",
-                     rdt_coll_name(call->coll), rdt_dtype_name(call->dtype), world,
-                     has_in ? work->in.len : 0, has_out ? work->out.len : 0);
-        return 0;
-    }
-    call->in = has_in ? work->in.buf : work->out.buf;
-    call->out = has_out ? work->out.buf : NULL;
+    call->count = in->obj != NULL ? num_in : num_out;
+    call->in = in->obj != NULL ? in->buf : out->buf;
+    call->out = out->buf;
     return 1;
 }
 
@@ -356,6 +393,7 @@ static int parse_call(CommObject *self, PyObject *args, PyObject *kwargs, WorkOb
 static PyObject *comm_post(CommObject *self, PyObject *args, PyObject *kwargs)
 {
     WorkObject *work;
+    rdt_comm_t *comm;
     rdt_call_t call = {0};
     rdt_status_t st;
 
@@ -367,9 +405,14 @@ static PyObject *comm_post(CommObject *self, PyObject *args, PyObject *kwargs)
         Py_DECREF(work);
         return NULL;
     }
+    comm = comm_of(self); /* taking a buffer may run Python code, which may close */
+    if (comm == NULL) {
+        Py_DECREF(work);
+        return NULL;
+    }
     self->users++;
     Py_BEGIN_ALLOW_THREADS
-    st = rdt_post(self->comm, &call, &work->work);
+    st = rdt_post(comm, &call, &work->work);
     Py_END_ALLOW_THREADS
     self->users--;
     if (st == RDT_OK) return (PyObject *)work;

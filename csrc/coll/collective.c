@@ -219,6 +219,17 @@ static void place(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, const
     if (s == RDT_STREAM_INPUT) comm->ready++;
 }
 
+static bool more_to_come(const rdt_peer_state_t *peer)
+{
+    return peer->rx_next[0] < peer->rx_total[0] || peer->rx_next[1] < peer->rx_total[1];
+}
+
+/* Nothing came, and nothing will: the peer left before this collective, or its connection ended. */
+static bool is_over(const rdt_peer_state_t *peer, const rdt_work_t *work, rdt_status_t st)
+{
+    return st == RDT_AGAIN ? peer->bye && work->seq > peer->bye_seq : st != RDT_OK;
+}
+
 /* HOT. Consumes the peer's messages up to one that waits to be reduced. */
 static bool receive_peer(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank)
 {
@@ -226,20 +237,13 @@ static bool receive_peer(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank
     rdt_conn_t *conn = peer->conn;
     bool moved = false;
 
-    while (!peer->held &&
-           (peer->rx_next[0] < peer->rx_total[0] || peer->rx_next[1] < peer->rx_total[1])) {
+    while (!peer->held && more_to_come(peer)) {
         rdt_msg_t msg;
         rdt_status_t st = conn->ops->peek(conn, RDT_LANE_COLL, &msg);
         rdt_stream_t s;
 
-        if (st == RDT_AGAIN) {
-            if (peer->bye && work->seq > peer->bye_seq) lost(comm, work, rank);
-            break;
-        }
-        if (st != RDT_OK) {
-            lost(comm, work, rank);
-            break;
-        }
+        if (is_over(peer, work, st)) lost(comm, work, rank);
+        if (st != RDT_OK) break;
         if (!expected(comm, work, rank, &msg)) break;
         s = (rdt_stream_t)((const rdt_hdr_t *)msg.hdr)->kind;
         moved = true;
@@ -320,9 +324,7 @@ static bool all_received(const rdt_comm_t *comm)
     for (uint32_t r = 0; r < comm->cfg.world; r++) {
         const rdt_peer_state_t *peer = &comm->peers[r];
 
-        if (peer->conn != NULL &&
-            (peer->rx_next[0] < peer->rx_total[0] || peer->rx_next[1] < peer->rx_total[1]))
-            return false;
+        if (peer->conn != NULL && more_to_come(peer)) return false;
     }
     return comm->reduced == comm->num_reduced;
 }
@@ -363,8 +365,7 @@ void rdt_collective_timeout_st(rdt_comm_t *comm, rdt_work_t *work)
     for (uint32_t r = 0; r < comm->cfg.world && len + 16 < sizeof(missing); r++) {
         const rdt_peer_state_t *peer = &comm->peers[r];
 
-        if (peer->conn == NULL || peer->held) continue;
-        if (peer->rx_next[0] < peer->rx_total[0] || peer->rx_next[1] < peer->rx_total[1])
+        if (peer->conn != NULL && !peer->held && more_to_come(peer))
             len += (size_t)snprintf(missing + len, sizeof(missing) - len, " %u", r);
     }
     rdt_describe_work(work, call);

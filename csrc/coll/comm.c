@@ -209,7 +209,7 @@ const char *rdt_comm_transport(const rdt_comm_t *comm, uint32_t rank)
     return comm->peers[rank].conn != NULL ? comm->peers[rank].conn->ops->name : "none";
 }
 
-static bool all_gone(const rdt_comm_t *comm)
+static bool all_flushed(const rdt_comm_t *comm)
 {
     for (uint32_t r = 0; r < comm->cfg.world; r++) {
         const rdt_conn_t *conn = comm->peers[r].conn;
@@ -219,9 +219,15 @@ static bool all_gone(const rdt_comm_t *comm)
     return true;
 }
 
-/* The buffers of failed works go back to their owners: from here on no transport may read them. */
-static void cut_stuck(rdt_comm_t *comm)
+/* The buffers of failed works go back to their owners: what can still go out goes now, and then no
+ * transport may read them any more. */
+static void drain_st(rdt_comm_t *comm)
 {
+    uint64_t deadline_ns = rdt_now_ns() + GOODBYE_NS;
+
+    while (!all_flushed(comm) && rdt_now_ns() < deadline_ns)
+        for (int i = 0; i < RDT_NUM_TRANSPORTS; i++)
+            if (comm->ctx[i] != NULL) transports[i]->poll(comm->ctx[i]);
     for (uint32_t r = 0; r < comm->cfg.world; r++) {
         rdt_conn_t *conn = comm->peers[r].conn;
 
@@ -237,7 +243,6 @@ void rdt_comm_tell_st(rdt_comm_t *comm)
     bool error = st != RDT_OK && st != RDT_CLOSED;
     rdt_hdr_t hdr = {.kind = error ? RDT_KIND_ERROR : RDT_KIND_BYE, .seq = comm->coll_done};
     size_t len = error ? strlen(comm->error) : 0;
-    uint64_t deadline_ns = rdt_now_ns() + GOODBYE_NS;
 
     if (comm->told) return;
     comm->told = true;
@@ -248,10 +253,7 @@ void rdt_comm_tell_st(rdt_comm_t *comm)
         if (conn != NULL)
             (void)conn->ops->send(conn, RDT_LANE_P2P, &hdr, comm->error, (uint32_t)len);
     }
-    while (!all_gone(comm) && rdt_now_ns() < deadline_ns)
-        for (int i = 0; i < RDT_NUM_TRANSPORTS; i++)
-            if (comm->ctx[i] != NULL) transports[i]->poll(comm->ctx[i]);
-    cut_stuck(comm);
+    drain_st(comm);
 }
 
 void rdt_comm_abort(rdt_comm_t *comm, const char *reason)

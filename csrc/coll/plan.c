@@ -74,6 +74,18 @@ static uint32_t chunks_of(const rdt_plan_t *plan, uint64_t count)
     return (uint32_t)ceil_div(count, plan->chunk);
 }
 
+static uint64_t flat_count(const rdt_plan_t *plan, uint32_t from, bool input)
+{
+    return input && from == plan->root ? plan->count : 0;
+}
+
+/* The root sends to each owner of a cut, which passes it on to the other owners. */
+static uint64_t scattered_count(const rdt_plan_t *plan, uint32_t from, uint32_t to, bool input)
+{
+    if (to == plan->root || input != (from == plan->root)) return 0;
+    return cut_count(plan, cut_of(plan, input ? to : from));
+}
+
 /* Elements that the stream carries, before they are cut into chunks. */
 static uint64_t stream_count(const rdt_plan_t *plan, uint32_t from, uint32_t to, rdt_stream_t s)
 {
@@ -87,10 +99,9 @@ static uint64_t stream_count(const rdt_plan_t *plan, uint32_t from, uint32_t to,
     case RDT_ALGO_TWO_PHASE:
         return cut_count(plan, input ? to : from);
     case RDT_ALGO_FLAT_BROADCAST:
-        return input && from == plan->root ? plan->count : 0;
+        return flat_count(plan, from, input);
     case RDT_ALGO_SCATTERED_BROADCAST:
-        if (to == plan->root || input != (from == plan->root)) return 0;
-        return cut_count(plan, cut_of(plan, input ? to : from));
+        return scattered_count(plan, from, to, input);
     default:
         return 0;
     }

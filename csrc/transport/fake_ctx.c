@@ -11,6 +11,24 @@
 pthread_mutex_t rdt_fake_lock = PTHREAD_MUTEX_INITIALIZER;
 static fake_ctx_t *all_ctx;
 
+static bool set_key(fake_script_t *script, const char *key, uint32_t value)
+{
+    const struct {
+        const char *key;
+        uint32_t *field, min, max;
+    } keys[] = {{"seed", &script->seed, 0, UINT32_MAX},
+                {"delay", &script->delay, 0, 1000},
+                {"slots", &script->slots, 1, FAKE_MAX_SLOTS},
+                {"fail", &script->fail, 0, UINT32_MAX}};
+
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        if (strcmp(keys[i].key, key) != 0) continue;
+        *keys[i].field = value;
+        return value >= keys[i].min && value <= keys[i].max;
+    }
+    return false;
+}
+
 static rdt_status_t parse(const char *text, fake_script_t *script)
 {
     char key[16];
@@ -20,20 +38,9 @@ static rdt_status_t parse(const char *text, fake_script_t *script)
     *script = (fake_script_t){.seed = 1, .slots = 4};
     for (const char *at = text != NULL ? text : ""; *at != '\0'; at += used) {
         if (*at == ',') at++;
-        if (sscanf(at, "%15[a-z]=%u%n", key, &value, &used) != 2)
-            return rdt_fail(RDT_BAD_ARG, "fake script \"%s\": expected key=number at \"%s\"", text,
+        if (sscanf(at, "%15[a-z]=%u%n", key, &value, &used) != 2 || !set_key(script, key, value))
+            return rdt_fail(RDT_BAD_ARG, "fake script \"%s\": not understood from \"%s\" on", text,
                             at);
-        if (strcmp(key, "seed") == 0)
-            script->seed = value;
-        else if (strcmp(key, "delay") == 0)
-            script->delay = value;
-        else if (strcmp(key, "slots") == 0 && value > 0 && value <= FAKE_MAX_SLOTS)
-            script->slots = value;
-        else if (strcmp(key, "fail") == 0)
-            script->fail = value;
-        else
-            return rdt_fail(RDT_BAD_ARG, "fake script \"%s\": \"%s=%u\" is not known", text, key,
-                            value);
     }
     return RDT_OK;
 }

@@ -20,7 +20,6 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from functools import cache
 from time import monotonic, sleep
 from typing import Protocol
@@ -32,7 +31,9 @@ from rdmatrain.errors import BootstrapError, CommError
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 1.0
+# torch's store logs each wait that times out, so who waits asks, ever more rarely.
+FIRST_POLL_SECONDS = 0.001
+LAST_POLL_SECONDS = 0.2
 # Who gives up stays for this long, or until all have heard: its end may be the end of the store.
 FAREWELL_SECONDS = 2.5
 # A waiter polls this long before it sleeps: longer than most collectives of a training step last.
@@ -46,7 +47,6 @@ class Store(Protocol):
     def get(self, key: str, /) -> bytes: ...  # noqa: D102
     def add(self, key: str, amount: int, /) -> int: ...  # noqa: D102
     def check(self, keys: list[str], /) -> bool: ...  # noqa: D102
-    def wait(self, keys: list[str], timeout: timedelta, /) -> None: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -95,19 +95,19 @@ class Turn:
 
     def get(self, key: str, rank: int) -> str:
         """Wait for what the rank publishes, until the deadline or until somebody gives up."""
-        place = self.place
-        with _store_errors(place):
-            while not self._store.check([self._prefix + key]):
+        with _store_errors(self.place):
+            for pause in _pauses():
+                if self._store.check([self._prefix + key]):
+                    return self._store.get(self._prefix + key).decode()
                 self.check_fault()
-                left = self.deadline - monotonic()
-                if left <= 0:
-                    raise BootstrapError(
-                        f"rank {place.rank} of {place.world} waited {place.timeout:.0f} s for rank "
-                        f"{rank} to join the group: is that process running, and has it the same "
-                        "MASTER_ADDR, MASTER_PORT and WORLD_SIZE?"
-                    )
-                _wait(self._store, self._prefix + key, min(left, POLL_SECONDS))
-            return self._store.get(self._prefix + key).decode()
+                if monotonic() >= self.deadline:
+                    break
+                sleep(pause)
+        raise BootstrapError(
+            f"rank {self.place.rank} of {self.place.world} waited {self.place.timeout:.0f} s for "
+            f"rank {rank} to join the group: is that process running, and has it the same "
+            "MASTER_ADDR, MASTER_PORT and WORLD_SIZE?"
+        )
 
     def check_fault(self) -> None:
         """Raise what another rank gave up for, if one did."""
@@ -180,9 +180,8 @@ def _claim(store: Store, place: Place) -> Turn:
         store.set(f"claim/{place.rank}/{number}", me)
         if number == 1:
             return Turn(store, place, number)
-        key = f"claim/{place.rank}/{number - 1}"
-        store.wait([key], timedelta(seconds=place.timeout))
-        if store.get(key).decode() == me:
+        # Blocks while the other one is between its add and its set.
+        if store.get(f"claim/{place.rank}/{number - 1}").decode() == me:
             return Turn(store, place, number)
     error = BootstrapError(
         f"two processes are rank {place.rank} of this group: this one is {host.label()}; "
@@ -190,6 +189,13 @@ def _claim(store: Store, place: Place) -> Turn:
     )
     Turn(store, place, number - 1).give_up(error)
     raise error
+
+
+def _pauses() -> Iterator[float]:
+    pause = FIRST_POLL_SECONDS
+    while True:
+        yield pause
+        pause = min(2 * pause, LAST_POLL_SECONDS)
 
 
 @contextmanager
@@ -296,11 +302,3 @@ def _listen(
         address = host.listen_address(settings.addr, place.master_addr, one_host=one_host)
         wires["tcp"] = comm.listen("tcp", address).hex()
     return wires
-
-
-def _wait(store: Store, key: str, seconds: float) -> None:
-    """Wait for the key, or for the time to pass: the caller looks which."""
-    try:
-        store.wait([key], timedelta(seconds=seconds))
-    except RuntimeError as error:  # torch's DistStoreError, which has no torch-free name
-        logger.debug("no %s yet: %s", key, error)

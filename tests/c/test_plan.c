@@ -94,6 +94,18 @@ static uint32_t expected(rdt_coll_t coll, uint32_t world, uint32_t root, uint64_
     }
 }
 
+static void check_output(rdt_coll_t coll, uint32_t rank, uint32_t world, uint32_t root,
+                         uint64_t count)
+{
+    uint64_t total = coll == RDT_ALL_GATHER ? world * count : count;
+
+    CHECK_EQ(twice[rank], 0);
+    for (uint64_t i = 0; i < total; i++)
+        CHECK(out[rank][i] == expected(coll, world, root, count, i),
+              "coll %d, %u ranks, root %u, count %llu: element %llu of rank %u is %#x", coll, world,
+              root, (unsigned long long)count, (unsigned long long)i, rank, out[rank][i]);
+}
+
 static void play(rdt_coll_t coll, uint32_t world, uint32_t root, uint64_t count)
 {
     uint64_t total = coll == RDT_ALL_GATHER ? world * count : count;
@@ -112,13 +124,8 @@ static void play(rdt_coll_t coll, uint32_t world, uint32_t root, uint64_t count)
     for (uint32_t from = 0; from < world; from++)
         for (uint32_t to = 0; to < world; to++)
             if (from != to) play_result(&plans[from], from, to);
-    for (uint32_t r = 0; r < world; r++) {
-        CHECK_EQ(twice[r], 0);
-        for (uint64_t i = 0; i < total; i++)
-            CHECK(out[r][i] == expected(coll, world, root, count, i),
-                  "coll %d, %u ranks, root %u, count %llu: element %llu of rank %u is %#x", coll,
-                  world, root, (unsigned long long)count, (unsigned long long)i, r, out[r][i]);
-    }
+    for (uint32_t r = 0; r < world; r++)
+        check_output(coll, r, world, root, count);
 }
 
 /* Both ends of a pair must count the same messages, or one of them waits for ever. */

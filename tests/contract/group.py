@@ -14,7 +14,7 @@ import pytest
 from rdmatrain import _core
 
 LIMIT_S = 40.0  # for the threads of a test together
-CALL_S = 20.0  # for one operation: turns most hangs into an error that says which one
+CALL_S = 10.0  # for one operation: turns most hangs into an error that says which one
 CONNECT_S = 15.0
 LOOPBACK = "127.0.0.1"
 

@@ -35,7 +35,7 @@ def all_reduce(group, dtype, op, shares):
 def order_sensitive(dtype: str, world: int, count: int) -> list[np.ndarray]:
     """Large numbers that cancel around small ones, turned by one place per index."""
     big = 2048.0 if dtype in ("float16", "bfloat16") else 1e8 if dtype == "float32" else 1e17
-    pattern = np.array([big, 1.0, -big, 3.0, 0.25])
+    pattern = np.array([big, -big, 1.0, 3.0, 0.25])
     index = np.arange(count)
     shares = [pattern[(rank + index) % 5] * (1 + index % 3) for rank in range(world)]
     return [from_floats(dtype, share) for share in shares]
@@ -65,8 +65,8 @@ def test_sums_are_made_in_the_order_of_the_ranks(group, p, n, dtype):
 def test_half_types_are_rounded_once_at_the_end(group, dtype, op):
     digits = 11 if dtype == "float16" else 8
     index = np.arange(4000)
-    tiny = 2.0**-digits * (1 + index % 4)  # at and around half a unit in the last place of 1
-    reals = [1 + index % 3 / 4, tiny, tiny * (index % 2), -tiny / 2]
+    tiny = 2.0**-digits * (1 + index % 4) / 2  # below, at and above half a last place of 1
+    reals = [1 + index % 3 / 4, tiny, tiny, tiny * (index % 2)]
     shares = [from_floats(dtype, real) for real in reals]
     want = reduced(dtype, op, shares)
     stepwise = shares[0]

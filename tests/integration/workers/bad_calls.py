@@ -19,7 +19,7 @@ def odd_one_out() -> bool:
 
 
 def first_error(name, among, call, *args, **kwargs):
-    """What this rank learns of a mismatch: from the call, or if it needed no answer, from the next."""
+    """What this rank learns: from the call or, where that needs no answer, from the next one."""
 
     def call_and_meet():
         call(*args, **kwargs)
