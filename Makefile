@@ -34,7 +34,7 @@ test: build ## C tests in three builds (plain, address, thread), then all the Py
 	    echo "== C tests: $$1"
 	    $(BIN)/cmake -S . -B build/c-$$1 -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/$(BIN)/ninja" \
 	        -DCMAKE_BUILD_TYPE=RelWithDebInfo -DRDT_BINDINGS=OFF -DRDT_TESTS=ON -DRDT_SANITIZE="$$2" \
-	        -Wno-dev --log-level=WARNING &&
+	        --log-level=WARNING &&
 	    $(BIN)/cmake --build build/c-$$1 -- --quiet &&
 	    "$${@:3}" $(BIN)/ctest --test-dir build/c-$$1 --output-on-failure --no-tests=error ||
 	        failed+=("C $$1")
@@ -56,7 +56,7 @@ check: build ## formatting, lint, types, layers, stubs, size budgets, and gcc wi
 	werror() {
 	    $(BIN)/cmake -S . -B build/werror -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/$(BIN)/ninja" \
 	        -DPython_EXECUTABLE="$$PWD/$(BIN)/python" -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-	        -DRDT_WERROR=ON -DRDT_TESTS=ON -Wno-dev --log-level=WARNING &&
+	        -DRDT_WERROR=ON -DRDT_TESTS=ON --log-level=WARNING &&
 	    $(BIN)/cmake --build build/werror -- --quiet
 	}
 	run ruff $(BIN)/ruff check --quiet .

@@ -338,26 +338,29 @@ static int check_presence(const rdt_call_t *call, const WorkObject *work)
     return 0;
 }
 
+static size_t num_shards(uint8_t shape, uint32_t world)
+{
+    return shape == WORLD ? world : 1;
+}
+
 /* Fills in the pointers and the count. False with an exception set. */
 static int check_buffers(WorkObject *work, rdt_call_t *call, uint32_t world)
 {
     const Py_buffer *in = &work->in, *out = &work->out;
-    size_t in_shards = shapes[call->coll].in == WORLD ? world : 1;
-    size_t out_shards = shapes[call->coll].out == WORLD ? world : 1;
+    size_t in_shards = num_shards(shapes[call->coll].in, world);
+    size_t out_shards = num_shards(shapes[call->coll].out, world);
     uint64_t num_in = 0, num_out = 0;
 
     if (!check_presence(call, work) || !count_elements(call, in, in_shards, &num_in) ||
         !count_elements(call, out, out_shards, &num_out))
         return 0;
-    if (in->obj != NULL && out->obj != NULL && num_in != num_out) {
-        PyErr_Format(PyExc_ValueError, "%s over %u ranks: %zd bytes in, %zd bytes out",
-                     rdt_coll_name(call->coll), world, in->len, out->len);
-        return 0;
-    }
-    call->count = in->obj != NULL ? num_in : num_out;
+    call->count = num_in > num_out ? num_in : num_out; /* equal, or one of them is not there */
     call->in = in->obj != NULL ? in->buf : out->buf;
     call->out = out->buf;
-    return 1;
+    if (in->obj == NULL || out->obj == NULL || num_in == num_out) return 1;
+    PyErr_Format(PyExc_ValueError, "%s over %u ranks: %zd bytes in, %zd bytes out",
+                 rdt_coll_name(call->coll), world, in->len, out->len);
+    return 0;
 }
 
 static int get_buffer(PyObject *obj, Py_buffer *view, int flags)

@@ -43,7 +43,7 @@ REPORTED = """
 try:
     loop(SIZE, 1, kill)
 except Exception as error:
-    note(raised=time.monotonic(), error=str(error), is_dist=isinstance(error, dist.DistBackendError))
+    note(raised=time.monotonic(), error=str(error), kind=type(error).__name__)
     raise
 """
 
@@ -75,7 +75,7 @@ def test_a_killed_rank_is_named_at_once_and_nothing_is_left(
         assert 0 < took_s < DETECTED_S
         assert "rank 1" in facts[survivor]["error"], facts
         assert "died or closed its connection" in facts[survivor]["error"], facts
-        assert facts[survivor]["is_dist"]
+        assert facts[survivor]["kind"] == "DistBackendError"
     assert "rank 1 " in ended.out and "killed by SIGKILL" in ended.out
 
 

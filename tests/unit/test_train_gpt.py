@@ -2,7 +2,9 @@
 
 import argparse
 import importlib.util
+import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -171,3 +173,20 @@ def test_an_output_that_is_a_file_is_named(main, capsys, tmp_path):
     (tmp_path / "file").touch()
     assert main("--out", tmp_path / "file") == 2
     assert str(tmp_path / "file") in one_line(capsys)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_report_needs_no_matplotlib(gpt, monkeypatch, capsys, tmp_path, installed):
+    if installed:
+        pytest.importorskip("matplotlib")
+    else:
+        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = {"heldout_loss": 1 / 3, "param_sha256": ["aa", "bb"]}
+    gpt.report(result, [(1, 5.5, 1000.0, 20.0, 0.25)], tmp_path)
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+    assert (tmp_path / "loss.csv").read_text().splitlines() == [
+        "step,loss,tokens_per_s,step_ms,comm_share",
+        "1,5.5,1000.0,20.0,0.25",
+    ]
+    assert (tmp_path / "loss.png").exists() == installed
+    assert ("matplotlib is not installed" in capsys.readouterr().out) != installed

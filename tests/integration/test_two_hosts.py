@@ -1,0 +1,213 @@
+"""Two network namespaces joined by a cable play two hosts; they share nothing but the kernel."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from integration_jobs import (
+    RUN,
+    Ended,
+    finish,
+    free_port,
+    nothing_left_behind,
+    run,
+    start,
+    write_worker,
+)
+
+TRAIN = """
+import hashlib
+import rdmatrain
+from torch import nn
+dist.init_process_group("rdmatrain")
+torch.manual_seed(1)
+net = nn.Sequential(nn.Linear(16, 300), nn.Tanh(), nn.Linear(300, 40), nn.Tanh(), nn.Linear(40, 1))
+ddp = nn.parallel.DistributedDataParallel(net, bucket_cap_mb=0.01)
+optimizer = torch.optim.AdamW(ddp.parameters(), lr=0.01)
+for step in range(30):
+    x = torch.randn(8, 16, generator=torch.Generator().manual_seed(1000 * RANK + step))
+    loss = ((ddp(x) - x.sum(1, keepdim=True).sin()) ** 2).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+big = torch.rand(2_000_003, generator=torch.Generator().manual_seed(RANK))
+dist.all_reduce(big)
+digest = hashlib.sha256()
+for tensor in [*net.parameters(), big]:
+    digest.update(tensor.detach().numpy().tobytes())
+note(digest=digest.hexdigest(), loss=loss.item(), transports=rdmatrain.transports())
+dist.destroy_process_group()
+"""
+
+
+@dataclass(frozen=True)
+class TwoHosts:
+    names: tuple[str, str]
+    addresses: tuple[str, str]
+
+    def command(self, host: int, command: list[str]) -> list[str]:
+        return ["ip", "netns", "exec", self.names[host], *command]
+
+    def run(self, *worker: str, env: dict[str, str], timeout_s: float = 90) -> list[Ended]:
+        """Run one rank on each host; the store is at the first one."""
+        port = str(free_port())
+        options = ["--nnodes", "2", "--master-addr", self.addresses[0], "--master-port", port]
+        commands = [
+            self.command(host, [*RUN, "--node-rank", str(host), *options, *worker])
+            for host in range(2)
+        ]
+        return finish([start(command, env) for command in commands], timeout_s)
+
+
+def ip(*args: str) -> None:
+    done = subprocess.run(["ip", *args], capture_output=True, text=True, timeout=20, check=False)
+    if done.returncode:
+        raise OSError(f"ip {' '.join(args)}: {done.stderr.strip()}")
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[TwoHosts]:
+    if os.geteuid() != 0:
+        pytest.skip("only root may make network namespaces")
+    if shutil.which("ip") is None:
+        pytest.skip("there is no `ip` (package iproute2) to make network namespaces with")
+    tag = uuid.uuid4().hex[:6]
+    two = TwoHosts((f"host0-{tag}", f"host1-{tag}"), ("10.213.77.1", "10.213.77.2"))
+    cables = [f"v{tag}{host}" for host in range(2)]
+    with contextlib.ExitStack() as cleanup:
+        try:
+            for name in two.names:
+                ip("netns", "add", name)
+                cleanup.callback(ip, "netns", "delete", name)  # the cable goes with it
+            ends = ["name", cables[0], "netns", two.names[0], "type", "veth"]
+            ip("link", "add", *ends, "peer", "name", cables[1], "netns", two.names[1])
+            for name, cable, address in zip(two.names, cables, two.addresses, strict=True):
+                ip("-n", name, "addr", "add", f"{address}/24", "dev", cable)
+                ip("-n", name, "link", "set", cable, "up")
+                ip("-n", name, "link", "set", "lo", "up")
+        except OSError as error:
+            pytest.skip(f"this machine gives no network namespaces: {error}")
+        yield two
+
+
+def test_two_hosts_over_tcp_train_to_the_same_bits_as_one_over_shm(
+    hosts: TwoHosts, tmp_path: Path
+) -> None:
+    worker = write_worker(tmp_path, TRAIN)
+    with nothing_left_behind() as env:
+        apart = hosts.run(worker, env=env)
+        together = run(worker, env=env)
+    for rank in range(2):
+        assert apart[rank].code == 0, apart[rank].out
+    assert together.code == 0, together.out
+    assert apart[0].of(0)["transports"] == ["self", "tcp"]
+    assert apart[1].of(1)["transports"] == ["tcp", "self"]
+    assert together.of(0)["transports"] == ["self", "shm"]
+    found = [apart[0].of(0), apart[1].of(1), together.of(0), together.of(1)]
+    assert len({facts["digest"] for facts in found}) == 1, found
+    losses = [facts["loss"] for facts in found]
+    assert losses[0] == losses[2] and losses[1] == losses[3] and losses[0] != losses[1]
+
+
+def test_hosts_with_several_ranks_mix_shm_and_tcp(hosts: TwoHosts, tmp_path: Path) -> None:
+    body = """
+import rdmatrain
+dist.init_process_group("rdmatrain")
+x = torch.arange(100_000.) * (RANK + 1)
+dist.all_reduce(x)
+assert torch.equal(x, torch.arange(100_000.) * sum(r + 1 for r in range(WORLD)))
+note(transports=rdmatrain.transports())
+dist.destroy_process_group()
+"""
+    worker = write_worker(tmp_path, body)
+    with nothing_left_behind() as env:
+        ended = hosts.run("--nproc-per-node", "2", worker, env=env)
+    for host in range(2):
+        assert ended[host].code == 0, ended[host].out
+    assert ended[0].of(0)["transports"] == ["self", "shm", "tcp", "tcp"]
+    assert ended[0].of(1)["transports"] == ["shm", "self", "tcp", "tcp"]
+    assert ended[1].of(3)["transports"] == ["tcp", "tcp", "shm", "self"]
+
+
+def test_shm_across_hosts_is_refused_on_both_with_both_named(
+    hosts: TwoHosts, tmp_path: Path
+) -> None:
+    worker = write_worker(tmp_path, "raise reported(dist.init_process_group, 'rdmatrain')")
+    with nothing_left_behind() as env:
+        ended = hosts.run(worker, env=env | {"RDMATRAIN_TRANSPORT": "shm"})
+    for rank in range(2):
+        error = ended[rank].of(rank)["error"]
+        assert ended[rank].code == 1, ended[rank].out
+        assert "RDMATRAIN_TRANSPORT=shm" in error and "share no host" in error, error
+        assert "rank 0" in error and "rank 1" in error, error
+
+
+def test_an_address_that_the_peer_cannot_reach_is_an_error_on_both(
+    hosts: TwoHosts, tmp_path: Path
+) -> None:
+    body = """
+from datetime import timedelta
+if RANK == 1:
+    os.environ["RDMATRAIN_ADDR"] = "127.0.0.1"
+raise reported(dist.init_process_group, "rdmatrain", timeout=timedelta(seconds=10))
+"""
+    with nothing_left_behind() as env:
+        ended = hosts.run(write_worker(tmp_path, body), env=env)
+    for rank in range(2):
+        assert ended[rank].code != 0, ended[rank].out
+        assert "rank 1" in ended[0].of(0)["error"], ended[0].out
+
+
+def test_a_rank_killed_on_the_other_host_is_named(hosts: TwoHosts, tmp_path: Path) -> None:
+    body = """
+dist.init_process_group("rdmatrain")
+def die():
+    time.sleep(0.5)
+    note(died=time.monotonic())
+    os.kill(os.getpid(), 9)
+if RANK == 1:
+    threading.Thread(target=die, daemon=True).start()
+while True:
+    error = reported(dist.all_reduce, torch.ones(100_000))
+    if error:
+        raise error
+"""
+    with nothing_left_behind() as env:
+        ended = hosts.run(write_worker(tmp_path, body), env=env)
+    survivor, victim = ended[0].of(0), ended[1].of(1)
+    took_s = survivor["raised"] - victim["died"]
+    print(f"rank 0 raised {took_s:.3f} s after the kill on the other host")  # noqa: T201
+    assert took_s < 3.0
+    assert "rank 1" in survivor["error"] and "tcp" in survivor["error"], survivor
+    assert (ended[0].code, ended[1].code) == (1, 137)
+
+
+def test_the_example_trains_across_hosts_to_the_same_parameters(
+    hosts: TwoHosts, tmp_path: Path
+) -> None:
+    example = Path(__file__).parents[2] / "launch" / "train_gpt.py"
+    if not example.exists():
+        pytest.skip("there is no launch/train_gpt.py")
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{i} times {i + 1} is {i * (i + 1)}.\n" for i in range(2000)))
+    options = ["--data", str(text), "--steps", "3", "--layers", "1", "--width", "24"]
+    options += ["--seq-len", "32", "--global-batch", "4"]
+    worker = [str(example), *options, "--out"]
+    with nothing_left_behind() as env:
+        apart = hosts.run(*worker, str(tmp_path / "apart"), env=env)
+        together = run(*worker, str(tmp_path / "together"), env=env)
+    assert apart[0].code == apart[1].code == 0, apart[0].out + apart[1].out
+    assert together.code == 0, together.out
+    sums = {
+        line.rpartition(" ")[2]
+        for out in (apart[0].out, together.out)
+        for line in out.splitlines()
+        if "parameters sha256" in line
+    }
+    assert len(sums) == 1, (apart[0].out, together.out)
