@@ -17,16 +17,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 BACKENDS = ("rdmatrain", "gloo")
-SIZES = [8 << shift for shift in range(0, 24, 1)]  # 8 B to 64 MiB
+SIZES = [8 << shift for shift in range(24)]  # 8 B to 64 MiB
 ROUNDS = 7
 ROUND_SECONDS = 0.06
-HEADER = "      bytes   rdmatrain        gloo    ratio   rdmatrain       gloo  wrong"
+TITLES = "#                  p50 us                            busbw"
+HEADER = "#     bytes   rdmatrain        gloo    ratio   rdmatrain       gloo  wrong"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--nproc", type=int, default=2, help="ranks to start (default: 2)")
-    parser.add_argument("--json", type=Path, help="append one record a size and backend to this file")
+    parser.add_argument(
+        "--json", type=Path, help="append one record a size and backend to this file"
+    )
     args = parser.parse_args()
     if "RANK" in os.environ:
         return run_rank(args.json)
@@ -42,24 +45,23 @@ def run_rank(json_path: Path | None) -> int:
     torch.set_num_threads(1)
     dist.init_process_group("rdmatrain")
     rank, world = dist.get_rank(), dist.get_world_size()
-    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank % os.cpu_count()]})
     groups = {"rdmatrain": dist.group.WORLD, "gloo": dist.new_group(backend="gloo")}
     if rank == 0:
         print(f"# all_reduce, float32, SUM, {world} ranks, torch {torch.__version__}, {machine()}")
         print(f"# commit {commit()}, p50 of {ROUNDS} alternating rounds; busbw in GB/s (1e9)")
-        print(f"{'#':>{len(HEADER) - 33}}   p50 us                busbw\n{HEADER}", flush=True)
-    slower = []
+        print(f"{TITLES}\n{HEADER}", flush=True)
+    failed_at = []
     for nbytes in SIZES:
         cell = {name: measure(group, nbytes // 4, rank, world) for name, group in groups.items()}
         times = interleave(groups, nbytes // 4)
         if rank == 0:
             record(json_path, nbytes, world, times, cell)
             if times["rdmatrain"] >= times["gloo"] or any(cell.values()):
-                slower.append(nbytes)
+                failed_at.append(nbytes)
     if rank == 0:
-        verdict = f"slower or wrong at {slower} bytes" if slower else "faster at every size"
+        verdict = f"slower or wrong at {failed_at} bytes" if failed_at else "faster at every size"
         print(f"# rdmatrain is {verdict}; transport: {transports()}")
-    failed = torch.tensor([len(slower)])
+    failed = torch.tensor([len(failed_at)])
     dist.broadcast(failed, src=0)
     dist.destroy_process_group()
     return int(failed.item() > 0)
@@ -119,7 +121,9 @@ def record(
     with path.open("a", encoding="utf-8") as out:
         for name in BACKENDS:
             row = {"backend": name, "seconds_p50": times[name], "busbw": busbw[name]}
-            out.write(json.dumps(common | row | {"nwrong": wrong[name], "time": now} | where) + "\n")
+            out.write(
+                json.dumps(common | row | {"nwrong": wrong[name], "time": now} | where) + "\n"
+            )
 
 
 def transports() -> str:

@@ -188,11 +188,11 @@ def measure(model: GPT, heldout: Tensor, rows: list[tuple], args: argparse.Names
     digest = torch.frombuffer(bytearray(hashlib.sha256(params).digest()), dtype=torch.uint8)
     digests = [torch.empty_like(digest) for _ in range(dist.get_world_size())]
     dist.all_gather(digests, digest)
-    backend = dist.distributed_c10d._get_default_group()._get_backend(torch.device("cpu"))
+    ours = sys.modules["rdmatrain"] if args.backend == "rdmatrain" else None
     return {
         "world_size": dist.get_world_size(),
         "backend": args.backend,
-        "transport": getattr(backend, "transport", None),
+        "transport": ours.transports() if ours else None,
         "steps": args.steps,
         "final_loss": rows[-1][1],
         "heldout_loss": heldout_loss(model, heldout, args),

@@ -18,6 +18,7 @@ void throw_status(rdt_status_t status, const char *text)
 
 static void close_comm(rdt_comm_t *comm, const std::atomic<int> &users)
 {
+    if (rdt_comm_is_forked(comm)) return; /* users that were counted before the fork never leave */
     rdt_comm_abort(comm, "the process group was destroyed");
     while (users > 0)
         usleep(100);

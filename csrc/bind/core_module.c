@@ -157,8 +157,8 @@ static void close_comm(CommObject *self)
 {
     rdt_comm_t *comm = self->comm;
 
-    if (comm == NULL) return;
     self->comm = NULL; /* no new users */
+    if (comm == NULL || rdt_comm_is_forked(comm)) return;
     Py_BEGIN_ALLOW_THREADS
     rdt_comm_abort(comm, "the communicator was closed");
     Py_END_ALLOW_THREADS

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "coll/comm.h"
+#include "reduce/fpenv.h"
 
 static size_t elem_bytes(const rdt_work_t *work)
 {
@@ -299,12 +300,15 @@ static void reduce_chunk(rdt_comm_t *comm, const rdt_work_t *work)
 {
     rdt_piece_t in = rdt_plan_own_input(&comm->plan, comm->reduced);
     rdt_piece_t out = rdt_plan_own_output(&comm->plan, comm->reduced);
+    uint64_t mode = rdt_fp_get();
 
     for (uint32_t r = 0; r < comm->cfg.world; r++)
         comm->srcs[r] = comm->peers[r].held_data;
     comm->srcs[comm->cfg.rank] = input_at(work, &in);
+    rdt_fp_set(RDT_FP_DEFAULT);
     comm->reduce[work->call.dtype][work->call.op](output_at(work, &out), comm->srcs,
                                                   comm->cfg.world, in.count);
+    rdt_fp_set(mode);
     drop_held(comm);
     comm->reduced++;
     comm->ready++;

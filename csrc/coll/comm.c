@@ -55,6 +55,7 @@ rdt_status_t rdt_comm_open(const rdt_comm_cfg_t *cfg, rdt_comm_t **comm_p)
     comm = calloc(1, sizeof(*comm));
     if (comm == NULL) return rdt_fail(RDT_NO_MEMORY, "communicator: out of memory");
     comm->cfg = *cfg;
+    comm->pid = getpid();
     if (comm->cfg.chunk_bytes == 0) comm->cfg.chunk_bytes = RDT_DEFAULT_CHUNK_BYTES;
     pthread_mutex_init(&comm->error_lock, NULL);
     comm->queue_tail = &comm->queue;
@@ -256,14 +257,21 @@ void rdt_comm_tell_st(rdt_comm_t *comm)
     drain_st(comm);
 }
 
+bool rdt_comm_is_forked(const rdt_comm_t *comm)
+{
+    return getpid() != comm->pid;
+}
+
 void rdt_comm_abort(rdt_comm_t *comm, const char *reason)
 {
+    if (rdt_comm_is_forked(comm)) return;
     rdt_comm_latch(comm, RDT_CLOSED, "rank %u: %s", comm->cfg.rank, reason);
     rdt_fail_all(comm);
 }
 
 void rdt_comm_close(rdt_comm_t *comm)
 {
+    if (rdt_comm_is_forked(comm)) return; /* its memory is a copy, its sockets are the parent's */
     if (comm->peers != NULL) rdt_comm_abort(comm, "the communicator was closed");
     if (comm->has_thread) {
         atomic_store(&comm->stop, true);

@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/types.h>
 
 #include "base/error.h"
 #include "coll/plan.h"
@@ -91,6 +92,7 @@ typedef struct rdt_peer_state {
 
 struct rdt_comm {
     rdt_comm_cfg_t cfg;
+    pid_t pid; /* of the process that opened it: a fork of it must not speak for the rank */
     rdt_ctx_t *ctx[RDT_NUM_TRANSPORTS]; /* NULL where not open */
     rdt_peer_state_t *peers;            /* world entries */
     rdt_reduce_fn reduce[RDT_NUM_DTYPES][RDT_NUM_REDOPS];

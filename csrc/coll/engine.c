@@ -464,6 +464,11 @@ rdt_status_t rdt_post(rdt_comm_t *comm, const rdt_call_t *call, rdt_work_t **wor
     rdt_work_t *work;
 
     if (st != RDT_OK) return st;
+    if (__builtin_expect(rdt_comm_is_forked(comm), 0))
+        return rdt_fail(RDT_CLOSED,
+                        "this process was forked from rank %u: only rank %u itself may "
+                        "use its group",
+                        comm->cfg.rank, comm->cfg.rank);
     if (__builtin_expect(atomic_load(&comm->status) != RDT_OK, 0)) {
         st = rdt_comm_status(comm, text, sizeof(text));
         return rdt_fail(st, "%s", text);

@@ -10,7 +10,7 @@ from oracle import assert_same_bits, inputs, reduced, values
 from rdmatrain.errors import CommError, CommTimeoutError
 
 SOON_S = 5.0  # for an error to reach every rank, on a slow machine
-PATIENCE_S = 30.0  # of operations that must be failed by something else than their deadline
+PATIENCE_S = 8.0  # of operations that must be failed by something else than their deadline
 FLOAT4, FLOAT5 = np.ones(4, np.float32), np.ones(5, np.float32)
 
 

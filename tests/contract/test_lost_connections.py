@@ -1,4 +1,4 @@
-"""The fake transport cuts a connection at the Nth send: an error or the right data, never a hang."""
+"""The fake transport cuts a connection at the Nth send: an error or right data, never a hang."""
 
 import time
 
@@ -10,7 +10,7 @@ from oracle import assert_same_bits, inputs, reduced, values
 from rdmatrain.errors import CommError
 
 SOON_S = 5.0
-PATIENCE_S = 30.0
+PATIENCE_S = 8.0
 WORLD = 3
 SCRIPTS = {"plain": "", "delay": "delay=5,seed=3,", "slot": "delay=2,slots=1,seed=4,"}
 

@@ -190,3 +190,20 @@ def test_a_report_needs_no_matplotlib(gpt, monkeypatch, capsys, tmp_path, instal
     ]
     assert (tmp_path / "loss.png").exists() == installed
     assert ("matplotlib is not installed" in capsys.readouterr().out) != installed
+
+
+@pytest.mark.parametrize(("backend", "transport"), [("gloo", None), ("rdmatrain", ["self"])])
+def test_a_result_can_be_written_for_every_backend(gpt, args, backend, transport):
+    if not gpt.dist.is_backend_available(backend):
+        pytest.skip(f"the backend {backend} is not built")
+    args.backend, args.steps = backend, 1
+    store = gpt.dist.HashStore()
+    gpt.dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    try:
+        heldout = torch.arange(500).remainder(251).to(torch.uint8)
+        result = gpt.measure(gpt.GPT(args), heldout, [(1, 5.5, 1000.0, 20.0, 0.25)], args)
+    finally:
+        gpt.dist.destroy_process_group()
+    assert json.loads(json.dumps(result)) == result
+    assert result["transport"] == transport
+    assert [len(sha) for sha in result["param_sha256"]] == [64]

@@ -63,6 +63,9 @@ RDT_API void rdt_comm_abort(rdt_comm_t *comm, const char *reason);
 /* Says goodbye, fails pending work with CLOSED, joins the thread (so it may wait), frees. No other
  * call on comm may be running; works must have been freed. */
 RDT_API void rdt_comm_close(rdt_comm_t *comm);
+/* In a child that was forked from the rank's process nothing may be posted, and abort and close do
+ * nothing: peers would take its words for the rank's. */
+RDT_API bool rdt_comm_is_forked(const rdt_comm_t *comm);
 /* OK or the latched error; text gets its explanation, or "". Any thread. */
 RDT_API rdt_status_t rdt_comm_status(rdt_comm_t *comm, char *text, size_t text_bytes);
 /* Name of the transport that joins this rank to peer; "self" for itself. */
