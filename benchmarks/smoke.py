@@ -1,8 +1,8 @@
 """dist.all_reduce over rdmatrain beside Gloo, two ranks on this host, in the same run.
 
-Started plainly it starts its two ranks with ``rdmatrain run``. Rounds alternate between the two
-backends, so that whatever else the machine does hits both; every size is checked on every rank before
-it is timed. Prints a table, appends records to a JSON lines file, and fails where Gloo is faster.
+Started plainly it starts its ranks with ``rdmatrain run``. Rounds alternate between the two backends,
+so that whatever else the machine does hits both; every size is checked on every rank before it is
+timed. Prints a table, appends records to a JSON lines file, and fails where Gloo is faster.
 """
 
 import argparse
@@ -25,6 +25,7 @@ HEADER = "#     bytes   rdmatrain        gloo    ratio   rdmatrain       gloo  w
 
 
 def main() -> int:
+    """Start the ranks, or be one of them; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--nproc", type=int, default=2, help="ranks to start (default: 2)")
     parser.add_argument(
@@ -39,6 +40,7 @@ def main() -> int:
 
 
 def run_rank(json_path: Path | None) -> int:
+    """Measure all sizes; return 1 where Gloo was faster or a sum was wrong."""
     import torch  # noqa: PLC0415 - the process that only starts the ranks needs none
     import torch.distributed as dist  # noqa: PLC0415
 
@@ -106,6 +108,7 @@ def interleave(groups: dict[str, object], count: int) -> dict[str, float]:
 def record(
     path: Path | None, nbytes: int, world: int, times: dict[str, float], wrong: dict[str, int]
 ) -> None:
+    """Print a row of the table and append its records to the file."""
     busbw = {n: nbytes / t * 2 * (world - 1) / world / 1e9 for n, t in times.items()}
     ours, theirs = (times[name] * 1e6 for name in BACKENDS)
     print(
@@ -127,12 +130,14 @@ def record(
 
 
 def transports() -> str:
+    """Name what joins the ranks."""
     import rdmatrain  # noqa: PLC0415
 
     return ", ".join(sorted(set(rdmatrain.transports()) - {"self"}))
 
 
 def machine() -> str:
+    """Name the processor."""
     models = [
         line.split(":", 1)[1].strip()
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -142,6 +147,7 @@ def machine() -> str:
 
 
 def commit() -> str:
+    """Name the commit that is measured."""
     command = ["git", "describe", "--always", "--dirty"]
     done = subprocess.run(
         command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False

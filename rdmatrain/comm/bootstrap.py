@@ -104,7 +104,7 @@ class Turn:
                     break
                 sleep(pause)
         raise BootstrapError(
-            f"rank {self.place.rank} of {self.place.world} waited {self.place.timeout:.0f} s for "
+            f"rank {self.place.rank} of {self.place.world} waited {self.place.timeout:g} s for "
             f"rank {rank} to join the group: is that process running, and has it the same "
             "MASTER_ADDR, MASTER_PORT and WORLD_SIZE?"
         )
@@ -122,7 +122,10 @@ class Turn:
         """Tell the others why, and let them hear it."""
         try:
             if not self._store.check([self._prefix + "fault"]):
-                self._store.set(self._prefix + "fault", f"rank {self.place.rank}: {error}")
+                text = str(error)
+                if not text.startswith(f"rank {self.place.rank} of "):
+                    text = f"rank {self.place.rank}: {text}"
+                self._store.set(self._prefix + "fault", text)
             heard = self._store.add(self._prefix + "heard", 1)
             end = monotonic() + FAREWELL_SECONDS
             while heard < self.place.world and monotonic() < end:
@@ -163,6 +166,7 @@ def connect(turn: Turn, settings: Settings) -> _core.Comm:
         comm = _listen_and_connect(turn, settings, _exchange_hellos(turn, settings))
         turn.check_fault()
     except (CommError, ValueError, MemoryError) as error:
+        turn.check_fault()  # a peer that gave up knows more than whoever waited for it
         raise BootstrapError(f"rank {place.rank} of {place.world}: {error}") from error
     return comm
 
@@ -299,6 +303,11 @@ def _listen(
     if "shm" in chosen:
         wires["shm"] = comm.listen("shm").hex()
     if "tcp" in chosen:
-        address = host.listen_address(settings.addr, place.master_addr, one_host=one_host)
-        wires["tcp"] = comm.listen("tcp", address).hex()
+        address = ""
+        try:
+            address = host.listen_address(settings.addr, place.master_addr, one_host=one_host)
+            wires["tcp"] = comm.listen("tcp", address).hex()
+        except (BootstrapError, CommError) as error:
+            where = f"listening on {address}: " if address else ""
+            raise BootstrapError(f"rank {place.rank} of {place.world}: {where}{error}") from error
     return wires

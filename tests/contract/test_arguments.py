@@ -167,16 +167,20 @@ def test_peers_that_make_no_sense_are_refused(peers, timeout):
         (("a refused call",), {}, "unknown operation"),
         (("all_reduce", "float99"), {"out": A4}, 'unknown dtype "float99"'),
         (("all_reduce", "float32", "XOR"), {"out": A4}, 'unknown reduction "XOR"'),
-        (("all_reduce", "float32"), {}, "all_reduce needs"),
-        (("all_reduce", "float32"), {"in_": A4}, "all_reduce needs"),
-        (("barrier",), {"out": A4}, "barrier needs no input and no output"),
-        (("broadcast", "float32"), {"in_": A4, "out": A4}, "broadcast needs no input"),
-        (("send", "float32"), {"out": A4, "peer": 1}, "send needs an input"),
-        (("recv", "float32"), {"in_": A4, "peer": 1}, "recv needs no input"),
-        (("all_gather", "float32"), {"out": A4}, "all_gather needs an input"),
+        (("all_reduce", "float32"), {}, "all_reduce takes"),
+        (("all_reduce", "float32"), {"in_": A4}, "all_reduce takes"),
+        (("barrier",), {"out": A4}, "barrier takes no input and no output"),
+        (("broadcast", "float32"), {"in_": A4, "out": A4}, "broadcast takes no input"),
+        (("send", "float32"), {"out": A4, "peer": 1}, "send takes an input"),
+        (("recv", "float32"), {"in_": A4, "peer": 1}, "recv takes no input"),
+        (("all_gather", "float32"), {"out": A4}, "all_gather takes an input"),
         (("all_reduce", "float32"), {"in_": A4, "out": A4[:3]}, "16 bytes in, 12 bytes out"),
         (("all_gather", "float32"), {"in_": A4, "out": A4}, "16 bytes in, 16 bytes out"),
-        (("all_gather", "float32"), {"in_": A4, "out": np.zeros(9, "f4")}, "over 2 ranks"),
+        (
+            ("all_gather", "float32"),
+            {"in_": A4, "out": np.zeros(9, "f4")},
+            "36 bytes is not 2 shards",
+        ),
         (("reduce_scatter", "float32"), {"in_": A4, "out": A4}, "16 bytes in, 16 bytes out"),
         (("all_reduce", "float32"), {"out": bytearray(5)}, "float32"),
         (("send", "float64"), {"in_": np.zeros(3, "f4"), "peer": 1}, "float64"),
@@ -217,9 +221,10 @@ def test_an_input_that_is_not_contiguous_is_refused(pair):
 
 
 @pytest.mark.parametrize("peer", [-1, 1 << 32, 1 << 70])
-def test_a_peer_outside_of_its_type_is_refused(pair, peer):
+def test_a_peer_outside_of_its_type_is_refused(connect, peer):
+    comm = connect("shm", 2).comms[1]
     with pytest.raises((*WRONG, OverflowError)):
-        pair.comms[1].post("broadcast", "float32", out=A4.copy(), peer=peer, timeout=0.2).wait()
+        comm.post("broadcast", "float32", out=A4.copy(), peer=peer, timeout=0.2).wait()
 
 
 @pytest.mark.parametrize("tag", [1 << 31, -(1 << 31) - 1])
@@ -324,6 +329,19 @@ except Exception as error:
     assert "closed" in str(error), error
 else:
     raise SystemExit("it succeeded")
+""",
+    "closing after a peer did not come": """
+for transport, arg in (("shm", None), ("tcp", "127.0.0.1"), ("fake", None)):
+    comms = [_core.Comm(r, 2, bytes(16)) for r in range(2)]
+    peers = [(transport, comm.listen(transport, arg), "here") for comm in comms]
+    try:
+        comms[0].connect(peers, 0.1)
+    except Exception as error:
+        assert "rank 1" in str(error) or transport == "fake", error
+    else:
+        raise SystemExit("it succeeded")
+    comms[0].close()
+    comms[1].close()
 """,
     "a world of one without connecting": """
 comm = _core.Comm(0, 1, bytes(16))

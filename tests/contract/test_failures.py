@@ -223,10 +223,8 @@ def test_an_abort_reaches_every_rank_with_its_reason(group):
 @pytest.mark.parametrize("count", [100, 65537])
 def test_those_who_wait_for_a_missing_rank_time_out_and_name_it(group, count):
     def body(comm, rank):
-        if rank == 1:
-            time.sleep(2.0)
-            return
-        call(comm, "all_reduce", "float32", out=zeros(count), timeout=0.5)
+        if rank != 1:
+            call(comm, "all_reduce", "float32", out=zeros(count), timeout=0.5)
 
     errors = errors_of(group(3).outcomes(body), [0, 2])
     assert "TIMEOUT" in [error.status for error in errors]
@@ -270,7 +268,7 @@ def test_a_wait_that_runs_out_leaves_the_operation_running(group):
 
 def test_a_wait_of_no_time_only_looks(group):
     def body(comm, rank):
-        work = comm.post("recv" if rank else "barrier", out=zeros(1) if rank else None, timeout=2)
+        work = comm.post("recv" if rank else "barrier", out=zeros(1) if rank else None, timeout=1)
         with pytest.raises(CommTimeoutError, match="wait ended before"):
             work.wait(0)
 

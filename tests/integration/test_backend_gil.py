@@ -4,7 +4,7 @@ from pathlib import Path
 
 from integration_jobs import run, write_worker
 
-LATE_S = 1.0
+LATE_S = 0.6
 
 
 def test_other_threads_run_while_a_rank_waits(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ dist.destroy_process_group()
     assert len(counts) == 7
     for name, (seconds, count) in counts.items():
         assert seconds > 0.8 * LATE_S, (name, seconds)
-        assert count > 50, f"{name}: another thread ran {count} times in {seconds:.1f} s"
+        assert count > 30, f"{name}: another thread ran {count} times in {seconds:.1f} s"
 
 
 def test_destroying_a_group_does_not_deadlock_with_callbacks_in_python(tmp_path: Path) -> None:

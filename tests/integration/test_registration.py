@@ -187,9 +187,6 @@ def test_torchruns_store_outlives_the_group_and_serves_the_next_one(tmp_path: Pa
             "f = dist.all_reduce(torch.ones(9), async_op=True).get_future()\n"
             "f.then(lambda f: print(f))"
         ),
-        "a group with a thread that waits": (
-            "threading.Thread(target=dist.barrier, daemon=True).start()\ntime.sleep(0.1)"
-        ),
     }.items(),
     ids=lambda item: item[0].replace(" ", "-"),
 )
