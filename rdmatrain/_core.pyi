@@ -1,9 +1,9 @@
 """The C core: communicators over shm and tcp, without torch."""
 
-from collections.abc import Buffer, Sequence
+from collections.abc import Sequence
 from typing import final
 
-from typing_extensions import CapsuleType
+from typing_extensions import Buffer, CapsuleType
 
 TORCH_MINOR: str
 DEFAULT_CHUNK_BYTES: int

@@ -307,6 +307,34 @@ c10::intrusive_ptr<c10d::Work> Backend::_reduce_scatter_base(at::Tensor &output,
                opts.asyncOp);
 }
 
+c10::intrusive_ptr<c10d::Work>
+Backend::allgather_into_tensor_coalesced(std::vector<at::Tensor> &outputs,
+                                         std::vector<at::Tensor> &inputs,
+                                         const c10d::AllgatherOptions &opts)
+{
+    std::vector<c10::intrusive_ptr<c10d::Work>> works;
+
+    TORCH_CHECK(outputs.size() == inputs.size(), "rdmatrain: ", outputs.size(), " outputs for ",
+                inputs.size(), " inputs");
+    for (size_t i = 0; i < inputs.size(); i++)
+        works.push_back(_allgather_base(outputs[i], inputs[i], opts));
+    return c10::make_intrusive<CoalescedWork>(rank_, std::move(works));
+}
+
+c10::intrusive_ptr<c10d::Work>
+Backend::reduce_scatter_tensor_coalesced(std::vector<at::Tensor> &outputs,
+                                         std::vector<at::Tensor> &inputs,
+                                         const c10d::ReduceScatterOptions &opts)
+{
+    std::vector<c10::intrusive_ptr<c10d::Work>> works;
+
+    TORCH_CHECK(outputs.size() == inputs.size(), "rdmatrain: ", outputs.size(), " outputs for ",
+                inputs.size(), " inputs");
+    for (size_t i = 0; i < inputs.size(); i++)
+        works.push_back(_reduce_scatter_base(outputs[i], inputs[i], opts));
+    return c10::make_intrusive<CoalescedWork>(rank_, std::move(works));
+}
+
 c10::intrusive_ptr<c10d::Work> Backend::barrier(const c10d::BarrierOptions &opts)
 {
     Checked check{*this, c10d::OpType::BARRIER, "barrier", true};

@@ -78,6 +78,23 @@ static int to_ns(PyObject *seconds, uint64_t *ns_p)
     return 1;
 }
 
+/* An O& converter: "I" of PyArg_Parse would take numbers modulo 2^32. */
+static int to_u32(PyObject *obj, void *value_p)
+{
+    long long value = PyLong_AsLongLong(obj);
+
+    if (value == -1 && PyErr_Occurred()) {
+        if (!PyErr_ExceptionMatches(PyExc_OverflowError)) return 0;
+        PyErr_Clear();
+    }
+    if (value < 0 || value > UINT32_MAX) {
+        PyErr_Format(PyExc_ValueError, "%R is not between 0 and %u", obj, UINT32_MAX);
+        return 0;
+    }
+    *(uint32_t *)value_p = (uint32_t)value;
+    return 1;
+}
+
 /* -- names to numbers -- */
 
 static int find_name(const char *what, const char *name, const char *(*name_of)(int), int num)
@@ -136,8 +153,9 @@ static PyObject *comm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     CommObject *self;
     rdt_status_t st;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "IIy#|IK", keywords, &cfg.rank, &cfg.world,
-                                     &token, &token_len, &cfg.chunk_bytes, &spin_ns))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&y#|O&K", keywords, to_u32, &cfg.rank,
+                                     to_u32, &cfg.world, &token, &token_len, to_u32,
+                                     &cfg.chunk_bytes, &spin_ns))
         return NULL;
     if (token_len != RDT_COMM_TOKEN_BYTES)
         return PyErr_Format(PyExc_ValueError, "token must have %d bytes", RDT_COMM_TOKEN_BYTES);
@@ -199,6 +217,13 @@ static PyObject *comm_listen(CommObject *self, PyObject *args, PyObject *kwargs)
     return PyBytes_FromStringAndSize((const char *)wire, len);
 }
 
+static int is_tuple(PyObject *item)
+{
+    if (PyTuple_Check(item)) return 1;
+    PyErr_Format(PyExc_TypeError, "each peer is a tuple (transport, wire, label), not %R", item);
+    return 0;
+}
+
 /* peers: one (transport, wire, label) for each rank. False with an exception set. */
 static int parse_peers(PyObject *peers, uint32_t world, rdt_peer_info_t *infos)
 {
@@ -232,11 +257,12 @@ static int parse_peers(PyObject *peers, uint32_t world, rdt_peer_info_t *infos)
 static PyObject *connect_to(CommObject *self, PyObject *peers, uint64_t ns)
 {
     rdt_peer_info_t *infos = PyMem_Calloc(self->world, sizeof(*infos));
-    rdt_comm_t *comm = self->comm;
+    rdt_comm_t *comm;
     rdt_status_t st;
 
     if (infos == NULL) return PyErr_NoMemory();
-    if (!parse_peers(peers, self->world, infos)) {
+    comm = comm_of(self); /* converting an argument may run Python code, which may close */
+    if (comm == NULL || !parse_peers(peers, self->world, infos)) {
         PyMem_Free(infos);
         return NULL;
     }
@@ -267,11 +293,10 @@ static PyObject *comm_connect(CommObject *self, PyObject *args, PyObject *kwargs
 
 static PyObject *comm_transport(CommObject *self, PyObject *arg)
 {
-    unsigned long rank = PyLong_AsUnsignedLong(arg);
+    uint32_t rank;
 
-    if (rank == (unsigned long)-1 && PyErr_Occurred()) return NULL;
-    if (comm_of(self) == NULL) return NULL;
-    return PyUnicode_FromString(rdt_comm_transport(self->comm, (uint32_t)rank));
+    if (!to_u32(arg, &rank) || comm_of(self) == NULL) return NULL;
+    return PyUnicode_FromString(rdt_comm_transport(self->comm, rank));
 }
 
 static PyObject *comm_abort(CommObject *self, PyObject *arg)
@@ -377,8 +402,9 @@ static int parse_call(CommObject *self, PyObject *args, PyObject *kwargs, WorkOb
     PyObject *in = NULL, *out = NULL, *timeout = NULL;
     int background = 0, c, d, o;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s|ss$OOIiOp", keywords, &coll, &dtype, &op, &in,
-                                     &out, &call->peer, &call->tag, &timeout, &background))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s|ss$OOO&iOp", keywords, &coll, &dtype, &op,
+                                     &in, &out, to_u32, &call->peer, &call->tag, &timeout,
+                                     &background))
         return 0;
     c = find_name("operation", coll, coll_name, RDT_REFUSED);
     d = c < 0 ? -1 : find_name("dtype", dtype, dtype_name, RDT_NUM_DTYPES);

@@ -121,7 +121,7 @@ static rdt_status_t send_stream(rdt_comm_t *comm, const rdt_work_t *work, uint32
         st = peer->conn->ops->send(peer->conn, RDT_LANE_COLL, &hdr, data, len);
         if (st != RDT_OK) return st;
         peer->tx_next[s]++;
-        peer->posted = peer->conn->posted;
+        peer->posted = peer->conn->posted[RDT_LANE_COLL];
         *moved = true;
     }
     return RDT_OK;
@@ -276,7 +276,7 @@ static bool all_flushed(const rdt_comm_t *comm)
 
         if (peer->conn == NULL) continue;
         if (peer->tx_next[0] < peer->tx_total[0] || peer->tx_next[1] < peer->tx_total[1] ||
-            peer->conn->flushed < peer->posted)
+            peer->conn->flushed[RDT_LANE_COLL] < peer->posted)
             return false;
     }
     return true;

@@ -11,7 +11,7 @@
 #include "base/clock.h"
 #include "coll/comm.h"
 
-/* How long close waits for last words to leave a full socket. */
+/* How long last words may wait for a slot, or for a full socket. */
 #define GOODBYE_NS RDT_NS_PER_S
 
 static const rdt_transport_ops_t *const transports[RDT_NUM_TRANSPORTS] = {
@@ -146,15 +146,19 @@ static rdt_status_t check_infos(rdt_comm_t *comm, const rdt_peer_info_t *infos)
 rdt_status_t rdt_comm_connect(rdt_comm_t *comm, const rdt_peer_info_t *infos, uint64_t timeout_ns)
 {
     uint64_t deadline_ns = rdt_now_ns() + timeout_ns;
-    rdt_status_t st = check_infos(comm, infos);
+    rdt_status_t st;
     int err;
 
+    if (atomic_exchange(&comm->connecting, true))
+        return rdt_fail(RDT_BAD_ARG, "rank %u has connected, or tried to, before", comm->cfg.rank);
+    st = check_infos(comm, infos);
     for (int i = 0; st == RDT_OK && i < RDT_NUM_TRANSPORTS; i++)
         if (comm->ctx[i] != NULL) st = connect_transport(comm, i, infos, deadline_ns);
     if (st != RDT_OK) return st;
     err = pthread_create(&comm->thread, NULL, rdt_progress_thread, comm);
     if (err != 0) return rdt_fail(RDT_NO_MEMORY, "progress thread: %s", strerror(err));
     comm->has_thread = true;
+    atomic_store(&comm->connected, true);
     return RDT_OK;
 }
 
@@ -210,51 +214,65 @@ const char *rdt_comm_transport(const rdt_comm_t *comm, uint32_t rank)
     return comm->peers[rank].conn != NULL ? comm->peers[rank].conn->ops->name : "none";
 }
 
-static bool all_flushed(const rdt_comm_t *comm)
+static bool is_flushed(const rdt_conn_t *conn)
 {
-    for (uint32_t r = 0; r < comm->cfg.world; r++) {
-        const rdt_conn_t *conn = comm->peers[r].conn;
-
-        if (conn != NULL && conn->status == RDT_OK && conn->flushed < conn->posted) return false;
-    }
+    for (int l = 0; l < RDT_NUM_LANES; l++)
+        if (conn->flushed[l] < conn->posted[l]) return false;
     return true;
 }
 
-/* The buffers of failed works go back to their owners: what can still go out goes now, and then no
- * transport may read them any more. */
-static void drain_st(rdt_comm_t *comm)
-{
-    uint64_t deadline_ns = rdt_now_ns() + GOODBYE_NS;
-
-    while (!all_flushed(comm) && rdt_now_ns() < deadline_ns)
-        for (int i = 0; i < RDT_NUM_TRANSPORTS; i++)
-            if (comm->ctx[i] != NULL) transports[i]->poll(comm->ctx[i]);
-    for (uint32_t r = 0; r < comm->cfg.world; r++) {
-        rdt_conn_t *conn = comm->peers[r].conn;
-
-        if (conn != NULL && conn->flushed < conn->posted && conn->status == RDT_OK)
-            conn->status = RDT_CLOSED;
-    }
-}
-
-/* A peer whose lane is full does not hear it; it sees the connection end. */
-void rdt_comm_tell_st(rdt_comm_t *comm)
+static rdt_hdr_t last_words(const rdt_comm_t *comm, uint32_t *len_p)
 {
     rdt_status_t st = (rdt_status_t)atomic_load(&comm->status);
     bool error = st != RDT_OK && st != RDT_CLOSED;
-    rdt_hdr_t hdr = {.kind = error ? RDT_KIND_ERROR : RDT_KIND_BYE, .seq = comm->coll_done};
     size_t len = error ? strlen(comm->error) : 0;
+
+    *len_p = len < comm->cfg.chunk_bytes ? (uint32_t)len : comm->cfg.chunk_bytes;
+    return (rdt_hdr_t){.kind = error ? RDT_KIND_ERROR : RDT_KIND_BYE, .seq = comm->coll_done};
+}
+
+/* One attempt for each peer; how many of them have not got everything yet. */
+static uint32_t tell_more(rdt_comm_t *comm, const rdt_hdr_t *hdr, uint32_t len)
+{
+    uint32_t num_open = 0;
+
+    for (uint32_t r = 0; r < comm->cfg.world; r++) {
+        rdt_peer_state_t *peer = &comm->peers[r];
+        rdt_conn_t *conn = peer->conn;
+
+        if (conn == NULL || conn->status != RDT_OK) continue;
+        if (!peer->told)
+            peer->told = conn->ops->send(conn, RDT_LANE_P2P, hdr, comm->error, len) == RDT_OK;
+        num_open += !peer->told || !is_flushed(conn);
+    }
+    return num_open;
+}
+
+/* The buffers of failed works go back to their owners, so what could not go out in time is cut off. A
+ * peer that did not hear the words sees its connection end. */
+static void cut_rest(rdt_comm_t *comm)
+{
+    for (uint32_t r = 0; r < comm->cfg.world; r++) {
+        const rdt_peer_state_t *peer = &comm->peers[r];
+        rdt_conn_t *conn = peer->conn;
+
+        if (conn != NULL && conn->status == RDT_OK && !(peer->told && is_flushed(conn)))
+            conn->ops->cut(conn);
+    }
+}
+
+void rdt_comm_tell_st(rdt_comm_t *comm)
+{
+    uint64_t deadline_ns = rdt_now_ns() + GOODBYE_NS;
+    uint32_t len;
+    rdt_hdr_t hdr = last_words(comm, &len);
 
     if (comm->told) return;
     comm->told = true;
-    if (len > comm->cfg.chunk_bytes) len = comm->cfg.chunk_bytes;
-    for (uint32_t r = 0; r < comm->cfg.world; r++) {
-        rdt_conn_t *conn = comm->peers[r].conn;
-
-        if (conn != NULL)
-            (void)conn->ops->send(conn, RDT_LANE_P2P, &hdr, comm->error, (uint32_t)len);
-    }
-    drain_st(comm);
+    while (tell_more(comm, &hdr, len) > 0 && rdt_now_ns() < deadline_ns)
+        for (int i = 0; i < RDT_NUM_TRANSPORTS; i++)
+            if (comm->ctx[i] != NULL) transports[i]->poll(comm->ctx[i]);
+    cut_rest(comm);
 }
 
 bool rdt_comm_is_forked(const rdt_comm_t *comm)

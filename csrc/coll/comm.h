@@ -38,7 +38,7 @@ struct rdt_work {
     uint32_t p2p_state;
     uint64_t p2p_done; /* bytes sent or received */
     uint64_t p2p_id;   /* seq of the other side's work, once matched */
-    uint64_t posted;   /* conn->posted after the last byte of a send */
+    uint64_t posted;   /* what the lane had posted after the last byte of a send, or the CTS */
 };
 
 typedef enum rdt_kind {
@@ -74,12 +74,13 @@ typedef struct rdt_rts {
 typedef struct rdt_peer_state {
     rdt_conn_t *conn; /* NULL for the rank itself */
     char label[RDT_COMM_LABEL_BYTES];
+    bool told;        /* the last words are on their way to the peer */
     bool bye;         /* the peer left in good order, */
     uint64_t bye_seq; /* after this many collectives */
     /* active collective; _st */
     uint32_t tx_next[RDT_NUM_STREAMS], tx_total[RDT_NUM_STREAMS];
     uint32_t rx_next[RDT_NUM_STREAMS], rx_total[RDT_NUM_STREAMS];
-    uint64_t posted; /* conn->posted after the last chunk of the collective */
+    uint64_t posted; /* what the lane had posted after the last chunk of the collective */
     bool held;       /* the chunk to be reduced next lies at the head of the lane */
     const void *held_data;
     /* point-to-point; _st */
@@ -108,7 +109,7 @@ struct rdt_comm {
     _Atomic uint32_t kick;           /* futex of the progress thread */
     _Atomic bool asleep;             /* the driver sleeps: see engine.c, sleep_st */
     _Atomic(_Atomic uint32_t *) sleep_futex;
-    _Atomic bool stop;
+    _Atomic bool stop, connecting, connected;
     _Atomic int status; /* rdt_status_t, latched; text behind error_lock */
     pthread_mutex_t error_lock;
     char error[RDT_ERROR_BYTES];
@@ -123,7 +124,7 @@ struct rdt_comm {
     uint32_t ready;                /* chunks of RESULT that may be sent */
     uint32_t num_held;
     uint64_t coll_seq, coll_done; /* collectives begun, and finished */
-    bool told;                    /* the peers know of the error, or of the goodbye */
+    bool told;                    /* the peers know of the error or goodbye, or are cut off */
     uint64_t next_check_ns;
     struct pollfd *fds;
     int event_fd; /* wakes a driver that sleeps in poll() */

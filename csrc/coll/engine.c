@@ -464,6 +464,8 @@ rdt_status_t rdt_post(rdt_comm_t *comm, const rdt_call_t *call, rdt_work_t **wor
     rdt_work_t *work;
 
     if (st != RDT_OK) return st;
+    if (!atomic_load(&comm->connected))
+        return rdt_fail(RDT_BAD_ARG, "rank %u is not connected", comm->cfg.rank);
     if (__builtin_expect(rdt_comm_is_forked(comm), 0))
         return rdt_fail(RDT_CLOSED,
                         "this process was forked from rank %u: only rank %u itself may "

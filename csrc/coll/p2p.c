@@ -120,8 +120,13 @@ static rdt_status_t move_data(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work
         work->p2p_done += len;
         hdr.index++;
     }
-    work->posted = peer->conn->posted;
+    work->posted = peer->conn->posted[RDT_LANE_P2P];
     return RDT_OK;
+}
+
+static bool is_flushed(const rdt_peer_state_t *peer, const rdt_work_t *work)
+{
+    return peer->conn->flushed[RDT_LANE_P2P] >= work->posted;
 }
 
 /* RDT_OK when the work has nothing more to do for now, AGAIN when the lane is full. */
@@ -133,26 +138,35 @@ static rdt_status_t step_send(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work
     if (work->p2p_state == SEND_NEW) return announce(comm, peer, work);
     if (work->p2p_state != SEND_MOVING) return RDT_OK;
     if (work->p2p_done < total_bytes(work)) st = move_data(comm, peer, work);
-    if (st == RDT_OK && peer->conn->flushed >= work->posted) finish(link, RDT_OK, "");
+    if (st == RDT_OK && is_flushed(peer, work)) finish(link, RDT_OK, "");
     return st;
 }
 
-static rdt_status_t step_recv(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t **link)
+static rdt_status_t answer(rdt_peer_state_t *peer, rdt_work_t *work)
 {
-    rdt_work_t *work = *link;
-    rdt_hdr_t hdr;
+    rdt_hdr_t hdr = rdt_call_hdr(work, RDT_KIND_CTS);
     rdt_status_t st;
 
-    (void)comm;
-    if (work->p2p_state != RECV_MATCHED) return RDT_OK;
-    hdr = rdt_call_hdr(work, RDT_KIND_CTS);
     hdr.seq = work->p2p_id;
     hdr.id = work->seq;
     st = post(peer, &hdr, NULL, 0);
     if (st != RDT_OK) return st;
     work->p2p_state = RECV_MOVING;
-    if (total_bytes(work) == 0) finish(link, RDT_OK, "");
+    work->posted = peer->conn->posted[RDT_LANE_P2P];
     return RDT_OK;
+}
+
+static rdt_status_t step_recv(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t **link)
+{
+    rdt_work_t *work = *link;
+    rdt_status_t st = RDT_OK;
+
+    (void)comm;
+    if (work->p2p_state == RECV_MATCHED) st = answer(peer, work);
+    /* With no data to come, it is the answer that must be on its way before anybody stops polling. */
+    if (work->p2p_state == RECV_MOVING && total_bytes(work) == 0 && is_flushed(peer, work))
+        finish(link, RDT_OK, "");
+    return st;
 }
 
 typedef rdt_status_t (*step_fn)(rdt_comm_t *, rdt_peer_state_t *, rdt_work_t **);
@@ -294,6 +308,18 @@ static void lost(rdt_comm_t *comm, rdt_peer_state_t *peer)
     rdt_comm_lost_st(comm, peer->conn->peer, call);
 }
 
+/* Works that the last message finished end well, whatever the state of the connection is now. */
+static void step_peer(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_status_t lane)
+{
+    rdt_status_t st;
+
+    if (peer->sends == NULL && peer->recvs == NULL) return;
+    st = step_list(comm, peer, &peer->recvs, step_recv);
+    if (st >= 0) st = step_list(comm, peer, &peer->sends, step_send);
+    if (peer->sends == NULL && peer->recvs == NULL) return;
+    if (st < 0 || lane < 0 || peer->bye) lost(comm, peer);
+}
+
 /* True when something moved. */
 bool rdt_p2p_step_st(rdt_comm_t *comm)
 {
@@ -301,18 +327,8 @@ bool rdt_p2p_step_st(rdt_comm_t *comm)
 
     for (uint32_t r = 0; r < comm->cfg.world; r++) {
         rdt_peer_state_t *peer = &comm->peers[r];
-        rdt_status_t st;
 
-        if (peer->conn == NULL) continue;
-        st = receive(comm, peer, &moved);
-        if (peer->sends == NULL && peer->recvs == NULL) continue;
-        if (st < 0 || peer->bye) {
-            lost(comm, peer);
-            continue;
-        }
-        st = step_list(comm, peer, &peer->recvs, step_recv);
-        if (st >= 0) st = step_list(comm, peer, &peer->sends, step_send);
-        if (st < 0) lost(comm, peer);
+        if (peer->conn != NULL) step_peer(comm, peer, receive(comm, peer, &moved));
     }
     return moved;
 }

@@ -67,5 +67,6 @@ void rdt_fake_check(rdt_ctx_t *ctx);
 void rdt_fake_arm(rdt_ctx_t *ctx, rdt_sleep_t *sleep);
 void rdt_fake_disarm(rdt_ctx_t *ctx);
 void rdt_fake_cut(fake_conn_t *conn); /* with the lock */
+void rdt_fake_cut_conn(rdt_conn_t *conn);
 
 #endif

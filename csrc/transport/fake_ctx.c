@@ -99,9 +99,10 @@ static fake_conn_t *find_other(const fake_ctx_t *mine, uint32_t peer)
     return NULL;
 }
 
-static uint32_t join(fake_ctx_t *ctx)
+/* Joins what can be joined. The first connection whose peer is not there, or NULL. */
+static const fake_conn_t *join(fake_ctx_t *ctx)
 {
-    uint32_t joined = 0;
+    const fake_conn_t *missing = NULL;
 
     pthread_mutex_lock(&rdt_fake_lock);
     for (uint32_t i = 0; i < ctx->num_conns; i++) {
@@ -111,16 +112,17 @@ static uint32_t join(fake_ctx_t *ctx)
             conn->other->other = conn;
             conn->joined = conn->other->joined = true;
         }
-        joined += conn->joined;
+        if (!conn->joined && missing == NULL) missing = conn;
     }
     pthread_mutex_unlock(&rdt_fake_lock);
-    return joined;
+    return missing;
 }
 
 static rdt_status_t fake_connect(rdt_ctx_t *base, const rdt_peer_t *peers, uint32_t num,
                                  uint64_t deadline_ns, rdt_conn_t **conns)
 {
     fake_ctx_t *ctx = (fake_ctx_t *)base;
+    const fake_conn_t *missing;
 
     ctx->conns = calloc(num, sizeof(*ctx->conns));
     if (ctx->conns == NULL) return rdt_fail(RDT_NO_MEMORY, "fake connections: out of memory");
@@ -134,9 +136,10 @@ static rdt_status_t fake_connect(rdt_ctx_t *base, const rdt_peer_t *peers, uint3
     pthread_mutex_lock(&rdt_fake_lock);
     ctx->num_conns = num; /* from here on peers may find them */
     pthread_mutex_unlock(&rdt_fake_lock);
-    while (join(ctx) < num) {
+    while ((missing = join(ctx)) != NULL) {
         if (rdt_now_ns() >= deadline_ns)
-            return rdt_fail(RDT_CONNECT_TIMEOUT, "a peer of rank %u did not come", base->cfg.rank);
+            return rdt_fail(RDT_CONNECT_TIMEOUT, "waiting for rank %u: it did not come",
+                            missing->base.peer);
         usleep(1000);
     }
     return RDT_OK;
@@ -166,6 +169,7 @@ const rdt_transport_ops_t rdt_fake_ops = {
     .open = fake_open,
     .address = fake_address,
     .connect = fake_connect,
+    .cut = rdt_fake_cut_conn,
     .close = fake_close,
     .send = rdt_fake_send,
     .peek = rdt_fake_peek,

@@ -33,6 +33,14 @@ void rdt_fake_cut(fake_conn_t *conn)
     ring(other);
 }
 
+void rdt_fake_cut_conn(rdt_conn_t *base)
+{
+    pthread_mutex_lock(&rdt_fake_lock);
+    rdt_fake_cut((fake_conn_t *)base);
+    pthread_mutex_unlock(&rdt_fake_lock);
+    base->status = RDT_CLOSED;
+}
+
 /* The status belongs to the owner's driver, so only its own calls change it. */
 static rdt_status_t latched(fake_conn_t *conn)
 {
@@ -61,7 +69,7 @@ static rdt_status_t send_locked(fake_conn_t *conn, rdt_lane_t lane_id, const voi
     slot->source_delay = next_random(ctx, ctx->script.delay);
     slot->show_delay = next_random(ctx, ctx->script.delay);
     lane->written++;
-    conn->base.posted++;
+    conn->base.posted[lane_id]++;
     return RDT_OK;
 }
 
@@ -126,7 +134,7 @@ static void read_sources(fake_conn_t *conn, uint32_t num_slots)
             }
             if (slot->len > 0) memcpy(slot->data, slot->source, slot->len);
             lane->read++;
-            conn->base.flushed++;
+            conn->base.flushed[l]++;
             ring(conn->other);
         }
     }
@@ -138,7 +146,8 @@ void rdt_fake_poll(rdt_ctx_t *base)
 
     pthread_mutex_lock(&rdt_fake_lock);
     for (uint32_t i = 0; i < ctx->num_conns; i++)
-        if (latched(&ctx->conns[i]) == RDT_OK) read_sources(&ctx->conns[i], ctx->script.slots);
+        if (ctx->conns[i].joined && latched(&ctx->conns[i]) == RDT_OK)
+            read_sources(&ctx->conns[i], ctx->script.slots);
     pthread_mutex_unlock(&rdt_fake_lock);
 }
 

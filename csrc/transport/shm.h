@@ -80,6 +80,7 @@ typedef struct shm_ctx {
 /* shm_conn.c */
 rdt_status_t rdt_shm_connect(rdt_ctx_t *ctx, const rdt_peer_t *peers, uint32_t num,
                              uint64_t deadline_ns, rdt_conn_t **conns);
+void rdt_shm_cut(rdt_conn_t *conn);
 void rdt_shm_disconnect(shm_ctx_t *ctx);
 
 /* shm_data.c */

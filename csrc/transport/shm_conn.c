@@ -114,6 +114,12 @@ rdt_status_t rdt_shm_connect(rdt_ctx_t *base, const rdt_peer_t *peers, uint32_t 
     return st;
 }
 
+void rdt_shm_cut(rdt_conn_t *base)
+{
+    shutdown(((shm_conn_t *)base)->sock, SHUT_RDWR);
+    base->status = RDT_CLOSED;
+}
+
 void rdt_shm_disconnect(shm_ctx_t *ctx)
 {
     for (uint32_t i = 0; i < ctx->num_conns; i++) {

@@ -101,6 +101,7 @@ const rdt_transport_ops_t rdt_shm_ops = {
     .open = shm_open_ctx,
     .address = shm_address,
     .connect = rdt_shm_connect,
+    .cut = rdt_shm_cut,
     .close = shm_close,
     .send = rdt_shm_send,
     .peek = rdt_shm_peek,

@@ -57,8 +57,8 @@ rdt_status_t rdt_shm_send(rdt_conn_t *base, rdt_lane_t lane_id, const void *hdr,
     slot->len = len;
     lane->pos++;
     atomic_store(&slot->flag, lane->pos); /* pairs with peek: who sees it sees the message */
-    base->posted++;
-    base->flushed++; /* copied: the source is free at once */
+    base->posted[lane_id]++;
+    base->flushed[lane_id]++; /* copied: the source is free at once */
     ring(conn);
     return RDT_OK;
 }

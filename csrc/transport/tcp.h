@@ -58,7 +58,6 @@ typedef struct tcp_conn {
     tcp_frame_t tx[TCP_TX_FRAMES];
     uint64_t tx_head, tx_done;
     size_t tx_off;
-    uint64_t data_frames_done; /* of the frames done, those that send() posted */
     /* receive: the frame that is arriving; rx_off counts its head and data bytes */
     tcp_head_t rx_head;
     size_t rx_off;
@@ -77,6 +76,7 @@ typedef struct tcp_ctx {
 /* tcp_conn.c */
 rdt_status_t rdt_tcp_connect(rdt_ctx_t *ctx, const rdt_peer_t *peers, uint32_t num,
                              uint64_t deadline_ns, rdt_conn_t **conns);
+void rdt_tcp_cut(rdt_conn_t *conn);
 void rdt_tcp_disconnect(tcp_ctx_t *ctx);
 
 /* tcp_data.c */

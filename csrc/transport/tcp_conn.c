@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/sock.h"
 #include "transport/tcp.h"
@@ -17,6 +19,8 @@
 #define ALIVE_INTERVAL_S 2
 #define ALIVE_PROBES 3
 #define UNACKED_MS 10000
+/* How long a close waits, for all peers together, for them to end as well. */
+#define LINGER_NS (300 * RDT_NS_PER_MS)
 
 static rdt_status_t dial_tcp(const rdt_peer_t *peer, uint64_t deadline_ns, int *fd_p)
 {
@@ -106,9 +110,34 @@ rdt_status_t rdt_tcp_connect(rdt_ctx_t *base, const rdt_peer_t *peers, uint32_t 
     return st;
 }
 
+void rdt_tcp_cut(rdt_conn_t *base)
+{
+    shutdown(((tcp_conn_t *)base)->sock, SHUT_RDWR);
+    base->status = RDT_CLOSED;
+}
+
+/* Reads until the peer's side ends as well, but not past the deadline. */
+static void read_away(int sock, uint64_t deadline_ns)
+{
+    struct pollfd pfd = {.fd = sock, .events = POLLIN};
+    char bytes[4096];
+    ssize_t n;
+
+    do {
+        n = recv(sock, bytes, sizeof(bytes), MSG_DONTWAIT);
+    } while (n > 0 || (n < 0 && errno == EAGAIN && poll(&pfd, 1, rdt_ms_until(deadline_ns)) > 0));
+}
+
+/* To close a socket with unread data would make the kernel reset it, and the peer could lose our last
+ * words; so first our side ends, and what the peers still send is read away. */
 void rdt_tcp_disconnect(tcp_ctx_t *ctx)
 {
+    uint64_t deadline_ns = rdt_now_ns() + LINGER_NS;
+
+    for (uint32_t i = 0; i < ctx->num_conns; i++)
+        shutdown(ctx->conns[i].sock, SHUT_WR);
     for (uint32_t i = 0; i < ctx->num_conns; i++) {
+        read_away(ctx->conns[i].sock, deadline_ns);
         close(ctx->conns[i].sock);
         free(ctx->conns[i].slot_memory);
     }

@@ -76,6 +76,7 @@ const rdt_transport_ops_t rdt_tcp_ops = {
     .open = tcp_open,
     .address = tcp_address,
     .connect = rdt_tcp_connect,
+    .cut = rdt_tcp_cut,
     .close = tcp_close,
     .send = rdt_tcp_send,
     .peek = rdt_tcp_peek,

@@ -69,7 +69,7 @@ static void took(tcp_conn_t *conn, size_t bytes)
 
         if (conn->tx_off < whole) return;
         conn->tx_off -= whole;
-        if (frame->head.lane != TCP_LANE_NONE) conn->base.flushed++;
+        if (frame->head.lane != TCP_LANE_NONE) conn->base.flushed[frame->head.lane]++;
         conn->tx_done++;
     }
 }
@@ -101,14 +101,15 @@ rdt_status_t rdt_tcp_send(rdt_conn_t *base, rdt_lane_t lane_id, const void *hdr,
     tcp_frame_t *frame;
 
     assert(len <= base->ctx->cfg.chunk_bytes);
-    if (__builtin_expect(base->status != RDT_OK, 0)) return base->status;
+    /* A socket that cannot be written may still hold what the peer said before it went. */
+    if (__builtin_expect(base->status != RDT_OK, 0)) return conn->ended ? base->status : RDT_AGAIN;
     /* One place stays free for a frame of credits alone. */
     if (lane->credits == 0 || conn->tx_head - conn->tx_done >= TCP_TX_FRAMES - 1) return RDT_AGAIN;
     frame = new_frame(conn, (uint8_t)lane_id, len);
     memcpy(frame->head.hdr, hdr, RDT_HDR_BYTES);
     frame->data = data;
     lane->credits--;
-    base->posted++;
+    base->posted[lane_id]++;
     flush(conn);
     return RDT_OK;
 }

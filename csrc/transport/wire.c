@@ -64,6 +64,8 @@ static rdt_status_t hear_lower(const rdt_dial_t *d, const rdt_peer_t *peer, uint
     rdt_hello_t hello;
     rdt_status_t st = rdt_sock_recv(link->fd, &hello, sizeof(hello), &link->peer_fd, deadline_ns);
 
+    if (st == RDT_PEER_LOST)
+        return rdt_fail(st, "it closed the connection: it has failed, or belongs to another group");
     if (st != RDT_OK) return st;
     if (!belongs(d->cfg, &hello) || hello.rank != peer->rank)
         return rdt_fail(RDT_PEER_REFUSED, "what answers there belongs to another group");
@@ -126,21 +128,22 @@ static rdt_status_t connect_all(const rdt_dial_t *d, const rdt_peer_t *peers, ui
     rdt_status_t st;
     int missing;
 
-    /* Order matters: dialling needs only the peers' kernels, so every rank gets through it; then
-     * all higher ranks have called, and last come the answers. Nobody waits in a circle. */
+    /* Order matters: dialling needs only the peers' kernels, so every rank gets through it; a rank
+     * answers once the lower ones have answered it, so nobody waits in a circle; and what a lower
+     * rank objects to is heard before waiting for higher ones. */
     for (uint32_t i = 0; i < num; i++) {
         if (peers[i].rank > d->cfg->rank) continue;
         st = dial_lower(d, &peers[i], deadline_ns, &links[i]);
         if (st != RDT_OK) return named(st, "connecting to", peers[i].rank);
     }
-    while ((missing = first_missing(peers, num, links, d->cfg->rank)) >= 0) {
-        st = accept_one(d, peers, num, deadline_ns, links);
-        if (st != RDT_OK) return named(st, "waiting for", peers[missing].rank);
-    }
     for (uint32_t i = 0; i < num; i++) {
         if (peers[i].rank > d->cfg->rank) continue;
         st = hear_lower(d, &peers[i], deadline_ns, &links[i]);
         if (st != RDT_OK) return named(st, "greeting", peers[i].rank);
+    }
+    while ((missing = first_missing(peers, num, links, d->cfg->rank)) >= 0) {
+        st = accept_one(d, peers, num, deadline_ns, links);
+        if (st != RDT_OK) return named(st, "waiting for", peers[missing].rank);
     }
     return RDT_OK;
 }

@@ -118,10 +118,12 @@ static void *stream_out(void *arg)
             if (st == RDT_OK) sent[l]++;
         }
         side->ops->poll(side->ctx);
-        CHECK(side->conn->flushed <= side->conn->posted, "more flushed than posted");
+        for (int l = 0; l < RDT_NUM_LANES; l++)
+            CHECK(side->conn->flushed[l] <= side->conn->posted[l], "more flushed than posted");
     }
-    while (side->conn->flushed < side->conn->posted)
-        side->ops->poll(side->ctx);
+    for (int l = 0; l < RDT_NUM_LANES; l++)
+        while (side->conn->flushed[l] < side->conn->posted[l])
+            side->ops->poll(side->ctx);
     free(bufs);
     return NULL;
 }
@@ -232,7 +234,7 @@ static void what_a_peer_sent_before_it_left_still_arrives(side_t *sides)
     uint64_t deadline = rdt_now_ns() + LIMIT_NS;
 
     send_soon(sides, 0, RDT_LANE_P2P, &hdr, "last", 4);
-    while (sides[0].conn->flushed < sides[0].conn->posted)
+    while (sides[0].conn->flushed[RDT_LANE_P2P] < sides[0].conn->posted[RDT_LANE_P2P])
         sides[0].ops->poll(sides[0].ctx);
     sides[0].ops->close(sides[0].ctx);
     do {

@@ -48,11 +48,11 @@ typedef struct rdt_conn {
     const rdt_transport_ops_t *ops;
     rdt_ctx_t *ctx;
     uint32_t peer;
-    rdt_status_t status; /* OK, or latched: PEER_LOST, PROTOCOL, IO_ERROR; the engine may latch
-                            CLOSED, and then no source may be read any more */
+    rdt_status_t status; /* OK, or latched: PEER_LOST, PROTOCOL, IO_ERROR; CLOSED after cut */
     int sys_errno;       /* behind status, 0 where there is none */
-    uint64_t posted;     /* messages that send accepted */
-    uint64_t flushed;    /* of these, how many no longer need their source; flushed <= posted */
+    /* Per lane: messages that send accepted, and how many of these no longer need their source, in
+     * the order of sending; flushed <= posted. Lanes are flushed independently. */
+    uint64_t posted[RDT_NUM_LANES], flushed[RDT_NUM_LANES];
 } rdt_conn_t;
 
 typedef struct rdt_peer {
@@ -95,6 +95,9 @@ struct rdt_transport_ops {
      * transport finds it by address in send. dereg after the last send from it was flushed. */
     rdt_status_t (*reg)(rdt_ctx_t *ctx, void *addr, size_t len);
     void (*dereg)(rdt_ctx_t *ctx, void *addr);
+    /* Ends one connection: no source is read any more, and the peer sees PEER_LOST after what had
+     * been flushed. Only close may follow. */
+    void (*cut)(rdt_conn_t *conn);
     /* Frees the context with its connections. Data already flushed still reaches a living peer. */
     void (*close)(rdt_ctx_t *ctx);
 

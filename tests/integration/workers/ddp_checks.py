@@ -144,8 +144,10 @@ def the_all_reduce_hook(group):
 
 @check
 def the_bf16_compression_hook(group):
-    # Under its own name torch allows this hook on NCCL only.
-    train_both(group, BF16, hook=lambda s, b: bf16_compress_hook(s, b), bucket_cap_mb=0.002)
+    def hook(state, bucket):  # under its own name torch allows it on NCCL only
+        return bf16_compress_hook(state, bucket)
+
+    train_both(group, BF16, hook=hook, bucket_cap_mb=0.002)
 
 
 @check
