@@ -1,8 +1,9 @@
 """dist.all_reduce over rdmatrain beside Gloo, two ranks on this host, in the same run.
 
-Started plainly it starts its ranks with ``rdmatrain run``. Rounds alternate between the two backends,
-so that whatever else the machine does hits both; every size is checked on every rank before it is
-timed. Prints a table, appends records to a JSON lines file, and fails where Gloo is faster.
+Started plainly it starts its ranks with ``rdmatrain run``. Rounds alternate between the two
+backends, so that whatever else the machine does hits both; every size is checked on every rank
+before it is timed. Prints a table, appends records to a JSON lines file, and fails where Gloo is
+faster.
 """
 
 import argparse

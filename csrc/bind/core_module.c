@@ -236,9 +236,9 @@ static int parse_peers(PyObject *peers, uint32_t world, rdt_peer_info_t *infos)
         PyObject *item = PySequence_GetItem(peers, r);
         const char *wire, *label;
         Py_ssize_t wire_len;
-        int ok =
-            item != NULL && PyArg_ParseTuple(item, "sy#s;each peer is (transport, wire, label)",
-                                             &infos[r].transport, &wire, &wire_len, &label);
+        int ok = item != NULL && is_tuple(item) &&
+                 PyArg_ParseTuple(item, "sy#s;each peer is (transport, wire, label)",
+                                  &infos[r].transport, &wire, &wire_len, &label);
 
         Py_XDECREF(item); /* peers keeps its strings alive */
         if (!ok) return 0;
@@ -452,23 +452,27 @@ static PyObject *comm_post(CommObject *self, PyObject *args, PyObject *kwargs)
 
 static PyMethodDef comm_methods[] = {
     {"listen", (PyCFunction)(void (*)(void))comm_listen, METH_VARARGS | METH_KEYWORDS,
-     "listen(transport, arg=None)\n--\n\nOpen a transport and return the address that peers need, "
+     "listen($self, transport, arg=None)\n--\n\nOpen a transport and return the address that peers "
+     "need, "
      "as bytes.\n\narg is the numeric address to listen on (tcp) or the script (fake)."},
     {"connect", (PyCFunction)(void (*)(void))comm_connect, METH_VARARGS | METH_KEYWORDS,
-     "connect(peers, timeout)\n--\n\nConnect to all ranks within timeout seconds.\n\npeers has a "
+     "connect($self, peers, timeout)\n--\n\nConnect to all ranks within timeout seconds.\n\npeers "
+     "has a "
      "(transport, address, label) for each rank, this one included."},
     {"transport", (PyCFunction)comm_transport, METH_O,
-     "transport(rank, /)\n--\n\nName of the transport that joins this rank to another one."},
+     "transport($self, rank, /)\n--\n\nName of the transport that joins this rank to another one."},
     {"post", (PyCFunction)(void (*)(void))comm_post, METH_VARARGS | METH_KEYWORDS,
-     "post(coll, dtype='uint8', op='SUM', *, in_=None, out=None, peer=0, tag=0, timeout=None, "
+     "post($self, coll, dtype='uint8', op='SUM', *, in_=None, out=None, peer=0, tag=0, "
+     "timeout=None, "
      "background=False)\n--\n\nStart an operation on contiguous buffers and return its Work.\n\n"
      "timeout is in seconds. All ranks must post the same collectives in the same order."},
     {"abort", (PyCFunction)comm_abort, METH_O,
-     "abort(reason, /)\n--\n\nFail everything that is pending or comes later, and tell the peers."},
+     "abort($self, reason, /)\n--\n\nFail everything that is pending or comes later, and tell the "
+     "peers."},
     {"detach", (PyCFunction)comm_detach, METH_NOARGS,
-     "detach()\n--\n\nGive the communicator away as a capsule; this object is closed then."},
+     "detach($self)\n--\n\nGive the communicator away as a capsule; this object is closed then."},
     {"close", (PyCFunction)comm_close, METH_NOARGS,
-     "close()\n--\n\nSay goodbye to the peers and free everything. May be called twice."},
+     "close($self)\n--\n\nSay goodbye to the peers and free everything. May be called twice."},
     {NULL, NULL, 0, NULL}};
 
 static PyTypeObject CommType = {
@@ -513,7 +517,7 @@ static void work_dealloc(WorkObject *self)
 {
     if (self->work != NULL) {
         self->owner->users++;
-        Py_BEGIN_ALLOW_THREADS(void)
+        Py_BEGIN_ALLOW_THREADS
         rdt_work_wait(self->work, RDT_NO_TIMEOUT);
         rdt_work_free(self->work);
         Py_END_ALLOW_THREADS
@@ -527,10 +531,11 @@ static void work_dealloc(WorkObject *self)
 
 static PyMethodDef work_methods[] = {
     {"wait", (PyCFunction)(void (*)(void))work_wait, METH_VARARGS | METH_KEYWORDS,
-     "wait(timeout=None)\n--\n\nDrive the communicator until the work is over, at most timeout "
+     "wait($self, timeout=None)\n--\n\nDrive the communicator until the work is over, at most "
+     "timeout "
      "seconds.\n\nRaises CommError, or CommTimeoutError when the wait itself ran out."},
     {"done", (PyCFunction)work_done, METH_NOARGS,
-     "done()\n--\n\nWhether the work is over, well or not."},
+     "done($self)\n--\n\nWhether the work is over, well or not."},
     {NULL, NULL, 0, NULL}};
 
 static PyTypeObject WorkType = {

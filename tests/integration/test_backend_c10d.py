@@ -14,14 +14,7 @@ def job(request: pytest.FixtureRequest) -> tuple[Ended, int]:
     return finish([start(command, {"RDMATRAIN_TRANSPORT": transport})])[0], ranks
 
 
-def checks() -> list[object]:
-    """All checks; what the backend does not implement yet must fail until somebody does."""
-    missing = pytest.mark.xfail(strict=True, reason="no coalesced all_gather and reduce_scatter")
-    marks = {"coalesced_gathers_and_scatters_all_happen": missing}
-    return [pytest.param(n, marks=marks.get(n, ())) for n in checks_in(WORKER)]
-
-
-@pytest.mark.parametrize("name", checks())
+@pytest.mark.parametrize("name", checks_in(WORKER))
 def test_of_torch_distributed(job: tuple[Ended, int], name: str) -> None:
     ended, ranks = job
     assert not (text := failure_of(ended, name, ranks)), text
