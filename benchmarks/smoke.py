@@ -120,7 +120,11 @@ def record(
     if path is None:
         return
     common = {"op": "all_reduce", "dtype": "float32", "ranks": world, "nbytes": nbytes}
-    where = {"machine": machine(), "commit": commit(), "argv": " ".join(sys.argv)}
+    where = {
+        "machine": machine(),
+        "commit": commit(),
+        "argv": f"benchmarks/smoke.py --nproc {world}",
+    }
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     with path.open("a", encoding="utf-8") as out:
         for name in BACKENDS:
