@@ -83,12 +83,14 @@ help: ## list the targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	echo "Variables: PYTHON=python3.12 to choose the interpreter, ARGS='-k name' for pytest in make test"
 
-# A compiler, Python's headers and venv; ip makes the network namespaces of the two-host tests.
+# A compiler, Python's headers and venv; ip makes the network namespaces of the two-host tests; libibverbs
+# is optional for the package, and here so that the tests meet the real one.
 system:
 	@missing=()
 	command -v gcc >/dev/null || missing+=(gcc)
 	command -v g++ >/dev/null || missing+=(g++)
 	command -v ip >/dev/null || missing+=(iproute2)
+	$(PYTHON) -c 'import ctypes; ctypes.CDLL("libibverbs.so.1")' 2>/dev/null || missing+=(libibverbs1)
 	command -v $(PYTHON) >/dev/null || missing+=($(notdir $(PYTHON)))
 	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing+=($(notdir $(PYTHON))-venv)
 	$(PYTHON) -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' \

@@ -12,6 +12,7 @@ DTYPES: tuple[str, ...]
 REDOPS: tuple[str, ...]
 COLLS: tuple[str, ...]
 
+def rdma_devices() -> list[str]: ...
 @final
 class Work:
     def wait(self, timeout: float | None = None) -> None: ...

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "rdmatrain/coll.h"
+#include "rdmatrain/verbs.h"
 
 typedef struct {
     PyObject_HEAD
@@ -549,6 +550,31 @@ static PyTypeObject WorkType = {
 
 /* -- module -- */
 
+static void append_name(void *list_p, const char *name)
+{
+    PyObject **list = list_p, *text = *list != NULL ? PyUnicode_FromString(name) : NULL;
+
+    if (text == NULL || PyList_Append(*list, text) < 0) Py_CLEAR(*list);
+    Py_XDECREF(text);
+}
+
+static PyObject *rdma_devices(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
+{
+    PyObject *list = PyList_New(0);
+    rdt_status_t st = rdt_verbs_devices(append_name, &list);
+
+    if (st == RDT_OK) return list;
+    Py_XDECREF(list);
+    return raise_status(st, rdt_last_error());
+}
+
+static PyMethodDef core_functions[] = {
+    {"rdma_devices", rdma_devices, METH_NOARGS,
+     "rdma_devices($module)\n--\n\nNames of the RDMA devices that libibverbs shows this "
+     "process.\n\n"
+     "Raises CommError with status NO_LIBRARY where libibverbs is not installed."},
+    {NULL, NULL, 0, NULL}};
+
 static PyObject *status_table(void)
 {
     PyObject *table = PyDict_New();
@@ -591,6 +617,7 @@ static PyModuleDef core_module = {
     .m_name = "rdmatrain._core",
     .m_doc = "The C core: communicators over shm and tcp, without torch.",
     .m_size = -1,
+    .m_methods = core_functions,
 };
 
 PyMODINIT_FUNC PyInit__core(void); /* found by its name, so no header declares it */
