@@ -82,14 +82,20 @@ def run(*args: str, env: dict[str, str] | None = None, cwd: Path | None = None) 
     )
 
 
+def heed_signals() -> None:
+    """Undo what a background job or nohup leaves ignored: the launcher rightly keeps that."""
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def start(*args: str, stdout: int | IO[bytes] = subprocess.PIPE) -> "subprocess.Popen[bytes]":
-    # A shell's background job ignores SIGINT, and the launcher rightly keeps that.
     return subprocess.Popen(
         [*RUN, *args],
         env=environment(),
         stdout=stdout,
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+        preexec_fn=heed_signals,  # noqa: PLW1509
     )
 
 
