@@ -377,9 +377,10 @@ c10::intrusive_ptr<c10d::Work> Backend::recv(std::vector<at::Tensor> &tensors, i
 std::string Backend::transport(int rank) const
 {
     CommOwner::User user(*owner_);
+    rdt_comm_t *comm = user.comm();
 
-    if (user.comm() == nullptr) throw_status(RDT_CLOSED, "the process group was destroyed");
-    return rdt_comm_transport(user.comm(), static_cast<uint32_t>(rank));
+    if (comm == nullptr) throw_status(RDT_CLOSED, "the process group was destroyed");
+    return rdt_comm_transport(comm, static_cast<uint32_t>(rank));
 }
 
 void Backend::startCoalescing()
@@ -396,8 +397,9 @@ c10::intrusive_ptr<c10d::Work> Backend::endCoalescing()
 void Backend::abort()
 {
     CommOwner::User user(*owner_);
+    rdt_comm_t *comm = user.comm();
 
-    if (user.comm() != nullptr) rdt_comm_abort(user.comm(), "the process group was aborted");
+    if (comm != nullptr) rdt_comm_abort(comm, "the process group was aborted");
 }
 
 void Backend::shutdown()

@@ -3,6 +3,11 @@
 
 #include <unistd.h>
 
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <thread>
+
 #include <ATen/core/grad_mode.h>
 #include <ATen/core/ivalue.h>
 #include <c10/util/Exception.h>
@@ -15,6 +20,68 @@ void throw_status(rdt_status_t status, const char *text)
     if (rdt_status_scope(status) == std::string("CALL")) TORCH_CHECK(false, "rdmatrain: ", text);
     C10_THROW_ERROR(DistBackendError, std::string("rdmatrain: ") + text);
 }
+
+namespace {
+
+/* Where futures complete: their callbacks are the user's, and may wait for other collectives or
+ * destroy the group, which neither the progress thread nor a thread that drives may do. A callback
+ * that blocks keeps its thread, and the next one gets another. */
+class CallbackPool
+{
+  public:
+    /* Never destroyed: its threads may outlive every other static. */
+    static CallbackPool &instance()
+    {
+        static auto *pool = new CallbackPool;
+
+        return *pool;
+    }
+
+    void run(std::function<void()> task)
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+
+        tasks_.push_back(std::move(task));
+        if (tasks_.size() > num_idle_) std::thread([this] { work(); }).detach();
+        ready_.notify_one();
+    }
+
+  private:
+    void work()
+    {
+        std::unique_lock<std::mutex> lock(mutex_);
+
+        for (;;) {
+            num_idle_++;
+            ready_.wait(lock, [this] { return !tasks_.empty(); });
+            num_idle_--;
+            auto task = std::move(tasks_.front());
+            tasks_.pop_front();
+            lock.unlock();
+            run_one(task);
+            task = nullptr; /* what it holds is let go without the lock */
+            lock.lock();
+        }
+    }
+
+    static void run_one(const std::function<void()> &task) noexcept
+    {
+        try {
+            task();
+        } catch (const std::exception &error) {
+            TORCH_WARN("rdmatrain: a callback of a collective failed: ", error.what());
+        } catch (...) {
+            TORCH_WARN("rdmatrain: a callback of a collective failed");
+        }
+    }
+
+    std::mutex mutex_;
+    std::condition_variable ready_;
+    std::deque<std::function<void()>> tasks_;
+    size_t num_idle_ = 0;
+};
+
+} // namespace
 
 static void close_comm(rdt_comm_t *comm, const std::atomic<int> &users)
 {
@@ -51,15 +118,16 @@ Work::~Work()
 void Work::post(const c10::intrusive_ptr<Work> &self)
 {
     CommOwner::User user(*self->owner_);
+    rdt_comm_t *comm = user.comm();
     rdt_call_t call = self->call_.call;
     rdt_status_t st;
 
-    if (user.comm() == nullptr) throw_status(RDT_CLOSED, "the process group was destroyed");
+    if (comm == nullptr) throw_status(RDT_CLOSED, "the process group was destroyed");
     /* done() gives this reference back. It may run before rdt_post returns, on any thread. */
     c10::intrusive_ptr<Work> keep = self;
     call.done = &Work::done;
     call.arg = keep.release();
-    st = rdt_post(user.comm(), &call, &self->work_);
+    st = rdt_post(comm, &call, &self->work_);
     if (st == RDT_OK) return;
     std::string text = rdt_last_error();
     c10::intrusive_ptr<Work>::reclaim(static_cast<Work *>(call.arg));
@@ -73,10 +141,7 @@ void Work::done(void *arg, rdt_status_t status, const char *text) noexcept
     try {
         self->conclude(status, text);
     } catch (const std::exception &error) {
-        /* A callback of the future threw: it belongs to the user, and the work itself is over. */
-        TORCH_WARN("rdmatrain: a callback of a collective failed: ", error.what());
-    } catch (...) {
-        TORCH_WARN("rdmatrain: a callback of a collective failed");
+        TORCH_WARN("rdmatrain: completing a collective failed: ", error.what());
     }
 }
 
@@ -99,10 +164,12 @@ void Work::conclude(rdt_status_t status, const char *text)
         future = future_;
     }
     if (future == nullptr) return;
-    if (error)
-        future->setError(error);
-    else
-        future->markCompleted(c10::IValue(call_.outputs));
+    CallbackPool::instance().run([future, error, outputs = call_.outputs] {
+        if (error)
+            future->setError(error);
+        else
+            future->markCompleted(c10::IValue(outputs));
+    });
 }
 
 bool Work::wait(std::chrono::milliseconds timeout)
@@ -118,6 +185,8 @@ bool Work::wait(std::chrono::milliseconds timeout)
                                        " ms, before the operation did")
                                           .c_str());
     }
+    if (!isCompleted() && rdt_work_test(work_) == RDT_AGAIN)
+        throw_status(RDT_CLOSED, "a process that was forked from a rank cannot wait for its work");
     std::unique_lock<std::mutex> lock(mutex_);
     cv_.wait(lock, [this] { return completed_; });
     if (exception_) std::rethrow_exception(exception_);

@@ -12,7 +12,7 @@
 #include "coll/comm.h"
 
 /* How long last words may wait for a slot, or for a full socket. */
-#define GOODBYE_NS RDT_NS_PER_S
+#define GOODBYE_NS (RDT_NS_PER_S / 5)
 
 static const rdt_transport_ops_t *const transports[RDT_NUM_TRANSPORTS] = {
     &rdt_shm_ops, &rdt_tcp_ops, &rdt_fake_ops};

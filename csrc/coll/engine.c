@@ -60,8 +60,7 @@ static void wake_waiters(rdt_comm_t *comm)
     rdt_futex_wake(&comm->turn);
 }
 
-/* Without the role. The callback comes before DONE: who waited may rely on its effects. The comm is
- * not touched after pending drops, since its owner may close it then. */
+/* Without the role. The callback comes before DONE: who waited may rely on its effects. */
 static void run_over(rdt_comm_t *comm, rdt_work_t *list)
 {
     while (list != NULL) {
@@ -149,8 +148,8 @@ static void check_st(rdt_comm_t *comm, uint64_t now_ns)
     comm->next_check_ns = now_ns + CHECK_NS;
     for (int i = 0; i < RDT_NUM_TRANSPORTS; i++)
         if (comm->ctx[i] != NULL) comm->ctx[i]->ops->check(comm->ctx[i]);
-    if (comm->queue != NULL && now_ns >= comm->queue->deadline_ns)
-        rdt_collective_timeout_st(comm, comm->queue);
+    for (rdt_work_t *work = comm->queue; work != NULL; work = work->next)
+        if (now_ns >= work->deadline_ns) rdt_collective_timeout_st(comm, work);
     rdt_p2p_deadlines_st(comm, now_ns);
 }
 
@@ -305,6 +304,15 @@ static void drive(rdt_comm_t *comm, const drive_t *drive)
     leave(comm);
 }
 
+/* With nothing pending the peers are read all the same, now and then: a tcp peer whose data stays
+ * unread for long would be given up by its kernel. Credits guarantee a slot for whatever comes. */
+static void look_after_peers(rdt_comm_t *comm)
+{
+    if (atomic_load(&comm->waiting) > 0 || !take_role(comm)) return;
+    progress_st(comm);
+    leave(comm);
+}
+
 void *rdt_progress_thread(void *arg)
 {
     rdt_comm_t *comm = arg;
@@ -313,12 +321,14 @@ void *rdt_progress_thread(void *arg)
     while (!atomic_load(&comm->stop)) {
         uint32_t kick = atomic_load(&comm->kick);
 
-        if (atomic_load(&comm->pending) == 0 || atomic_load(&comm->waiting) > 0)
+        if (atomic_load(&comm->pending) == 0 || atomic_load(&comm->waiting) > 0) {
             rdt_futex_wait(&comm->kick, kick, RDT_NS_PER_S);
-        else if (take_role(comm))
+            look_after_peers(comm);
+        } else if (take_role(comm)) {
             drive(comm, &thread_drive);
-        else
+        } else {
             sched_yield(); /* a poster has the role for a moment */
+        }
         wake_waiters(comm);
     }
     return NULL;
@@ -355,6 +365,9 @@ rdt_status_t rdt_work_wait(rdt_work_t *work, uint64_t timeout_ns)
     rdt_status_t st;
 
     if (atomic_load(&work->state) == RDT_WORK_DONE) return work->status;
+    if (rdt_comm_is_forked(comm))
+        return rdt_fail(RDT_CLOSED,
+                        "this process was forked from the rank that waits for this work");
     atomic_fetch_add(&comm->waiting, 1);
     st = wait_turn(comm, work, timeout_ns < UINT64_MAX - now ? now + timeout_ns : UINT64_MAX);
     wake_waiters(comm);
@@ -376,7 +389,6 @@ const char *rdt_work_text(const rdt_work_t *work)
 
 void rdt_work_free(rdt_work_t *work)
 {
-    if (atomic_load(&work->state) != RDT_WORK_DONE) rdt_kick_thread(work->comm);
     unref(work);
 }
 

@@ -328,7 +328,12 @@ bool rdt_p2p_step_st(rdt_comm_t *comm)
     for (uint32_t r = 0; r < comm->cfg.world; r++) {
         rdt_peer_state_t *peer = &comm->peers[r];
 
-        if (peer->conn != NULL) step_peer(comm, peer, receive(comm, peer, &moved));
+        uint64_t posted;
+
+        if (peer->conn == NULL) continue;
+        posted = peer->conn->posted[RDT_LANE_P2P];
+        step_peer(comm, peer, receive(comm, peer, &moved));
+        moved |= peer->conn->posted[RDT_LANE_P2P] != posted;
     }
     return moved;
 }

@@ -93,20 +93,21 @@ rdt_status_t rdt_shm_connect(rdt_ctx_t *base, const rdt_peer_t *peers, uint32_t 
     shm_ctx_t *ctx = (shm_ctx_t *)base;
     rdt_dial_t dial = {&base->cfg, ctx->listen_fd, ctx->memfd, dial_unix};
     rdt_link_t *links = calloc(num, sizeof(*links));
-    rdt_status_t st = RDT_NO_MEMORY;
+    rdt_status_t st;
     uint32_t i = 0;
 
     ctx->conns = calloc(num, sizeof(*ctx->conns));
-    if (links == NULL || ctx->conns == NULL)
-        rdt_fail(st, "shm connections: out of memory");
-    else
-        st = rdt_wire_connect(&dial, peers, num, deadline_ns, links);
+    if (links == NULL || ctx->conns == NULL) {
+        free(links);
+        return rdt_fail(RDT_NO_MEMORY, "shm connections: out of memory");
+    }
+    st = rdt_wire_connect(&dial, peers, num, deadline_ns, links);
     while (st == RDT_OK && i < num) {
         conns[i] = &ctx->conns[i].base;
         st = set_up(ctx, &ctx->conns[i], &peers[i], &links[i]);
         i++;
     }
-    for (; links != NULL && i < num; i++) { /* those that set_up did not take over */
+    for (; i < num; i++) { /* those that set_up did not take over */
         if (links[i].fd >= 0) close(links[i].fd);
         if (links[i].peer_fd >= 0) close(links[i].peer_fd);
     }

@@ -208,7 +208,7 @@ def test_a_rank_that_leaves_after_the_last_collective_disturbs_nobody(group):
         assert_same_bits(got, want, f"rank {rank}")
 
 
-def test_an_abort_reaches_every_rank_with_its_reason(group):
+def test_an_abort_reaches_every_rank_and_names_who_left(group):
     def body(comm, rank):
         if rank == 1:
             time.sleep(0.2)

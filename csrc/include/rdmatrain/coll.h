@@ -58,10 +58,11 @@ RDT_API rdt_status_t rdt_comm_listen(rdt_comm_t *comm, const char *transport, co
 /* Connects to all peers and starts the progress thread. peers has world entries. Once per comm. */
 RDT_API rdt_status_t rdt_comm_connect(rdt_comm_t *comm, const rdt_peer_info_t *peers,
                                       uint64_t timeout_ns);
-/* Latches the error, fails all work, and tells the peers. Any thread; then close. */
+/* Latches the error and fails all work; to the peers this rank has left the group. Any thread, once
+ * connected; then close. */
 RDT_API void rdt_comm_abort(rdt_comm_t *comm, const char *reason);
 /* Says goodbye, fails pending work with CLOSED, joins the thread (so it may wait), frees. No other
- * call on comm may be running; works must have been freed. */
+ * call on comm may be running; works are over then, and may be freed later. */
 RDT_API void rdt_comm_close(rdt_comm_t *comm);
 /* In a child that was forked from the rank's process nothing may be posted, and abort and close do
  * nothing: peers would take its words for the rank's. */
@@ -117,7 +118,7 @@ RDT_API rdt_status_t rdt_work_wait(rdt_work_t *work, uint64_t timeout_ns);
 RDT_API rdt_status_t rdt_work_test(const rdt_work_t *work);
 /* Explanation of a status that is not OK: valid until the work is freed. */
 RDT_API const char *rdt_work_text(const rdt_work_t *work);
-/* Gives up the caller's handle; a pending work runs on, in the background. */
+/* Gives up the caller's handle; a work that was posted with background runs on. */
 RDT_API void rdt_work_free(rdt_work_t *work);
 
 #ifdef __cplusplus

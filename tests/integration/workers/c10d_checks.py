@@ -367,6 +367,28 @@ def a_callback_of_a_future_may_post_another_collective(group):
 
 
 @check
+def a_callback_of_a_future_may_wait_for_another_collective(group):
+    def after(future):
+        y = values(rank(), 3, shift=1)
+        inner = dist.all_reduce(y, group=group, async_op=True).get_future()
+        return future.value()[0] + inner.then(lambda f: f.value()[0]).wait()[0]
+
+    x = values(rank(), 5000)
+    outer = dist.all_reduce(x, group=group, async_op=True).get_future().then(after).wait()
+    expect_equal(outer, total(5000) + total(3, shift=1)[0])
+
+
+@check
+def a_callback_of_a_future_may_destroy_the_group(group):
+    mine = dist.new_group()
+    work = dist.all_reduce(values(rank(), 10), group=mine, async_op=True)
+    work.get_future().then(lambda _: dist.destroy_process_group(mine)).wait()
+    x = values(rank(), 10)
+    dist.all_reduce(x, group=group)
+    expect_equal(x, total(10))
+
+
+@check
 def callbacks_run_even_if_nobody_waits(group):
     done = threading.Event()
     work = dist.all_reduce(values(rank(), 10), group=group, async_op=True)
