@@ -46,21 +46,44 @@ class CallbackPool
         ready_.notify_one();
     }
 
+    /* Waits until all callbacks have returned, but not for long, and not for the one that calls:
+     * Python must not end while one of them wants the GIL. */
+    void drain()
+    {
+        std::unique_lock<std::mutex> lock(mutex_);
+
+        if (in_callback()) return;
+        drained_.wait_for(lock, std::chrono::seconds(2),
+                          [this] { return tasks_.empty() && num_running_ == 0; });
+    }
+
   private:
+    static bool &in_callback()
+    {
+        static thread_local bool in = false;
+
+        return in;
+    }
+
     void work()
     {
         std::unique_lock<std::mutex> lock(mutex_);
+
+        in_callback() = true;
 
         for (;;) {
             num_idle_++;
             ready_.wait(lock, [this] { return !tasks_.empty(); });
             num_idle_--;
+            num_running_++;
             auto task = std::move(tasks_.front());
             tasks_.pop_front();
             lock.unlock();
             run_one(task);
             task = nullptr; /* what it holds is let go without the lock */
             lock.lock();
+            num_running_--;
+            drained_.notify_all();
         }
     }
 
@@ -76,9 +99,9 @@ class CallbackPool
     }
 
     std::mutex mutex_;
-    std::condition_variable ready_;
+    std::condition_variable ready_, drained_;
     std::deque<std::function<void()>> tasks_;
-    size_t num_idle_ = 0;
+    size_t num_idle_ = 0, num_running_ = 0;
 };
 
 } // namespace
@@ -90,6 +113,7 @@ static void close_comm(rdt_comm_t *comm, const std::atomic<int> &users)
     while (users > 0)
         usleep(100);
     rdt_comm_close(comm);
+    CallbackPool::instance().drain();
 }
 
 void CommOwner::close()
