@@ -123,6 +123,12 @@ int rdt_arena_fd(void)
     return fd;
 }
 
+uint8_t *rdt_arena_base(size_t *bytes_p)
+{
+    *bytes_p = atomic_load_explicit(&S.bytes, memory_order_acquire);
+    return *bytes_p > 0 ? (uint8_t *)atomic_load_explicit(&S.base, memory_order_relaxed) : NULL;
+}
+
 /* -- what stays resident -- */
 
 /* The file keeps its size, and every mapping of it, peers' too, loses the pages. */

@@ -52,6 +52,8 @@ void rdt_arena_get_stats(rdt_arena_stats_t *stats_p);
 
 /* What a peer needs: the descriptor stays the arena's. -1 when it is not open. */
 int rdt_arena_fd(void);
+/* The own range, for ranks that are threads of this process; NULL when it is not open. */
+uint8_t *rdt_arena_base(size_t *bytes_p);
 
 /* Maps a peer's arena, or finds it mapped: one mapping a process, however many groups use it. The
  * descriptor stays the caller's. A peer that dies leaves its pages mapped. PROTOCOL when fd is no

@@ -107,12 +107,31 @@ static rdt_status_t retry_or_fail(int fd, short events, const char *what, uint64
     return rdt_fail(RDT_IO_ERROR, "%s: %s", what, strerror(errno));
 }
 
-rdt_status_t rdt_sock_send(int fd, const void *buf, size_t len, int pass_fd, uint64_t deadline_ns)
+typedef union rdt_ctl {
+    char bytes[CMSG_SPACE(RDT_SOCK_FDS * sizeof(int))];
+    struct cmsghdr align;
+} rdt_ctl_t;
+
+static void attach_fds(struct msghdr *msg, rdt_ctl_t *ctl, const rdt_fds_t *fds)
 {
-    union {
-        char bytes[CMSG_SPACE(sizeof(int))];
-        struct cmsghdr align;
-    } ctl = {0};
+    size_t num = 0;
+
+    while (num < RDT_SOCK_FDS && fds->fd[num] >= 0)
+        num++;
+    if (num == 0) return;
+    *ctl = (rdt_ctl_t){0};
+    msg->msg_control = ctl->bytes;
+    msg->msg_controllen = CMSG_SPACE(num * sizeof(int));
+    ctl->align.cmsg_len = CMSG_LEN(num * sizeof(int));
+    ctl->align.cmsg_level = SOL_SOCKET;
+    ctl->align.cmsg_type = SCM_RIGHTS;
+    memcpy(CMSG_DATA(&ctl->align), fds->fd, num * sizeof(int));
+}
+
+rdt_status_t rdt_sock_send(int fd, const void *buf, size_t len, const rdt_fds_t *fds,
+                           uint64_t deadline_ns)
+{
+    rdt_ctl_t ctl;
     size_t done = 0;
 
     while (done < len) {
@@ -120,14 +139,7 @@ rdt_status_t rdt_sock_send(int fd, const void *buf, size_t len, int pass_fd, uin
         struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
         ssize_t n;
 
-        if (pass_fd >= 0) {
-            msg.msg_control = ctl.bytes;
-            msg.msg_controllen = sizeof(ctl.bytes);
-            ctl.align.cmsg_len = CMSG_LEN(sizeof(int));
-            ctl.align.cmsg_level = SOL_SOCKET;
-            ctl.align.cmsg_type = SCM_RIGHTS;
-            memcpy(CMSG_DATA(&ctl.align), &pass_fd, sizeof(int));
-        }
+        if (fds != NULL && done == 0) attach_fds(&msg, &ctl, fds);
         n = sendmsg(fd, &msg, MSG_NOSIGNAL);
         if (n < 0) {
             rdt_status_t st = retry_or_fail(fd, POLLOUT, "send", deadline_ns);
@@ -135,34 +147,39 @@ rdt_status_t rdt_sock_send(int fd, const void *buf, size_t len, int pass_fd, uin
             if (st != RDT_OK) return st;
             continue;
         }
-        pass_fd = -1;
         done += (size_t)n;
     }
     return RDT_OK;
 }
 
-static void take_fd(struct msghdr *msg, int *fd_p)
+void rdt_fds_close(rdt_fds_t *fds)
 {
-    struct cmsghdr *cmsg = CMSG_FIRSTHDR(msg);
-    int fd;
-
-    if (cmsg == NULL || cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS) return;
-    memcpy(&fd, CMSG_DATA(cmsg), sizeof(int));
-    if (fd_p != NULL && *fd_p < 0)
-        *fd_p = fd;
-    else
-        close(fd);
+    for (int i = 0; i < RDT_SOCK_FDS; i++) {
+        if (fds->fd[i] >= 0) close(fds->fd[i]);
+        fds->fd[i] = -1;
+    }
 }
 
-rdt_status_t rdt_sock_recv(int fd, void *buf, size_t len, int *fd_p, uint64_t deadline_ns)
+/* What came before stays; more than is wanted is closed. */
+static void take_fds(struct msghdr *msg, rdt_fds_t *fds_p)
 {
-    union {
-        char bytes[CMSG_SPACE(sizeof(int))];
-        struct cmsghdr align;
-    } ctl;
+    struct cmsghdr *cmsg = CMSG_FIRSTHDR(msg);
+    rdt_fds_t came = RDT_NO_FDS;
+
+    if (cmsg == NULL || cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS) return;
+    memcpy(came.fd, CMSG_DATA(cmsg), cmsg->cmsg_len - CMSG_LEN(0));
+    if (fds_p != NULL && fds_p->fd[0] < 0)
+        *fds_p = came;
+    else
+        rdt_fds_close(&came);
+}
+
+rdt_status_t rdt_sock_recv(int fd, void *buf, size_t len, rdt_fds_t *fds_p, uint64_t deadline_ns)
+{
+    rdt_ctl_t ctl;
     size_t done = 0;
 
-    if (fd_p != NULL) *fd_p = -1;
+    if (fds_p != NULL) *fds_p = RDT_NO_FDS;
     while (done < len) {
         struct iovec iov = {.iov_base = (char *)buf + done, .iov_len = len - done};
         struct msghdr msg = {.msg_iov = &iov,
@@ -178,7 +195,7 @@ rdt_status_t rdt_sock_recv(int fd, void *buf, size_t len, int *fd_p, uint64_t de
             if (st != RDT_OK) return st;
             continue;
         }
-        take_fd(&msg, fd_p);
+        take_fds(&msg, fds_p);
         done += (size_t)n;
     }
     return RDT_OK;

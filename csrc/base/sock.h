@@ -19,10 +19,22 @@ rdt_status_t rdt_sock_connect(const struct sockaddr *addr, socklen_t addr_len, u
 /* CONNECT_TIMEOUT at the deadline, else IO_ERROR. */
 rdt_status_t rdt_sock_accept(int listen_fd, uint64_t deadline_ns, int *fd_p);
 
-/* Exactly len bytes. pass_fd >= 0 (unix sockets) travels with the first byte and stays the
- * caller's; fd_p, when not NULL, receives one descriptor that the caller then owns, -1 if none
- * came. CONNECT_TIMEOUT at the deadline, PEER_LOST at end of file or reset. */
-rdt_status_t rdt_sock_send(int fd, const void *buf, size_t len, int pass_fd, uint64_t deadline_ns);
-rdt_status_t rdt_sock_recv(int fd, void *buf, size_t len, int *fd_p, uint64_t deadline_ns);
+#define RDT_SOCK_FDS 2
+
+/* Descriptors that travel over a unix socket; -1 from the first missing one on. */
+typedef struct rdt_fds {
+    int fd[RDT_SOCK_FDS];
+} rdt_fds_t;
+
+#define RDT_NO_FDS ((rdt_fds_t){{-1, -1}})
+
+/* Exactly len bytes. fds, when not NULL, travel with the first byte and stay the caller's; fds_p,
+ * when not NULL, receives descriptors that the caller then owns. CONNECT_TIMEOUT at the deadline,
+ * PEER_LOST at end of file or reset. */
+rdt_status_t rdt_sock_send(int fd, const void *buf, size_t len, const rdt_fds_t *fds,
+                           uint64_t deadline_ns);
+rdt_status_t rdt_sock_recv(int fd, void *buf, size_t len, rdt_fds_t *fds_p, uint64_t deadline_ns);
+/* Closes those that are there. */
+void rdt_fds_close(rdt_fds_t *fds);
 
 #endif

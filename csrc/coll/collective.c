@@ -10,8 +10,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "coll/comm.h"
+#include "coll/direct.h"
 #include "reduce/fpenv.h"
+
+/* Reduced and stored to the peers before the next one: well within a core's own cache. */
+#define BLOCK_BYTES (16u << 10)
+/* Reduced between two looks at the peers and the clock. */
+#define SLICE_BYTES (256u << 10)
 
 static size_t elem_bytes(const rdt_work_t *work)
 {
@@ -46,21 +51,34 @@ static void begin_peer(rdt_comm_t *comm, uint32_t rank)
 {
     rdt_peer_state_t *peer = &comm->peers[rank];
 
+    bool exposed = rdt_direct_exposes(comm, rank);
+
     for (int s = 0; s < RDT_NUM_STREAMS; s++) {
         peer->tx_next[s] = peer->rx_next[s] = 0;
         peer->tx_total[s] = rdt_plan_num_chunks(&comm->plan, comm->cfg.rank, rank, s);
         peer->rx_total[s] = rdt_plan_num_chunks(&comm->plan, rank, comm->cfg.rank, s);
     }
+    /* What is exposed goes in no message: one says where it is, and one comes back when the peer is
+     * done with it. What the peer exposes is known when its first message comes. */
+    if (exposed && comm->in_at != 0) {
+        peer->tx_total[RDT_STREAM_INPUT] = 1;
+        peer->rx_total[RDT_STREAM_RESULT] = 1;
+    }
+    peer->in_at = NULL;
+    peer->out_at = NULL;
+    peer->copy_left = 0;
+    peer->direct_done = false;
     peer->posted = 0;
     peer->held = false;
 }
 
 /* The own input of an all_gather goes to its place; with one rank that is all there is to do. */
-static void place_own(const rdt_work_t *work, uint32_t rank)
+static void place_own(rdt_comm_t *comm, const rdt_work_t *work)
 {
-    rdt_piece_t p = {.shard = rank, .first = 0, .count = work->call.count};
+    rdt_piece_t p = {.shard = comm->cfg.rank, .first = 0, .count = work->call.count};
     uint8_t *target;
 
+    comm->placed = true;
     if (work->call.coll != RDT_ALL_GATHER || p.count == 0) return;
     target = output_at(work, &p);
     if (target != work->call.in) memmove(target, work->call.in, p.count * elem_bytes(work));
@@ -72,10 +90,11 @@ static void begin(rdt_comm_t *comm, rdt_work_t *work)
                                (uint32_t)elem_bytes(work), comm->cfg.chunk_bytes);
     comm->reduced = comm->ready = comm->num_held = 0;
     comm->num_reduced = rdt_plan_num_reduced(&comm->plan);
+    rdt_direct_begin_st(comm, work);
     for (uint32_t r = 0; r < comm->cfg.world; r++)
         if (r != comm->cfg.rank) begin_peer(comm, r);
-    place_own(work, comm->cfg.rank);
     comm->active = true;
+    comm->placed = false;
 }
 
 static void lost(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank)
@@ -87,12 +106,35 @@ static void lost(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank)
     rdt_comm_lost_st(comm, rank, doing);
 }
 
+/* Instead of data the stream carries one empty message: where the input lies, or that this rank is
+ * done with the peer's memory. */
+static bool sends_notice(const rdt_comm_t *comm, uint32_t rank, rdt_stream_t s)
+{
+    const rdt_peer_state_t *peer = &comm->peers[rank];
+
+    if (s == RDT_STREAM_INPUT) return comm->in_at != 0 && rdt_direct_exposes(comm, rank);
+    return peer->in_at != NULL || peer->out_at != NULL;
+}
+
+/* How many chunks of the stream may be sent by now. */
+static uint32_t sendable(const rdt_comm_t *comm, uint32_t rank, rdt_stream_t s)
+{
+    const rdt_peer_state_t *peer = &comm->peers[rank];
+    uint32_t ready = comm->ready;
+
+    if (s == RDT_STREAM_INPUT) return peer->tx_total[s];
+    if (sends_notice(comm, rank, s)) ready = peer->direct_done;
+    return ready < peer->tx_total[s] ? ready : peer->tx_total[s];
+}
+
 /* The data of a chunk, and its length. A refusal carries its reason instead. */
 static const void *chunk_data(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
                               rdt_stream_t s, uint32_t i, uint32_t *len_p)
 {
     rdt_piece_t p;
 
+    *len_p = 0;
+    if (sends_notice(comm, rank, s)) return NULL;
     if (work->refusal != NULL) {
         *len_p = (uint32_t)strlen(work->refusal);
         return work->refusal;
@@ -108,10 +150,15 @@ static rdt_status_t send_stream(rdt_comm_t *comm, const rdt_work_t *work, uint32
                                 rdt_stream_t s, bool *moved)
 {
     rdt_peer_state_t *peer = &comm->peers[rank];
-    rdt_hdr_t hdr = rdt_call_hdr(work, s == RDT_STREAM_INPUT ? RDT_KIND_INPUT : RDT_KIND_RESULT);
-    uint32_t limit = peer->tx_total[s];
+    uint32_t limit = sendable(comm, rank, s);
+    rdt_hdr_t hdr;
 
-    if (s == RDT_STREAM_RESULT && comm->ready < limit) limit = comm->ready;
+    if (peer->tx_next[s] >= limit) return RDT_OK;
+    hdr = rdt_call_hdr(work, s == RDT_STREAM_INPUT ? RDT_KIND_INPUT : RDT_KIND_RESULT);
+    if (rdt_direct_exposes(comm, rank)) {
+        hdr.in_at = comm->in_at;
+        hdr.out_at = comm->out_at;
+    }
     while (peer->tx_next[s] < limit) {
         uint32_t len;
         const void *data = chunk_data(comm, work, rank, s, peer->tx_next[s], &len);
@@ -207,6 +254,12 @@ static void hold(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, const 
     comm->num_held++;
 }
 
+/* The other end of sends_notice. */
+static bool is_notice(const rdt_comm_t *comm, uint32_t rank, rdt_stream_t s)
+{
+    return s == RDT_STREAM_INPUT ? comm->peers[rank].in_at != NULL : rdt_direct_exposes(comm, rank);
+}
+
 static void place(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, const rdt_msg_t *msg)
 {
     const rdt_hdr_t *hdr = msg->hdr;
@@ -214,6 +267,7 @@ static void place(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, const
     rdt_piece_t p = rdt_plan_target(&comm->plan, rank, comm->cfg.rank, s, hdr->index);
 
     if (work->refusal != NULL || p.count == 0) return;
+    if (is_notice(comm, rank, s)) return;
     if (!right_length(comm, work, rank, msg, p.count)) return;
     memcpy(output_at(work, &p), msg->data, msg->len);
     /* What the root of a scattered broadcast sent is what this rank passes on. */
@@ -248,7 +302,11 @@ static bool receive_peer(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank
         if (!expected(comm, work, rank, &msg)) break;
         s = (rdt_stream_t)((const rdt_hdr_t *)msg.hdr)->kind;
         moved = true;
-        if (rdt_plan_reduces(&comm->plan, s) && comm->num_reduced > 0) {
+        if (s == RDT_STREAM_INPUT && peer->rx_next[s] == 0 &&
+            !rdt_direct_meet_st(comm, work, rank, msg.hdr))
+            break;
+        if (rdt_plan_reduces(&comm->plan, s) && comm->num_reduced > 0 &&
+            !is_notice(comm, rank, s)) {
             hold(comm, work, rank, &msg);
             break;
         }
@@ -295,32 +353,76 @@ static void drop_held(rdt_comm_t *comm)
     comm->num_held = 0;
 }
 
+/* Where chunk comm->reduced of every rank lies. */
+static void set_sources(rdt_comm_t *comm, const rdt_work_t *work, const rdt_piece_t *p)
+{
+    for (uint32_t r = 0; r < comm->cfg.world; r++) {
+        const rdt_peer_state_t *peer = &comm->peers[r];
+
+        comm->srcs[r] = peer->in_at != NULL ? at((void *)(uintptr_t)peer->in_at, NULL, work, p)
+                                            : peer->held_data;
+    }
+    comm->srcs[comm->cfg.rank] = input_at(work, p);
+}
+
+/* HOT. Reduces a block and stores it for every peer whose output is exposed, while it is in cache:
+ * the lines that it is stored to have just been read. */
+static void reduce_block(rdt_comm_t *comm, const rdt_work_t *work, const rdt_piece_t *out)
+{
+    uint8_t *mine = output_at(work, out);
+    size_t bytes = out->count * elem_bytes(work);
+
+    comm->reduce[work->call.dtype][work->call.op](mine, comm->srcs, comm->cfg.world, out->count);
+    for (uint32_t r = 0; r < comm->cfg.world; r++) {
+        comm->srcs[r] = (const uint8_t *)comm->srcs[r] + bytes;
+        if (comm->peers[r].out_at != NULL)
+            memcpy(at(comm->peers[r].out_at, NULL, work, out), mine, bytes);
+    }
+}
+
 /* HOT. Chunk comm->reduced of every rank is there: the order of the ranks is the order of the sum. */
 static void reduce_chunk(rdt_comm_t *comm, const rdt_work_t *work)
 {
     rdt_piece_t in = rdt_plan_own_input(&comm->plan, comm->reduced);
     rdt_piece_t out = rdt_plan_own_output(&comm->plan, comm->reduced);
+    uint64_t block = BLOCK_BYTES / elem_bytes(work), left = out.count;
     uint64_t mode = rdt_fp_get();
 
-    for (uint32_t r = 0; r < comm->cfg.world; r++)
-        comm->srcs[r] = comm->peers[r].held_data;
-    comm->srcs[comm->cfg.rank] = input_at(work, &in);
+    set_sources(comm, work, &in);
     rdt_fp_set(RDT_FP_DEFAULT);
-    comm->reduce[work->call.dtype][work->call.op](output_at(work, &out), comm->srcs,
-                                                  comm->cfg.world, in.count);
+    for (; left > 0; left -= out.count, out.first += out.count) {
+        out.count = left < block ? left : block;
+        reduce_block(comm, work, &out);
+    }
     rdt_fp_set(mode);
     drop_held(comm);
     comm->reduced++;
     comm->ready++;
+    if (comm->reduced == comm->num_reduced) rdt_direct_reduced_st(comm);
 }
 
+/* Up to a slice of what is there, so that peers and clock are looked at in between. */
 static bool reduce_phase(rdt_comm_t *comm, const rdt_work_t *work)
 {
-    if (comm->reduced == comm->num_reduced || comm->num_held < comm->cfg.world - 1) return false;
+    uint32_t limit = SLICE_BYTES / comm->cfg.chunk_bytes + 1, num = 0;
+
     /* In one shot the chunk that is overwritten may still be on its way to the others. */
     if (comm->plan.algo == RDT_ALGO_ONE_SHOT && !all_flushed(comm)) return false;
-    reduce_chunk(comm, work);
-    return true;
+    while (num < limit && comm->reduced < comm->num_reduced &&
+           comm->num_held + comm->num_direct == comm->cfg.world - 1) {
+        reduce_chunk(comm, work);
+        num++;
+    }
+    return num > 0;
+}
+
+/* What was read directly counts only if nobody had taken it back by then. */
+static bool is_valid(rdt_comm_t *comm, const rdt_work_t *work)
+{
+    int rank = rdt_direct_revoked_st(comm, work);
+
+    if (rank >= 0) lost(comm, work, (uint32_t)rank);
+    return rank < 0;
 }
 
 static bool all_received(const rdt_comm_t *comm)
@@ -352,9 +454,11 @@ bool rdt_collectives_step_st(rdt_comm_t *comm)
         return false;
     if (!comm->active) begin(comm, work);
     moved = send_phase(comm, work);
+    if (!comm->placed) place_own(comm, work);
     moved |= receive_phase(comm, work);
     moved |= reduce_phase(comm, work);
-    if (all_received(comm) && all_flushed(comm)) {
+    moved |= rdt_direct_copy_st(comm);
+    if (all_received(comm) && all_flushed(comm) && is_valid(comm, work)) {
         finish(comm, work);
         moved = true;
     }

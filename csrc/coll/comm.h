@@ -59,8 +59,11 @@ typedef struct rdt_hdr {
     uint32_t index; /* of the chunk in its stream */
     uint64_t seq;
     uint64_t count;
-    uint64_t id; /* point-to-point: the receiver's work */
-    uint64_t reserved;
+    union {
+        uint64_t id;    /* point-to-point: the receiver's work */
+        uint64_t in_at; /* collective: offset + 1 of the sender's input in its arena, or 0; */
+    };
+    uint64_t out_at; /* of its output: see direct.h */
 } rdt_hdr_t;
 
 _Static_assert(sizeof(rdt_hdr_t) == RDT_HDR_BYTES, "a wire format has no padding");
@@ -83,6 +86,13 @@ typedef struct rdt_peer_state {
     uint64_t posted; /* what the lane had posted after the last chunk of the collective */
     bool held;       /* the chunk to be reduced next lies at the head of the lane */
     const void *held_data;
+    /* direct access in the active collective, see direct.h; _st */
+    const uint8_t *in_at; /* the peer's input and output as this rank sees them, or NULL */
+    uint8_t *out_at;
+    uint8_t *copy_dst; /* what this rank has yet to copy, from or to the peer's memory */
+    const uint8_t *copy_src;
+    uint64_t copy_left;
+    bool direct_done; /* this rank is done with the peer's memory */
     /* point-to-point; _st */
     uint64_t p2p_seq;
     rdt_work_t *sends, *recvs;
@@ -118,11 +128,14 @@ struct rdt_comm {
     rdt_work_t *queue, **queue_tail; /* collectives, oldest first; the first one is active */
     rdt_work_t *over;                /* their callbacks are to be run, without the role */
     rdt_work_t **over_tail;
-    bool active;                   /* the first of queue has begun */
+    bool active;                   /* the first of queue has begun, */
+    bool placed;                   /* and its own input lies where it belongs in its output */
     rdt_plan_t plan;               /* of the active collective, as are the next ones */
     uint32_t reduced, num_reduced; /* chunks */
     uint32_t ready;                /* chunks of RESULT that may be sent */
     uint32_t num_held;
+    uint32_t num_direct;          /* peers whose input this rank reads where it lies */
+    uint64_t in_at, out_at;       /* offset + 1 of what this rank exposes, or 0 */
     uint64_t coll_seq, coll_done; /* collectives begun, and finished */
     bool told;                    /* the peers know of the error or goodbye, or are cut off */
     uint64_t next_check_ns;

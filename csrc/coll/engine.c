@@ -14,7 +14,7 @@
 
 #include "base/clock.h"
 #include "base/futex.h"
-#include "coll/comm.h"
+#include "coll/direct.h"
 
 #define SLICE_NS (50 * RDT_NS_PER_MS)
 #define CHECK_NS (10 * RDT_NS_PER_MS)
@@ -118,6 +118,8 @@ static void fail_works_st(rdt_comm_t *comm)
     rdt_status_t st = (rdt_status_t)atomic_load(&comm->status);
 
     rdt_comm_tell_st(comm);
+    rdt_direct_revoke_st(comm); /* before the buffers go back to their owners */
+    comm->active = false;
     while (comm->queue != NULL) {
         rdt_work_t *work = comm->queue;
 

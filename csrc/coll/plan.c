@@ -7,6 +7,8 @@
 #define ONE_SHOT_BYTES (32u << 10)
 /* From here on a broadcast is worth its second step. */
 #define SCATTER_BYTES (256u << 10)
+/* From here on it pays to read the peers' memory: below, the data goes with the first message. */
+#define DIRECT_BYTES (16u << 10)
 /* Shards begin on multiples of this, so that two ranks never write one cache line. */
 #define SHARD_ALIGN_BYTES 64u
 
@@ -48,6 +50,7 @@ rdt_plan_t rdt_plan_make(const rdt_call_t *call, uint32_t rank, uint32_t world, 
     uint32_t owners;
 
     plan.algo = choose(call, world, call->count * elem_bytes, chunk_bytes);
+    plan.direct = call->count * elem_bytes >= DIRECT_BYTES;
     plan.chunk = chunk_bytes / elem_bytes;
     /* A scattered broadcast leaves the root without a shard: it has everything. */
     owners = plan.algo == RDT_ALGO_SCATTERED_BROADCAST ? world - 1 : world;

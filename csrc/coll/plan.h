@@ -18,6 +18,7 @@
 #ifndef RDT_COLL_PLAN_H
 #define RDT_COLL_PLAN_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "rdmatrain/coll.h"
@@ -37,6 +38,7 @@ typedef enum rdt_algo {
 
 typedef struct rdt_plan {
     rdt_algo_t algo;
+    bool direct; /* large enough to read and write the peers' tensors where that can be done */
     uint32_t rank, world, root;
     uint64_t count; /* elements of the call */
     uint64_t chunk; /* elements of a full chunk */

@@ -42,6 +42,7 @@ typedef struct fake_conn {
     struct fake_conn *other;       /* the peer's end, once joined; NULL when that is gone */
     fake_lane_t in[RDT_NUM_LANES]; /* written by the peer */
     uint8_t *memory;               /* of the slots */
+    _Atomic uint64_t revoked;      /* written by the peer */
 } fake_conn_t;
 
 typedef struct fake_ctx {
@@ -68,5 +69,6 @@ void rdt_fake_arm(rdt_ctx_t *ctx, rdt_sleep_t *sleep);
 void rdt_fake_disarm(rdt_ctx_t *ctx);
 void rdt_fake_cut(fake_conn_t *conn); /* with the lock */
 void rdt_fake_cut_conn(rdt_conn_t *conn);
+void rdt_fake_revoke(rdt_ctx_t *ctx, uint64_t from);
 
 #endif

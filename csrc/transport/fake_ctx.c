@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "arena/arena.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "transport/fake.h"
@@ -86,6 +87,15 @@ static rdt_status_t give_memory(fake_ctx_t *ctx, fake_conn_t *conn)
     return RDT_OK;
 }
 
+/* All ranks live in this process, and so in one arena. It is not mapped once more, as a peer's would
+ * be: at one address a thread sanitizer sees who reads what without having been told to. */
+static void share_arena(fake_conn_t *conn)
+{
+    conn->base.revoked = &conn->revoked;
+    conn->base.arena = rdt_arena_base(&conn->base.arena_bytes);
+    conn->base.shares_arena = conn->base.arena != NULL;
+}
+
 /* With the lock: the end of the connection that peer holds, if it is there already. */
 static fake_conn_t *find_other(const fake_ctx_t *mine, uint32_t peer)
 {
@@ -129,8 +139,9 @@ static rdt_status_t fake_connect(rdt_ctx_t *base, const rdt_peer_t *peers, uint3
     for (uint32_t i = 0; i < num; i++) {
         rdt_status_t st = give_memory(ctx, &ctx->conns[i]);
 
-        if (st != RDT_OK) return st;
         ctx->conns[i].base = (rdt_conn_t){.ops = &rdt_fake_ops, .ctx = base, .peer = peers[i].rank};
+        share_arena(&ctx->conns[i]);
+        if (st != RDT_OK) return st;
         conns[i] = &ctx->conns[i].base;
     }
     pthread_mutex_lock(&rdt_fake_lock);
@@ -170,6 +181,7 @@ const rdt_transport_ops_t rdt_fake_ops = {
     .address = fake_address,
     .connect = fake_connect,
     .cut = rdt_fake_cut_conn,
+    .revoke = rdt_fake_revoke,
     .close = fake_close,
     .send = rdt_fake_send,
     .peek = rdt_fake_peek,

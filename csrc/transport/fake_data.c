@@ -41,6 +41,16 @@ void rdt_fake_cut_conn(rdt_conn_t *base)
     base->status = RDT_CLOSED;
 }
 
+void rdt_fake_revoke(rdt_ctx_t *base, uint64_t from)
+{
+    fake_ctx_t *ctx = (fake_ctx_t *)base;
+
+    pthread_mutex_lock(&rdt_fake_lock);
+    for (uint32_t i = 0; i < ctx->num_conns; i++)
+        if (ctx->conns[i].other != NULL) atomic_store(&ctx->conns[i].other->revoked, from);
+    pthread_mutex_unlock(&rdt_fake_lock);
+}
+
 /* The status belongs to the owner's driver, so only its own calls change it. */
 static rdt_status_t latched(fake_conn_t *conn)
 {

@@ -3,9 +3,10 @@
  *
  * Each rank owns one memfd: a page with its bell, then one inbox per local peer. An inbox holds the
  * slots of both lanes, written by that peer alone and consumed by the owner alone. The owner's pages
- * are its own to touch first, so they lie on its NUMA node. The descriptor travels over a unix
- * socket in the abstract namespace, which then stays open: the kernel closes it when a process dies,
- * and that is how a death is seen. Nothing here has a name in a file system, so nothing is left.
+ * are its own to touch first, so they lie on its NUMA node. Its descriptor, and that of the arena
+ * that the rank's tensors live in, travel over a unix socket in the abstract namespace, which then
+ * stays open: the kernel closes it when a process dies, and that is how a death is seen. Nothing here
+ * has a name in a file system, so nothing is left.
  */
 #ifndef RDT_TRANSPORT_SHM_H
 #define RDT_TRANSPORT_SHM_H
@@ -22,10 +23,11 @@
 
 enum { SHM_AWAKE, SHM_ON_FUTEX, SHM_ON_SOCKET };
 
-/* Written by peers that have something for the owner; the owner sleeps on it. */
+/* Written by peers that have something for the owner, who sleeps on it; the rest by the owner. */
 typedef struct shm_bell {
     _Alignas(SHM_LINE) _Atomic uint32_t rings;
-    _Alignas(SHM_LINE) _Atomic uint32_t sleeping; /* written by the owner */
+    _Alignas(SHM_LINE) _Atomic uint32_t sleeping;
+    _Alignas(SHM_LINE) _Atomic uint64_t revoked;
 } shm_bell_t;
 
 /* First line of a slot. flag is the last thing written: position + 1 of the message it holds. */
@@ -81,6 +83,7 @@ typedef struct shm_ctx {
 rdt_status_t rdt_shm_connect(rdt_ctx_t *ctx, const rdt_peer_t *peers, uint32_t num,
                              uint64_t deadline_ns, rdt_conn_t **conns);
 void rdt_shm_cut(rdt_conn_t *conn);
+void rdt_shm_revoke(rdt_ctx_t *ctx, uint64_t from);
 void rdt_shm_disconnect(shm_ctx_t *ctx);
 
 /* shm_data.c */

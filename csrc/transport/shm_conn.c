@@ -8,6 +8,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "arena/arena.h"
 #include "base/error.h"
 #include "base/sock.h"
 #include "transport/shm.h"
@@ -67,6 +68,14 @@ static rdt_status_t map_peer(shm_ctx_t *ctx, shm_conn_t *conn, int fd)
                     strerror(errno));
 }
 
+/* The peer's arena is optional: RDMATRAIN_ARENA=off leaves a process without. */
+static rdt_status_t map_arena(shm_conn_t *conn, int fd)
+{
+    conn->base.revoked = &conn->peer_bell->revoked;
+    if (fd < 0) return RDT_OK;
+    return rdt_arena_map_peer(fd, &conn->base.arena, &conn->base.arena_bytes);
+}
+
 static rdt_status_t set_up(shm_ctx_t *ctx, shm_conn_t *conn, const rdt_peer_t *peer,
                            rdt_link_t *link)
 {
@@ -79,8 +88,9 @@ static rdt_status_t set_up(shm_ctx_t *ctx, shm_conn_t *conn, const rdt_peer_t *p
     conn->rx_map = ctx->map + SHM_PAGE + ctx->inbox_bytes * peer->rank;
     ctx->num_conns++;
     st = check_user(conn->sock, peer->rank);
-    if (st == RDT_OK) st = map_peer(ctx, conn, link->peer_fd);
-    if (link->peer_fd >= 0) close(link->peer_fd); /* the mapping keeps the memory */
+    if (st == RDT_OK) st = map_peer(ctx, conn, link->peer_fds.fd[0]);
+    if (st == RDT_OK) st = map_arena(conn, link->peer_fds.fd[1]);
+    rdt_fds_close(&link->peer_fds); /* the mappings keep the memory */
     if (st != RDT_OK) return st;
     set_lanes(ctx, conn->rx_map, conn->rx);
     set_lanes(ctx, conn->tx_map, conn->tx);
@@ -91,7 +101,8 @@ rdt_status_t rdt_shm_connect(rdt_ctx_t *base, const rdt_peer_t *peers, uint32_t 
                              uint64_t deadline_ns, rdt_conn_t **conns)
 {
     shm_ctx_t *ctx = (shm_ctx_t *)base;
-    rdt_dial_t dial = {&base->cfg, ctx->listen_fd, ctx->memfd, dial_unix};
+    rdt_fds_t mine = {{ctx->memfd, rdt_arena_fd()}};
+    rdt_dial_t dial = {&base->cfg, ctx->listen_fd, mine, dial_unix};
     rdt_link_t *links = calloc(num, sizeof(*links));
     rdt_status_t st;
     uint32_t i = 0;
@@ -105,11 +116,12 @@ rdt_status_t rdt_shm_connect(rdt_ctx_t *base, const rdt_peer_t *peers, uint32_t 
     while (st == RDT_OK && i < num) {
         conns[i] = &ctx->conns[i].base;
         st = set_up(ctx, &ctx->conns[i], &peers[i], &links[i]);
+        ctx->conns[i].base.shares_arena = mine.fd[1] >= 0;
         i++;
     }
     for (; i < num; i++) { /* those that set_up did not take over */
         if (links[i].fd >= 0) close(links[i].fd);
-        if (links[i].peer_fd >= 0) close(links[i].peer_fd);
+        rdt_fds_close(&links[i].peer_fds);
     }
     free(links);
     return st;
@@ -121,11 +133,17 @@ void rdt_shm_cut(rdt_conn_t *base)
     base->status = RDT_CLOSED;
 }
 
+void rdt_shm_revoke(rdt_ctx_t *base, uint64_t from)
+{
+    atomic_exchange(&((shm_ctx_t *)base)->bell->revoked, from);
+}
+
 void rdt_shm_disconnect(shm_ctx_t *ctx)
 {
     for (uint32_t i = 0; i < ctx->num_conns; i++) {
         shm_conn_t *conn = &ctx->conns[i];
 
+        if (conn->base.arena != NULL) rdt_arena_unmap_peer(conn->base.arena);
         if (conn->peer_bell != MAP_FAILED) munmap(conn->peer_bell, SHM_PAGE);
         if (conn->tx_map != MAP_FAILED) munmap(conn->tx_map, ctx->inbox_bytes);
         close(conn->sock);

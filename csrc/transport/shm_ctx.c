@@ -102,6 +102,7 @@ const rdt_transport_ops_t rdt_shm_ops = {
     .address = shm_address,
     .connect = rdt_shm_connect,
     .cut = rdt_shm_cut,
+    .revoke = rdt_shm_revoke,
     .close = shm_close,
     .send = rdt_shm_send,
     .peek = rdt_shm_peek,

@@ -89,7 +89,7 @@ rdt_status_t rdt_tcp_connect(rdt_ctx_t *base, const rdt_peer_t *peers, uint32_t 
                              uint64_t deadline_ns, rdt_conn_t **conns)
 {
     tcp_ctx_t *ctx = (tcp_ctx_t *)base;
-    rdt_dial_t dial = {&base->cfg, ctx->listen_fd, -1, dial_tcp};
+    rdt_dial_t dial = {&base->cfg, ctx->listen_fd, RDT_NO_FDS, dial_tcp};
     rdt_link_t *links = calloc(num, sizeof(*links));
     rdt_status_t st;
     uint32_t i = 0;

@@ -53,7 +53,8 @@ static rdt_status_t dial_lower(const rdt_dial_t *d, const rdt_peer_t *peer, uint
     rdt_hello_t hello = my_hello(d->cfg);
     rdt_status_t st = d->dial(peer, deadline_ns, &link->fd);
 
-    if (st == RDT_OK) st = rdt_sock_send(link->fd, &hello, sizeof(hello), d->pass_fd, deadline_ns);
+    if (st == RDT_OK)
+        st = rdt_sock_send(link->fd, &hello, sizeof(hello), &d->pass_fds, deadline_ns);
     return st;
 }
 
@@ -62,7 +63,7 @@ static rdt_status_t hear_lower(const rdt_dial_t *d, const rdt_peer_t *peer, uint
                                rdt_link_t *link)
 {
     rdt_hello_t hello;
-    rdt_status_t st = rdt_sock_recv(link->fd, &hello, sizeof(hello), &link->peer_fd, deadline_ns);
+    rdt_status_t st = rdt_sock_recv(link->fd, &hello, sizeof(hello), &link->peer_fds, deadline_ns);
 
     if (st == RDT_PEER_LOST)
         return rdt_fail(st, "it closed the connection: it has failed, or belongs to another group");
@@ -84,24 +85,24 @@ static rdt_status_t accept_one(const rdt_dial_t *d, const rdt_peer_t *peers, uin
                                uint64_t deadline_ns, rdt_link_t *links)
 {
     rdt_hello_t hello, mine = my_hello(d->cfg);
-    rdt_link_t link = {-1, -1};
+    rdt_link_t link = {-1, RDT_NO_FDS};
     uint64_t limit = rdt_now_ns() + HELLO_NS;
     int i = -1;
     rdt_status_t st = rdt_sock_accept(d->listen_fd, deadline_ns, &link.fd);
 
     if (st != RDT_OK) return st;
     if (limit > deadline_ns) limit = deadline_ns;
-    if (rdt_sock_recv(link.fd, &hello, sizeof(hello), &link.peer_fd, limit) == RDT_OK &&
+    if (rdt_sock_recv(link.fd, &hello, sizeof(hello), &link.peer_fds, limit) == RDT_OK &&
         belongs(d->cfg, &hello))
         i = find_peer(peers, num, hello.rank);
     if (i >= 0 && links[i].fd < 0) {
-        st = rdt_sock_send(link.fd, &mine, sizeof(mine), d->pass_fd, limit);
+        st = rdt_sock_send(link.fd, &mine, sizeof(mine), &d->pass_fds, limit);
         if (st == RDT_OK) st = judge(d->cfg, &hello);
         links[i] = link;
         return st;
     }
     close(link.fd);
-    if (link.peer_fd >= 0) close(link.peer_fd);
+    rdt_fds_close(&link.peer_fds);
     return RDT_OK;
 }
 
@@ -154,13 +155,13 @@ rdt_status_t rdt_wire_connect(const rdt_dial_t *dial, const rdt_peer_t *peers, u
     rdt_status_t st;
 
     for (uint32_t i = 0; i < num; i++)
-        links[i] = (rdt_link_t){-1, -1};
+        links[i] = (rdt_link_t){-1, RDT_NO_FDS};
     st = connect_all(dial, peers, num, deadline_ns, links);
     if (st == RDT_OK) return RDT_OK;
     for (uint32_t i = 0; i < num; i++) {
         if (links[i].fd >= 0) close(links[i].fd);
-        if (links[i].peer_fd >= 0) close(links[i].peer_fd);
-        links[i] = (rdt_link_t){-1, -1};
+        rdt_fds_close(&links[i].peer_fds);
+        links[i].fd = -1;
     }
     return st;
 }

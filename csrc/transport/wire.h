@@ -3,6 +3,7 @@
 #ifndef RDT_TRANSPORT_WIRE_H
 #define RDT_TRANSPORT_WIRE_H
 
+#include "base/sock.h"
 #include "rdmatrain/transport.h"
 
 #define RDT_WIRE_MAGIC 0x314d4152544d4452ull /* "RDMTRAM1": changes with the protocol */
@@ -19,14 +20,14 @@ typedef struct rdt_hello {
 _Static_assert(sizeof(rdt_hello_t) == 40, "a wire format has no padding");
 
 typedef struct rdt_link {
-    int fd;      /* the socket, owned by the caller of rdt_wire_connect from then on */
-    int peer_fd; /* the descriptor that the peer passed along, or -1; likewise */
+    int fd;             /* the socket, owned by the caller of rdt_wire_connect from then on */
+    rdt_fds_t peer_fds; /* the descriptors that the peer passed along; likewise */
 } rdt_link_t;
 
 typedef struct rdt_dial {
     const rdt_ctx_cfg_t *cfg;
     int listen_fd;
-    int pass_fd; /* sent to every peer with the hello (unix sockets), or -1 */
+    rdt_fds_t pass_fds; /* sent to every peer with the hello (unix sockets) */
     /* Connects to the address in wire: rdt_sock_connect's statuses. */
     rdt_status_t (*dial)(const rdt_peer_t *peer, uint64_t deadline_ns, int *fd_p);
 } rdt_dial_t;

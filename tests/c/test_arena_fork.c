@@ -234,21 +234,23 @@ static void a_detached_block_is_out_of_reach(void)
 static void own_an_arena(int sock, void *arg)
 {
     uint64_t offset = 0, limit = rdt_now_ns() + 60 * RDT_NS_PER_S;
+    rdt_fds_t mine = RDT_NO_FDS;
     uint8_t *block;
 
     (void)arg;
     CHECK(rdt_arena_open() == RDT_OK, "%s", rdt_last_error());
+    mine.fd[0] = rdt_arena_fd();
     block = alloc(2 * MIB);
     CHECK(rdt_arena_offset(block, 2 * MIB, &offset), "no offset");
     fill(block, 2 * MIB, 50);
-    CHECK(rdt_sock_send(sock, &offset, sizeof(offset), rdt_arena_fd(), limit) == RDT_OK, "%s",
+    CHECK(rdt_sock_send(sock, &offset, sizeof(offset), &mine, limit) == RDT_OK, "%s",
           rdt_last_error());
     hear(sock);
     CHECK(is_filled(block, 2 * MIB, 51), "what the peer wrote did not arrive");
     block = alloc(100 * MIB); /* it grows, and the peer needs nothing for that */
     CHECK(rdt_arena_offset(block, 100 * MIB, &offset), "no offset");
     fill(block + 99 * MIB, PAGE, 52);
-    CHECK(rdt_sock_send(sock, &offset, sizeof(offset), -1, limit) == RDT_OK, "%s",
+    CHECK(rdt_sock_send(sock, &offset, sizeof(offset), NULL, limit) == RDT_OK, "%s",
           rdt_last_error());
     hear(sock);
 }
@@ -258,15 +260,16 @@ static void a_peer_reads_and_writes_and_outlives_the_owner(void)
     uint64_t offset, limit = rdt_now_ns() + 60 * RDT_NS_PER_S;
     uint8_t *base, *same;
     size_t bytes;
-    int fd, status;
+    rdt_fds_t fds;
+    int status;
     child_t child = start(own_an_arena, NULL);
 
     fcntl(child.sock, F_SETFL, O_NONBLOCK);
-    CHECK(rdt_sock_recv(child.sock, &offset, sizeof(offset), &fd, limit) == RDT_OK, "%s",
+    CHECK(rdt_sock_recv(child.sock, &offset, sizeof(offset), &fds, limit) == RDT_OK, "%s",
           rdt_last_error());
-    CHECK(rdt_arena_map_peer(fd, &base, &bytes) == RDT_OK, "%s", rdt_last_error());
-    CHECK(rdt_arena_map_peer(fd, &same, &bytes) == RDT_OK && same == base, "mapped twice");
-    close(fd);
+    CHECK(rdt_arena_map_peer(fds.fd[0], &base, &bytes) == RDT_OK, "%s", rdt_last_error());
+    CHECK(rdt_arena_map_peer(fds.fd[0], &same, &bytes) == RDT_OK && same == base, "mapped twice");
+    rdt_fds_close(&fds);
     rdt_arena_unmap_peer(same);
     CHECK(is_filled(base + offset, 2 * MIB, 50), "the peer's block");
     fill(base + offset, 2 * MIB, 51);

@@ -13,6 +13,7 @@
 #ifndef RDMATRAIN_TRANSPORT_H
 #define RDMATRAIN_TRANSPORT_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -53,6 +54,14 @@ typedef struct rdt_conn {
     /* Per lane: messages that send accepted, and how many of these no longer need their source, in
      * the order of sending; flushed <= posted. Lanes are flushed independently. */
     uint64_t posted[RDT_NUM_LANES], flushed[RDT_NUM_LANES];
+    /* Direct access: the peer's arena, mapped here for loads and stores, or NULL; and whether the
+     * peer has mapped this rank's. What a message says of the memory of its sender is an offset in
+     * there. */
+    uint8_t *arena;
+    size_t arena_bytes;
+    bool shares_arena;
+    /* The peer's revocation, see revoke; set where arena is. */
+    const _Atomic uint64_t *revoked;
 } rdt_conn_t;
 
 typedef struct rdt_peer {
@@ -98,6 +107,10 @@ struct rdt_transport_ops {
     /* Ends one connection: no source is read any more, and the peer sees PEER_LOST after what had
      * been flushed. Only close may follow. */
     void (*cut)(rdt_conn_t *conn);
+    /* Optional (NULL), for transports with direct access: this rank leaves or has failed, and takes
+     * its memory back from every operation whose number is from or higher. A peer that has read it
+     * looks at its conn->revoked afterwards, which is 0 before and from since. */
+    void (*revoke)(rdt_ctx_t *ctx, uint64_t from);
     /* Frees the context with its connections. Data already flushed still reaches a living peer. */
     void (*close)(rdt_ctx_t *ctx);
 

@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "coll/direct.h"
+
+#include <string.h>
+
+#include "arena/arena.h"
+
+/* Copied between two looks at the peers and the clock. */
+#define SLICE_BYTES (256u << 10)
+
+/* What an operation needs to reach, in bytes from the start of a rank's input and output. */
+typedef struct reach {
+    uint64_t in, out;
+} reach_t;
+
+static bool is_broadcast(const rdt_plan_t *plan)
+{
+    return plan->algo == RDT_ALGO_FLAT_BROADCAST || plan->algo == RDT_ALGO_SCATTERED_BROADCAST;
+}
+
+/* Of the buffers of rank; nothing when the collective is not run directly. */
+static reach_t needed(const rdt_plan_t *plan, const rdt_work_t *work, uint32_t rank)
+{
+    uint64_t bytes = work->call.count * rdt_dtype_bytes(work->call.dtype);
+
+    if (!plan->direct) return (reach_t){0, 0};
+    switch (plan->algo) {
+    case RDT_ALGO_TWO_PHASE:
+        return (reach_t){bytes, bytes};
+    case RDT_ALGO_REDUCE_SCATTER:
+        return (reach_t){bytes * plan->world, 0};
+    case RDT_ALGO_ALL_GATHER:
+        return (reach_t){bytes, 0};
+    default:
+        if (!is_broadcast(plan)) return (reach_t){0, 0};
+        return rank == plan->root ? (reach_t){bytes, 0} : (reach_t){0, bytes};
+    }
+}
+
+/* Offset + 1 of memory that peers can reach, else 0. */
+static uint64_t locate(const void *addr, uint64_t bytes)
+{
+    uint64_t at;
+
+    return bytes > 0 && addr != NULL && rdt_arena_offset(addr, bytes, &at) ? at + 1 : 0;
+}
+
+static bool all_share(const rdt_comm_t *comm)
+{
+    for (uint32_t r = 0; r < comm->cfg.world; r++)
+        if (r != comm->cfg.rank && !comm->peers[r].conn->shares_arena) return false;
+    return true;
+}
+
+void rdt_direct_begin_st(rdt_comm_t *comm, const rdt_work_t *work)
+{
+    reach_t need = needed(&comm->plan, work, comm->cfg.rank);
+    const void *in = is_broadcast(&comm->plan) ? work->call.out : work->call.in;
+
+    comm->num_direct = 0;
+    comm->in_at = locate(in, need.in);
+    comm->out_at = locate(work->call.out, need.out);
+    /* An all_reduce is direct for a rank as a whole, or not at all; so is a broadcast for all ranks. */
+    if ((need.in > 0 && need.out > 0 && (comm->in_at == 0 || comm->out_at == 0)) ||
+        (is_broadcast(&comm->plan) && !all_share(comm)))
+        comm->in_at = comm->out_at = 0;
+}
+
+bool rdt_direct_exposes(const rdt_comm_t *comm, uint32_t rank)
+{
+    const rdt_plan_t *plan = &comm->plan;
+
+    if (!comm->peers[rank].conn->shares_arena) return false;
+    if (is_broadcast(plan) && plan->rank != plan->root && rank != plan->root) return false;
+    return comm->in_at != 0 || comm->out_at != 0;
+}
+
+/* The peer's memory as this rank sees it: NULL when it is not exposed. */
+static bool resolve(rdt_comm_t *comm, uint32_t rank, uint64_t at, uint64_t bytes, uint8_t **addr_p)
+{
+    const rdt_conn_t *conn = comm->peers[rank].conn;
+
+    *addr_p = NULL;
+    if (at == 0 || bytes == 0) return true;
+    if (conn->arena == NULL || bytes > conn->arena_bytes || at - 1 > conn->arena_bytes - bytes) {
+        rdt_comm_latch(comm, RDT_PROTOCOL,
+                       "rank %u offers rank %u memory at offset %llu, which is not in its arena",
+                       rank, comm->cfg.rank, (unsigned long long)at - 1);
+        return false;
+    }
+    *addr_p = conn->arena + at - 1;
+    return true;
+}
+
+static void set_copy(rdt_peer_state_t *peer, void *dst, const void *src, uint64_t bytes)
+{
+    peer->copy_dst = dst;
+    peer->copy_src = src;
+    peer->copy_left = bytes;
+    peer->direct_done = bytes == 0;
+}
+
+/* Bytes that the root of a broadcast stores into each output that it can reach: its part, as one of
+ * world ranks, of the copying. */
+static uint64_t root_share(const rdt_comm_t *comm, const rdt_work_t *work)
+{
+    uint64_t bytes = work->call.count * rdt_dtype_bytes(work->call.dtype);
+
+    return bytes / comm->cfg.world / RDT_ARENA_PAGE * RDT_ARENA_PAGE;
+}
+
+/* The root exposes its tensor: nothing goes in messages, so no rank passes anything on. */
+static void meet_root(rdt_comm_t *comm, const rdt_work_t *work, rdt_peer_state_t *root)
+{
+    uint64_t bytes = work->call.count * rdt_dtype_bytes(work->call.dtype);
+    uint64_t share = comm->out_at != 0 && root->conn->shares_arena ? root_share(comm, work) : 0;
+
+    for (uint32_t r = 0; r < comm->cfg.world; r++)
+        comm->peers[r].rx_total[RDT_STREAM_RESULT] = comm->peers[r].tx_total[RDT_STREAM_RESULT] = 0;
+    root->rx_total[RDT_STREAM_INPUT] = 1;
+    root->tx_total[RDT_STREAM_RESULT] = 1;
+    root->rx_total[RDT_STREAM_RESULT] = share > 0;
+    set_copy(root, (uint8_t *)work->call.out + share, root->in_at + share, bytes - share);
+}
+
+/* On the root, which exposes its tensor or sends it in messages. */
+static void meet_receiver(rdt_comm_t *comm, const rdt_work_t *work, rdt_peer_state_t *peer)
+{
+    uint64_t share = root_share(comm, work);
+
+    if (comm->in_at == 0 || !peer->conn->shares_arena || peer->out_at == NULL || share == 0) return;
+    peer->tx_total[RDT_STREAM_RESULT] = 1;
+    set_copy(peer, peer->out_at, work->call.out, share);
+}
+
+static void meet_reducer(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank)
+{
+    rdt_peer_state_t *peer = &comm->peers[rank];
+    uint64_t bytes = work->call.count * rdt_dtype_bytes(work->call.dtype);
+
+    peer->rx_total[RDT_STREAM_INPUT] = 1;
+    peer->tx_total[RDT_STREAM_RESULT] = 1;
+    comm->num_direct++;
+    if (comm->plan.algo == RDT_ALGO_ALL_GATHER)
+        set_copy(peer,
+                 work->call.out_shards != NULL ? work->call.out_shards[rank]
+                                               : (uint8_t *)work->call.out + bytes * rank,
+                 peer->in_at, bytes);
+    else
+        peer->direct_done = comm->num_reduced == 0;
+}
+
+bool rdt_direct_meet_st(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
+                        const rdt_hdr_t *hdr)
+{
+    rdt_peer_state_t *peer = &comm->peers[rank];
+    reach_t need = needed(&comm->plan, work, rank);
+    uint8_t *in;
+
+    if (!resolve(comm, rank, hdr->in_at, need.in, &in) ||
+        !resolve(comm, rank, hdr->out_at, need.out, &peer->out_at))
+        return false;
+    peer->in_at = in;
+    if (is_broadcast(&comm->plan)) {
+        if (comm->cfg.rank == comm->plan.root)
+            meet_receiver(comm, work, peer);
+        else if (in != NULL)
+            meet_root(comm, work, peer);
+    } else if (in != NULL) {
+        meet_reducer(comm, work, rank);
+    }
+    return true;
+}
+
+static void copy_slice(rdt_peer_state_t *peer)
+{
+    size_t len = peer->copy_left < SLICE_BYTES ? peer->copy_left : SLICE_BYTES;
+
+    memcpy(peer->copy_dst, peer->copy_src, len);
+    peer->copy_dst += len;
+    peer->copy_src += len;
+    peer->copy_left -= len;
+    peer->direct_done = peer->copy_left == 0;
+}
+
+bool rdt_direct_copy_st(rdt_comm_t *comm)
+{
+    for (uint32_t i = 1; i < comm->cfg.world; i++) {
+        /* Each rank begins with its neighbour, so that not all read from rank 0 at once. */
+        rdt_peer_state_t *peer = &comm->peers[(comm->cfg.rank + i) % comm->cfg.world];
+
+        if (peer->copy_left == 0) continue;
+        copy_slice(peer);
+        return true;
+    }
+    return false;
+}
+
+void rdt_direct_reduced_st(rdt_comm_t *comm)
+{
+    for (uint32_t r = 0; r < comm->cfg.world; r++)
+        comm->peers[r].direct_done = true;
+}
+
+int rdt_direct_revoked_st(const rdt_comm_t *comm, const rdt_work_t *work)
+{
+#ifndef __SANITIZE_THREAD__ /* which knows no fences */
+    /* What was read from the peers was read before their words are. */
+    atomic_thread_fence(memory_order_acquire);
+#endif
+    for (uint32_t r = 0; r < comm->cfg.world; r++) {
+        const rdt_peer_state_t *peer = &comm->peers[r];
+        uint64_t from = peer->in_at != NULL ? atomic_load(peer->conn->revoked) : 0;
+
+        if (from != 0 && work->seq >= from) return (int)r;
+    }
+    return -1;
+}
+
+void rdt_direct_revoke_st(rdt_comm_t *comm)
+{
+    const rdt_work_t *work = comm->queue;
+
+    for (int i = 0; i < RDT_NUM_TRANSPORTS; i++)
+        if (comm->ctx[i] != NULL && comm->ctx[i]->ops->revoke != NULL)
+            comm->ctx[i]->ops->revoke(comm->ctx[i], comm->coll_done + 1);
+    if (comm->active && comm->out_at != 0)
+        rdt_arena_detach(work->call.out, work->call.count * rdt_dtype_bytes(work->call.dtype));
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Collectives that read and write the peers' tensors where they lie.
+ *
+ * A rank whose buffers are in its arena says so in its first message: from then until the peer's
+ * "done", the peer may load from them and store to them. Each pair of ranks decides by itself:
+ *   all_reduce      the owner of a shard reduces it from all ranks' tensors into all ranks' tensors;
+ *   reduce_scatter  the owner reads its shard from all ranks' inputs;
+ *   all_gather      every rank copies the others' inputs;
+ *   broadcast       every rank copies most of the root's tensor, and the root stores the rest.
+ * What is not in an arena goes in messages, as to a peer without direct access.
+ *
+ * An operation ends when all peers are done with this rank's buffers, so nobody touches them later.
+ * A rank that fails cannot wait for that. It revokes what it exposed: a peer that read too late finds
+ * the revocation before it finishes, and what it still stores no longer reaches the tensors.
+ */
+#ifndef RDT_COLL_DIRECT_H
+#define RDT_COLL_DIRECT_H
+
+#include "coll/comm.h"
+
+/* Finds out what this rank can expose in the active collective. */
+void rdt_direct_begin_st(rdt_comm_t *comm, const rdt_work_t *work);
+/* True when the peer gets access to anything of this rank. */
+bool rdt_direct_exposes(const rdt_comm_t *comm, uint32_t rank);
+/* Takes what the peer's first message says. False after latching an error. */
+bool rdt_direct_meet_st(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
+                        const rdt_hdr_t *hdr);
+/* HOT. Copies one more piece; true when there was one. */
+bool rdt_direct_copy_st(rdt_comm_t *comm);
+/* This rank is done with the memory of all the peers whose inputs it reduced. */
+void rdt_direct_reduced_st(rdt_comm_t *comm);
+/* A peer that revoked its memory while this rank may have read it, or -1. */
+int rdt_direct_revoked_st(const rdt_comm_t *comm, const rdt_work_t *work);
+/* This rank failed: takes back what it exposed in the active collective. */
+void rdt_direct_revoke_st(rdt_comm_t *comm);
+
+#endif
