@@ -282,6 +282,13 @@ static bool holds(uintptr_t addr, size_t bytes, uintptr_t *offset_p)
     return *offset_p < size && bytes <= size - *offset_p;
 }
 
+bool rdt_arena_owns(const void *ptr)
+{
+    uintptr_t offset;
+
+    return holds((uintptr_t)ptr, 1, &offset) || was_inherited((uintptr_t)ptr);
+}
+
 bool rdt_arena_free(void *ptr)
 {
     uintptr_t offset;

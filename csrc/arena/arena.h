@@ -28,19 +28,26 @@ typedef struct rdt_arena_stats {
     uint64_t num_refused;  /* allocations that found no room, and went elsewhere */
 } rdt_arena_stats_t;
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Makes the arena of this process, if there is none. In a forked child that is a new one; what it
  * inherited stays as its private copy. NO_MEMORY. */
-rdt_status_t rdt_arena_open(void);
-bool rdt_arena_is_open(void);
+RDT_API rdt_status_t rdt_arena_open(void);
+RDT_API bool rdt_arena_is_open(void);
 
 /* bytes > 0. NULL when the arena is not open or has no room: the caller uses other memory. The
  * content is undefined. */
-void *rdt_arena_alloc(size_t bytes);
-/* False when ptr is not of the arena (nor was, before a fork): it is then the caller's to free. */
-bool rdt_arena_free(void *ptr);
+RDT_API void *rdt_arena_alloc(size_t bytes);
+/* False when ptr is not of the arena (nor was, before a fork): it is then the caller's to free. owns
+ * tells without freeing. */
+RDT_API bool rdt_arena_free(void *ptr);
+
+RDT_API bool rdt_arena_owns(const void *ptr);
 
 /* HOT. True when all of [addr, addr + bytes) is memory that peers can reach at *offset_p. */
-bool rdt_arena_offset(const void *addr, size_t bytes, uint64_t *offset_p);
+RDT_API bool rdt_arena_offset(const void *addr, size_t bytes, uint64_t *offset_p);
 
 /* After a failure: peers may still write the blocks that hold [addr, addr + bytes). From here on
  * their writes go nowhere: the blocks keep their addresses and contents, in private memory, until
@@ -48,7 +55,7 @@ bool rdt_arena_offset(const void *addr, size_t bytes, uint64_t *offset_p);
  * arena are ignored. NO_MEMORY: some of it is still shared. */
 rdt_status_t rdt_arena_detach(const void *addr, size_t bytes);
 
-void rdt_arena_get_stats(rdt_arena_stats_t *stats_p);
+RDT_API void rdt_arena_get_stats(rdt_arena_stats_t *stats_p);
 
 /* What a peer needs: the descriptor stays the arena's. -1 when it is not open. */
 int rdt_arena_fd(void);
@@ -60,5 +67,9 @@ uint8_t *rdt_arena_base(size_t *bytes_p);
  * arena, NO_MEMORY. */
 rdt_status_t rdt_arena_map_peer(int fd, uint8_t **base_p, size_t *bytes_p);
 void rdt_arena_unmap_peer(uint8_t *base);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

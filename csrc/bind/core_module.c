@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bind/core_arena.h"
 #include "rdmatrain/coll.h"
 #include "rdmatrain/verbs.h"
 
@@ -626,6 +627,6 @@ PyMODINIT_FUNC PyInit__core(void)
 {
     PyObject *module = PyModule_Create(&core_module);
 
-    if (module != NULL && add_all(module)) Py_CLEAR(module);
+    if (module != NULL && (add_all(module) || rdt_core_add_arena(module))) Py_CLEAR(module);
     return module;
 }
