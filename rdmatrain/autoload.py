@@ -2,11 +2,16 @@
 
 import logging
 
+from rdmatrain.config import load_settings
+
 logger = logging.getLogger(__name__)
 
 
 def register() -> None:
-    """Make ``init_process_group("rdmatrain")`` known to torch; load nothing else until then."""
+    """Make ``init_process_group("rdmatrain")`` known to torch; load nothing else until then.
+
+    With ``RDMATRAIN_ARENA=on`` the arena becomes torch's allocator, before the first tensor.
+    """
     try:
         from torch.distributed import Backend  # noqa: PLC0415
     except ImportError:  # a torch that was built without torch.distributed
@@ -18,6 +23,13 @@ def register() -> None:
             )
     except Exception as error:  # a torch whose interface has changed
         logger.warning("the rdmatrain backend cannot be registered with this torch: %s", error)
+    try:
+        if load_settings().arena == "on":
+            from rdmatrain.comm.memory import install_allocator  # noqa: PLC0415
+
+            install_allocator()
+    except Exception as error:  # wrong settings too: the backend will raise them
+        logger.warning("the arena is not torch's allocator: %s", error)
 
 
 def _create(options: object, pg_options: object) -> object:

@@ -12,6 +12,7 @@ from rdmatrain.errors import SettingError
 
 PREFIX = "RDMATRAIN_"
 TRANSPORTS = ("auto", "shm", "tcp")
+ARENA = ("on", "off")
 LOG_LEVELS = ("error", "warning", "info", "debug")
 
 
@@ -24,6 +25,8 @@ class Settings:
             used for every pair of ranks or fails, never replaced.
         addr: ``RDMATRAIN_ADDR``: the address that this rank's tcp listener binds to and publishes
             to its peers; empty means that the backend derives it.
+        arena: ``RDMATRAIN_ARENA``: ``on`` makes the arena torch's allocator for CPU memory when
+            torch is imported, ``off`` forbids it; empty leaves it to the program.
         log: ``RDMATRAIN_LOG``: the least severe level that is written.
 
     Raises:
@@ -33,10 +36,13 @@ class Settings:
 
     transport: str = "auto"
     addr: str = ""
+    arena: str = ""
     log: str = "warning"
 
     def __post_init__(self) -> None:
         _require_one_of("transport", self.transport, TRANSPORTS)
+        if self.arena:
+            _require_one_of("arena", self.arena, ARENA)
         _require_one_of("log", self.log, LOG_LEVELS)
 
 

@@ -3,6 +3,8 @@
 
 #include <optional>
 
+#include "c10d_allocator.h"
+
 namespace rdmatrain {
 
 namespace {
@@ -392,6 +394,18 @@ c10::intrusive_ptr<c10d::Work> Backend::endCoalescing()
 {
     coalescing_ = false;
     return c10::make_intrusive<CoalescedWork>(rank_, std::exchange(coalesced_, {}));
+}
+
+bool Backend::supportsTensorAlloc(c10::DeviceIndex)
+{
+    return rdt_arena_is_open();
+}
+
+at::Tensor Backend::allocateTensor(long size, at::TensorOptions options)
+{
+    TORCH_CHECK(options.device().is_cpu(), "rdmatrain: allocateTensor: no arena is on ",
+                options.device());
+    return arena_empty({size}, c10::typeMetaToScalarType(options.dtype()));
 }
 
 void Backend::abort()

@@ -69,6 +69,9 @@ class Backend : public c10d::Backend
     void startCoalescing() override;
     c10::intrusive_ptr<c10d::Work> endCoalescing() override;
 
+    bool supportsTensorAlloc(c10::DeviceIndex device) override;
+    at::Tensor allocateTensor(long size, at::TensorOptions options) override;
+
     void abort() override;
     void shutdown() override;
 

@@ -5,6 +5,7 @@
 
 #include <pybind11/chrono.h>
 
+#include "c10d_allocator.h"
 #include "c10d_backend.h"
 
 namespace py = pybind11;
@@ -31,4 +32,8 @@ PYBIND11_MODULE(_c10d, module)
              py::arg("timeout"), "comm: the capsule of rdmatrain._core.Comm.detach().")
         .def("transport", &rdmatrain::Backend::transport, py::arg("rank"),
              "Name of the transport that joins this rank to another one.");
+    module.def("install_allocator", &rdmatrain::install_allocator,
+               "Make the arena torch's allocator for CPU memory, if it is not.");
+    module.def("arena_empty", &rdmatrain::arena_empty, py::arg("size"), py::arg("dtype"),
+               "A tensor of the arena, whatever its size; its contents are undefined.");
 }

@@ -15,7 +15,8 @@ def worker_environment(
 ) -> dict[str, str]:
     """Return the whole environment of this node's worker ``local_rank``.
 
-    The store is served by rank 0 itself, so ``TORCHELASTIC_USE_AGENT_STORE`` is never set.
+    The arena is torch's allocator in the workers unless ``RDMATRAIN_ARENA`` says otherwise. The
+    store is served by rank 0 itself, so ``TORCHELASTIC_USE_AGENT_STORE`` is never set.
 
     Args:
         spec: what is started.
@@ -45,6 +46,8 @@ def worker_environment(
         "PYTHONUNBUFFERED": "1",
     }
     inherited = {name: value for name, value in base.items() if name not in _NOT_INHERITED}
+    if not inherited.get("RDMATRAIN_ARENA"):
+        own["RDMATRAIN_ARENA"] = "on"
     return inherited | own
 
 

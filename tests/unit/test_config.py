@@ -7,16 +7,19 @@ from rdmatrain.errors import SettingError
 
 
 def test_nothing_set_gives_the_defaults() -> None:
-    assert config.load_settings({}) == config.Settings(transport="auto", addr="", log="warning")
+    assert config.load_settings({}) == config.Settings(
+        transport="auto", addr="", arena="", log="warning"
+    )
 
 
 def test_each_variable_sets_its_own_field() -> None:
     environ = {
         "RDMATRAIN_TRANSPORT": "tcp",
         "RDMATRAIN_ADDR": " 10.0.0.7 ",
+        "RDMATRAIN_ARENA": "off",
         "RDMATRAIN_LOG": "debug",
     }
-    assert config.load_settings(environ) == config.Settings("tcp", "10.0.0.7", "debug")
+    assert config.load_settings(environ) == config.Settings("tcp", "10.0.0.7", "off", "debug")
 
 
 def test_an_empty_variable_counts_as_unset() -> None:
@@ -28,6 +31,7 @@ def test_an_empty_variable_counts_as_unset() -> None:
     [
         ("RDMATRAIN_TRANSPORT", "infiniband", "auto, shm, tcp"),
         ("RDMATRAIN_TRANSPORT", "TCP", "auto, shm, tcp"),
+        ("RDMATRAIN_ARENA", "1", "on, off"),
         ("RDMATRAIN_LOG", "loud", "error, warning, info, debug"),
     ],
 )

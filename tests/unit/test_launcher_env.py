@@ -48,7 +48,16 @@ def test_the_second_nodes_worker_sees_its_place_in_the_job() -> None:
         "TORCHELASTIC_RESTART_COUNT": "0",
         "TORCHELASTIC_MAX_RESTARTS": "0",
         "PYTHONUNBUFFERED": "1",
+        "RDMATRAIN_ARENA": "on",
     }
+
+
+@pytest.mark.parametrize(("base", "found"), [("off", "off"), ("on", "on"), ("", "on")])
+def test_workers_use_the_arena_unless_the_user_decided(base: str, found: str) -> None:
+    env = worker_environment(
+        two_nodes(1), Endpoint("node-0", 29500), "id", 2, {"RDMATRAIN_ARENA": base}
+    )
+    assert env["RDMATRAIN_ARENA"] == found
 
 
 def test_the_base_is_inherited_except_for_an_outer_launchers_rank_and_store() -> None:
