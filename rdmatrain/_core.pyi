@@ -6,12 +6,13 @@ from typing import final
 from typing_extensions import Buffer, CapsuleType
 
 TORCH_MINOR: str
-DEFAULT_CHUNK_BYTES: int
+TUNING: dict[str, str]
 STATUSES: dict[str, tuple[int, str, str]]
 DTYPES: tuple[str, ...]
 REDOPS: tuple[str, ...]
 COLLS: tuple[str, ...]
 
+def default_tuning(world: int, /) -> dict[str, int]: ...
 def rdma_devices() -> list[str]: ...
 def arena_open() -> None: ...
 def arena_stats() -> dict[str, int]: ...
@@ -25,7 +26,12 @@ class Work:
 @final
 class Comm:
     def __new__(
-        cls, rank: int, world: int, token: bytes, chunk_bytes: int = 0, spin_ns: int = 0
+        cls,
+        rank: int,
+        world: int,
+        token: bytes,
+        spin_ns: int = 0,
+        tuning: dict[str, int] | None = None,
     ) -> Comm: ...
     def listen(self, transport: str, arg: str | None = None) -> bytes: ...
     def connect(self, peers: Sequence[tuple[str, bytes, str]], timeout: float | None) -> None: ...

@@ -78,6 +78,26 @@ def run(**options: object) -> None:
     click.get_current_context().exit(code)
 
 
+@cli.command()
+@click.option(
+    "--tuning", is_flag=True, help="The switch points of collectives, in bytes, and their source."
+)
+@click.option(
+    "--ranks", type=click.IntRange(1), default=2, show_default=True, help="Ranks of the group."
+)
+def topo(*, tuning: bool, ranks: int) -> None:
+    """Show what the backend would use here."""
+    from rdmatrain.comm.tuning import parse_tuning, tuning_table  # noqa: PLC0415
+    from rdmatrain.config import load_settings  # noqa: PLC0415
+
+    if not tuning:
+        raise click.UsageError("say what to show: --tuning")
+    try:
+        click.echo(tuning_table(ranks, parse_tuning(load_settings().tuning)))
+    except SettingError as error:
+        raise _WrongSetting(str(error)) from error
+
+
 def main() -> None:
     """Run the command line in ``sys.argv``; always ends by ``sys.exit``."""
     cli(prog_name="rdmatrain")

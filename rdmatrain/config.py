@@ -28,6 +28,7 @@ class Settings:
         arena: ``RDMATRAIN_ARENA``: ``on`` makes the arena torch's allocator for CPU memory when
             torch is imported, ``off`` forbids it; empty leaves it to the program.
         log: ``RDMATRAIN_LOG``: the least severe level that is written.
+        tuning: ``RDMATRAIN_TUNING``: changes to the tuning table, see ``rdmatrain.comm.tuning``.
 
     Raises:
         SettingError: a value is not allowed; names the variable, the value and what is allowed.
@@ -38,6 +39,7 @@ class Settings:
     addr: str = ""
     arena: str = ""
     log: str = "warning"
+    tuning: str = ""
 
     def __post_init__(self) -> None:
         _require_one_of("transport", self.transport, TRANSPORTS)

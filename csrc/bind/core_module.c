@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "bind/core_arena.h"
+#include "bind/core_tuning.h"
 #include "rdmatrain/coll.h"
 #include "rdmatrain/verbs.h"
 
@@ -147,22 +148,26 @@ static rdt_comm_t *comm_of(CommObject *self)
 
 static PyObject *comm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"rank", "world", "token", "chunk_bytes", "spin_ns", NULL};
+    static char *keywords[] = {"rank", "world", "token", "spin_ns", "tuning", NULL};
     rdt_comm_cfg_t cfg = {0};
     const char *token;
     Py_ssize_t token_len;
     unsigned long long spin_ns = 0;
+    PyObject *changes = NULL;
+    rdt_tuning_t tuning;
     CommObject *self;
     rdt_status_t st;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&y#|O&K", keywords, to_u32, &cfg.rank,
-                                     to_u32, &cfg.world, &token, &token_len, to_u32,
-                                     &cfg.chunk_bytes, &spin_ns))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&y#|KO", keywords, to_u32, &cfg.rank, to_u32,
+                                     &cfg.world, &token, &token_len, &spin_ns, &changes))
         return NULL;
     if (token_len != RDT_COMM_TOKEN_BYTES)
         return PyErr_Format(PyExc_ValueError, "token must have %d bytes", RDT_COMM_TOKEN_BYTES);
     memcpy(cfg.token, token, RDT_COMM_TOKEN_BYTES);
     cfg.spin_ns = spin_ns;
+    tuning = rdt_tuning_default(cfg.world);
+    if (!rdt_core_tune(&tuning, changes)) return NULL;
+    cfg.tuning = &tuning;
     self = (CommObject *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
     self->world = cfg.world;
@@ -481,7 +486,9 @@ static PyTypeObject CommType = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "rdmatrain._core.Comm",
     .tp_basicsize = sizeof(CommObject),
     .tp_flags = Py_TPFLAGS_DEFAULT,
-    .tp_doc = "Comm(rank, world, token, chunk_bytes=0, spin_ns=0)\n--\n\nA rank's end of a group.",
+    .tp_doc =
+        "Comm(rank, world, token, spin_ns=0, tuning=None)\n--\n\nA rank's end of a group. tuning: "
+        "changes to the default table, see TUNING.",
     .tp_new = comm_new,
     .tp_dealloc = (destructor)comm_dealloc,
     .tp_methods = comm_methods,
@@ -570,6 +577,9 @@ static PyObject *rdma_devices(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(u
 }
 
 static PyMethodDef core_functions[] = {
+    {"default_tuning", rdt_core_default_tuning, METH_O,
+     "default_tuning(world, /)\n--\n\nThe switch points in bytes for a group of world ranks, by "
+     "name."},
     {"rdma_devices", rdma_devices, METH_NOARGS,
      "rdma_devices($module)\n--\n\nNames of the RDMA devices that libibverbs shows this "
      "process.\n\n"
@@ -606,7 +616,7 @@ static int add_all(PyObject *module)
     return PyType_Ready(&CommType) < 0 || PyType_Ready(&WorkType) < 0 ||
            add(module, "Comm", Py_NewRef(&CommType)) || add(module, "Work", Py_NewRef(&WorkType)) ||
            add(module, "TORCH_MINOR", PyUnicode_FromString(RDT_TORCH_MINOR)) ||
-           add(module, "DEFAULT_CHUNK_BYTES", PyLong_FromLong(RDT_DEFAULT_CHUNK_BYTES)) ||
+           add(module, "TUNING", rdt_core_tuning_texts()) ||
            add(module, "STATUSES", status_table()) ||
            add(module, "DTYPES", names(dtype_name, RDT_NUM_DTYPES)) ||
            add(module, "REDOPS", names(redop_name, RDT_NUM_REDOPS)) ||

@@ -13,8 +13,6 @@
 #include "coll/direct.h"
 #include "reduce/fpenv.h"
 
-/* Reduced and stored to the peers before the next one: well within a core's own cache. */
-#define BLOCK_BYTES (16u << 10)
 /* Reduced between two looks at the peers and the clock. */
 #define SLICE_BYTES (256u << 10)
 
@@ -87,7 +85,7 @@ static void place_own(rdt_comm_t *comm, const rdt_work_t *work)
 static void begin(rdt_comm_t *comm, rdt_work_t *work)
 {
     comm->plan = rdt_plan_make(&work->call, comm->cfg.rank, comm->cfg.world,
-                               (uint32_t)elem_bytes(work), comm->cfg.chunk_bytes);
+                               (uint32_t)elem_bytes(work), &comm->tuning);
     comm->reduced = comm->ready = comm->num_held = 0;
     comm->num_reduced = rdt_plan_num_reduced(&comm->plan);
     rdt_direct_begin_st(comm, work);
@@ -385,7 +383,7 @@ static void reduce_chunk(rdt_comm_t *comm, const rdt_work_t *work)
 {
     rdt_piece_t in = rdt_plan_own_input(&comm->plan, comm->reduced);
     rdt_piece_t out = rdt_plan_own_output(&comm->plan, comm->reduced);
-    uint64_t block = BLOCK_BYTES / elem_bytes(work), left = out.count;
+    uint64_t block = comm->tuning.block / elem_bytes(work), left = out.count;
     uint64_t mode = rdt_fp_get();
 
     set_sources(comm, work, &in);
@@ -404,7 +402,7 @@ static void reduce_chunk(rdt_comm_t *comm, const rdt_work_t *work)
 /* Up to a slice of what is there, so that peers and clock are looked at in between. */
 static bool reduce_phase(rdt_comm_t *comm, const rdt_work_t *work)
 {
-    uint32_t limit = SLICE_BYTES / comm->cfg.chunk_bytes + 1, num = 0;
+    uint64_t limit = SLICE_BYTES / comm->tuning.chunk + 1, num = 0;
 
     /* In one shot the chunk that is overwritten may still be on its way to the others. */
     if (comm->plan.algo == RDT_ALGO_ONE_SHOT && !all_flushed(comm)) return false;

@@ -31,10 +31,7 @@ static rdt_status_t check_cfg(const rdt_comm_cfg_t *cfg)
                         RDT_MAX_WORLD);
     if (cfg->rank >= cfg->world)
         return rdt_fail(RDT_BAD_ARG, "rank %u is not below world size %u", cfg->rank, cfg->world);
-    if (cfg->chunk_bytes % RDT_DATA_ALIGN != 0)
-        return rdt_fail(RDT_BAD_ARG, "chunks of %u bytes: not a multiple of %d", cfg->chunk_bytes,
-                        RDT_DATA_ALIGN);
-    return RDT_OK;
+    return cfg->tuning != NULL ? rdt_tuning_check(cfg->tuning) : RDT_OK;
 }
 
 static void choose_kernels(rdt_comm_t *comm)
@@ -56,7 +53,8 @@ rdt_status_t rdt_comm_open(const rdt_comm_cfg_t *cfg, rdt_comm_t **comm_p)
     if (comm == NULL) return rdt_fail(RDT_NO_MEMORY, "communicator: out of memory");
     comm->cfg = *cfg;
     comm->pid = getpid();
-    if (comm->cfg.chunk_bytes == 0) comm->cfg.chunk_bytes = RDT_DEFAULT_CHUNK_BYTES;
+    comm->tuning = cfg->tuning != NULL ? *cfg->tuning : rdt_tuning_default(cfg->world);
+    comm->cfg.tuning = &comm->tuning;
     pthread_mutex_init(&comm->error_lock, NULL);
     comm->queue_tail = &comm->queue;
     comm->over_tail = &comm->over;
@@ -79,7 +77,7 @@ rdt_status_t rdt_comm_listen(rdt_comm_t *comm, const char *transport, const char
 {
     rdt_ctx_cfg_t cfg = {.rank = comm->cfg.rank,
                          .world = comm->cfg.world,
-                         .chunk_bytes = comm->cfg.chunk_bytes,
+                         .chunk_bytes = (uint32_t)comm->tuning.chunk,
                          .addr = arg};
     int i = find_transport(transport);
     rdt_status_t st;
@@ -227,7 +225,7 @@ static rdt_hdr_t last_words(const rdt_comm_t *comm, uint32_t *len_p)
     bool error = st != RDT_OK && st != RDT_CLOSED;
     size_t len = error ? strlen(comm->error) : 0;
 
-    *len_p = len < comm->cfg.chunk_bytes ? (uint32_t)len : comm->cfg.chunk_bytes;
+    *len_p = (uint32_t)(len < comm->tuning.chunk ? len : comm->tuning.chunk);
     return (rdt_hdr_t){.kind = error ? RDT_KIND_ERROR : RDT_KIND_BYE, .seq = comm->coll_done};
 }
 

@@ -102,7 +102,8 @@ typedef struct rdt_peer_state {
 #define RDT_NUM_TRANSPORTS 3
 
 struct rdt_comm {
-    rdt_comm_cfg_t cfg;
+    rdt_comm_cfg_t cfg; /* whose tuning is: */
+    rdt_tuning_t tuning;
     pid_t pid; /* of the process that opened it: a fork of it must not speak for the rank */
     rdt_ctx_t *ctx[RDT_NUM_TRANSPORTS]; /* NULL where not open */
     rdt_peer_state_t *peers;            /* world entries */

@@ -18,8 +18,8 @@
 
 #define SLICE_NS (50 * RDT_NS_PER_MS)
 #define CHECK_NS (10 * RDT_NS_PER_MS)
-#define THREAD_SPIN_NS 5000ull /* it takes its time from whoever computes */
-#define YIELD_SPIN_NS 20000ull /* with more ranks than cores, before sleeping */
+#define THREAD_SPIN_NS 5000ull  /* it takes its time from whoever computes */
+#define YIELD_SPIN_NS 100000ull /* with more ranks than cores, before sleeping */
 #define POLLS_PER_CLOCK 64
 
 /* -- works -- */

@@ -113,7 +113,7 @@ static rdt_status_t move_data(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work
     hdr.id = work->p2p_id;
     while (work->p2p_done < total) {
         uint64_t left = total - work->p2p_done;
-        uint32_t len = left < comm->cfg.chunk_bytes ? (uint32_t)left : comm->cfg.chunk_bytes;
+        uint32_t len = (uint32_t)(left < comm->tuning.chunk ? left : comm->tuning.chunk);
         rdt_status_t st = post(peer, &hdr, (const uint8_t *)work->call.in + work->p2p_done, len);
 
         if (st != RDT_OK) return st;

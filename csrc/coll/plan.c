@@ -3,12 +3,6 @@
 
 #include <assert.h>
 
-/* Up to here every rank sends everything to everyone: one exchange costs less than two. */
-#define ONE_SHOT_BYTES (32u << 10)
-/* From here on a broadcast is worth its second step. */
-#define SCATTER_BYTES (256u << 10)
-/* From here on it pays to read the peers' memory: below, the data goes with the first message. */
-#define DIRECT_BYTES (16u << 10)
 /* Shards begin on multiples of this, so that two ranks never write one cache line. */
 #define SHARD_ALIGN_BYTES 64u
 
@@ -23,16 +17,16 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
 }
 
 static rdt_algo_t choose(const rdt_call_t *call, uint32_t world, uint64_t bytes,
-                         uint32_t chunk_bytes)
+                         const rdt_tuning_t *tuning)
 {
     switch (call->coll) {
     case RDT_ALL_REDUCE:
         /* One shot fits in one chunk: the engine may then reduce in place, see engine. */
-        return bytes * (world - 1) <= ONE_SHOT_BYTES && bytes <= chunk_bytes ? RDT_ALGO_ONE_SHOT
-                                                                             : RDT_ALGO_TWO_PHASE;
+        return bytes <= tuning->one_shot && bytes <= tuning->chunk ? RDT_ALGO_ONE_SHOT
+                                                                   : RDT_ALGO_TWO_PHASE;
     case RDT_BROADCAST:
-        return bytes >= SCATTER_BYTES && world > 2 ? RDT_ALGO_SCATTERED_BROADCAST
-                                                   : RDT_ALGO_FLAT_BROADCAST;
+        return bytes >= tuning->scatter && world > 2 ? RDT_ALGO_SCATTERED_BROADCAST
+                                                     : RDT_ALGO_FLAT_BROADCAST;
     case RDT_ALL_GATHER:
         return RDT_ALGO_ALL_GATHER;
     case RDT_REDUCE_SCATTER:
@@ -43,15 +37,15 @@ static rdt_algo_t choose(const rdt_call_t *call, uint32_t world, uint64_t bytes,
 }
 
 rdt_plan_t rdt_plan_make(const rdt_call_t *call, uint32_t rank, uint32_t world, uint32_t elem_bytes,
-                         uint32_t chunk_bytes)
+                         const rdt_tuning_t *tuning)
 {
     rdt_plan_t plan = {.rank = rank, .world = world, .root = call->peer, .count = call->count};
     uint64_t unit = SHARD_ALIGN_BYTES / elem_bytes;
     uint32_t owners;
 
-    plan.algo = choose(call, world, call->count * elem_bytes, chunk_bytes);
-    plan.direct = call->count * elem_bytes >= DIRECT_BYTES;
-    plan.chunk = chunk_bytes / elem_bytes;
+    plan.algo = choose(call, world, call->count * elem_bytes, tuning);
+    plan.direct = call->count * elem_bytes >= tuning->direct;
+    plan.chunk = tuning->chunk / elem_bytes;
     /* A scattered broadcast leaves the root without a shard: it has everything. */
     owners = plan.algo == RDT_ALGO_SCATTERED_BROADCAST ? world - 1 : world;
     plan.shard = ceil_div(ceil_div(call->count, owners), unit) * unit;

@@ -52,9 +52,9 @@ typedef struct rdt_piece {
     uint64_t first, count;
 } rdt_piece_t;
 
-/* elem_bytes of the dtype, chunk_bytes of the communicator. */
+/* elem_bytes of the dtype. */
 rdt_plan_t rdt_plan_make(const rdt_call_t *call, uint32_t rank, uint32_t world, uint32_t elem_bytes,
-                         uint32_t chunk_bytes);
+                         const rdt_tuning_t *tuning);
 
 /* Chunks that from sends to to. At most one empty chunk, never none in all: each pair of ranks
  * exchanges at least one message, which carries the call for comparison. */

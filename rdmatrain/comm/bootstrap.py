@@ -26,6 +26,7 @@ from typing import Protocol
 
 from rdmatrain import __version__, _core
 from rdmatrain.comm import host
+from rdmatrain.comm.tuning import parse_tuning, tuning_text
 from rdmatrain.config import Settings
 from rdmatrain.errors import BootstrapError, CommError
 
@@ -59,6 +60,7 @@ class Hello:
     host_id: str
     label: str
     transport: str
+    tuning: str
     token: str = ""
 
 
@@ -226,6 +228,7 @@ def _exchange_hellos(turn: Turn, settings: Settings) -> list[Hello]:
         host_id=host.host_id(),
         label=host.label(),
         transport=settings.transport,
+        tuning=tuning_text(parse_tuning(settings.tuning)),
         token=secrets.token_hex(16) if place.rank == 0 else "",
     )
     turn.put(f"hello/{place.rank}", json.dumps(asdict(mine)))
@@ -242,12 +245,13 @@ def _compare(mine: Hello, other: Hello) -> None:
         ("world", "world size"),
         ("version", "rdmatrain version"),
         ("transport", "RDMATRAIN_TRANSPORT"),
+        ("tuning", "RDMATRAIN_TUNING"),
     ):
         ours, theirs = getattr(mine, field), getattr(other, field)
         if ours != theirs:
             raise BootstrapError(
-                f"ranks disagree about the {what}: rank {mine.rank} ({mine.label}) has {ours}, "
-                f"rank {other.rank} ({other.label}) has {theirs}"
+                f"ranks disagree about the {what}: rank {mine.rank} ({mine.label}) has "
+                f"{ours or 'none'}, rank {other.rank} ({other.label}) has {theirs or 'none'}"
             )
 
 
@@ -282,6 +286,7 @@ def _listen_and_connect(turn: Turn, settings: Settings, hellos: Sequence[Hello])
         place.world,
         bytes.fromhex(hellos[0].token),
         spin_ns=SPIN_NS if neighbours <= host.num_cpus() else 0,
+        tuning=parse_tuning(settings.tuning),
     )
     wires = _listen(comm, place, settings, chosen, one_host=neighbours == place.world)
     turn.put(f"wire/{place.rank}", json.dumps(wires))
@@ -301,6 +306,8 @@ def _listen(
 ) -> dict[str, str]:
     wires = {}
     if "shm" in chosen:
+        if settings.arena != "off":
+            _core.arena_open()  # peers map it when they connect
         wires["shm"] = comm.listen("shm").hex()
     if "tcp" in chosen:
         address = ""

@@ -38,11 +38,13 @@ static void *rank_main(void *arg)
 static void open_rank(rank_t *me, const char *arg, uint64_t spin_ns)
 {
     static uint8_t group;
+    rdt_tuning_t tuning = rdt_tuning_default(me->world);
     rdt_comm_cfg_t cfg = {
-        .rank = me->rank, .world = me->world, .chunk_bytes = 4096, .spin_ns = spin_ns};
+        .rank = me->rank, .world = me->world, .tuning = &tuning, .spin_ns = spin_ns};
     uint8_t wire[RDT_COMM_WIRE_BYTES] = {0};
     uint32_t len = 0;
 
+    tuning.chunk = 4096;
     if (me->rank == 0) group++;
     cfg.token[0] = group;
     CHECK(rdt_comm_open(&cfg, &me->comm) == RDT_OK, "%s", rdt_last_error());

@@ -18,8 +18,10 @@ static rdt_plan_t plan_for(rdt_coll_t coll, uint32_t rank, uint32_t world, uint3
                            uint64_t count)
 {
     rdt_call_t call = {.coll = coll, .peer = root, .count = count};
+    rdt_tuning_t tuning = rdt_tuning_default(world);
 
-    return rdt_plan_make(&call, rank, world, ELEM_BYTES, CHUNK_BYTES);
+    tuning.chunk = CHUNK_BYTES;
+    return rdt_plan_make(&call, rank, world, ELEM_BYTES, &tuning);
 }
 
 static void add(uint32_t rank, uint64_t element, uint32_t who)

@@ -106,7 +106,8 @@ class Group:
         self.transport = transport
         self.world = world
         token = os.urandom(16)
-        self.comms = [_core.Comm(rank, world, token, chunk_bytes) for rank in range(world)]
+        tuning = {"chunk": chunk_bytes} if chunk_bytes else {}
+        self.comms = [_core.Comm(rank, world, token, tuning=tuning) for rank in range(world)]
         self._wires: list[dict[str, bytes]] = []
         for rank, comm in enumerate(self.comms):
             listens = LISTENS[transport] if scripts is None else [("fake", scripts[rank])]

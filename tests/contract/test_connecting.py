@@ -73,7 +73,7 @@ def test_world_sizes_that_differ_are_named_on_both_ranks(connect_each, worlds):
 
 def test_chunk_sizes_that_differ_are_named_on_both_ranks(connect_each):
     sizes = (4096, 8192)
-    settings = [{"world": 2, "token": TOKEN, "chunk_bytes": size} for size in sizes]
+    settings = [{"world": 2, "token": TOKEN, "tuning": {"chunk": size}} for size in sizes]
     for outcome in connect_each(settings):
         assert isinstance(outcome.error, CommError), outcome
         assert "4096" in str(outcome.error)

@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "rdmatrain/tuning.h"
 #include "rdmatrain/types.h"
 
 #ifdef __cplusplus
@@ -28,14 +29,13 @@ typedef struct rdt_work rdt_work_t;
 #define RDT_COMM_TOKEN_BYTES 16
 #define RDT_COMM_WIRE_BYTES 128
 #define RDT_COMM_LABEL_BYTES 96
-#define RDT_DEFAULT_CHUNK_BYTES (128u << 10)
 #define RDT_MAX_WORLD 4096u
 #define RDT_NO_TIMEOUT UINT64_MAX
 
 typedef struct rdt_comm_cfg {
     uint32_t rank;
-    uint32_t world;       /* 1 to RDT_MAX_WORLD */
-    uint32_t chunk_bytes; /* a multiple of 64, equal on all ranks; 0 for the default */
+    uint32_t world;                      /* 1 to RDT_MAX_WORLD */
+    const rdt_tuning_t *tuning;          /* equal on all ranks, copied; NULL for the default */
     uint8_t token[RDT_COMM_TOKEN_BYTES]; /* random, equal on all ranks, new for each group */
     uint64_t spin_ns; /* how long a waiter polls before it sleeps; 0 when ranks share cores */
 } rdt_comm_cfg_t;

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "bind/core_tuning.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#define FIELD(name, text) {#name, text, offsetof(rdt_tuning_t, name)},
+static const struct {
+    const char *name, *text;
+    size_t offset;
+} fields[] = {RDT_TUNING_TABLE(FIELD)};
+#undef FIELD
+
+#define NUM_FIELDS (sizeof(fields) / sizeof(fields[0]))
+
+static uint64_t *field_of(rdt_tuning_t *tuning, size_t i)
+{
+    return (uint64_t *)((char *)tuning + fields[i].offset);
+}
+
+static bool set_field(rdt_tuning_t *tuning, const char *name, PyObject *value)
+{
+    unsigned long long bytes;
+
+    for (size_t i = 0; i < NUM_FIELDS; i++) {
+        if (strcmp(fields[i].name, name) != 0) continue;
+        bytes = PyLong_AsUnsignedLongLong(value);
+        if (bytes == (unsigned long long)-1 && PyErr_Occurred()) return false;
+        *field_of(tuning, i) = bytes;
+        return true;
+    }
+    PyErr_Format(PyExc_ValueError, "the tuning table has no \"%s\"", name);
+    return false;
+}
+
+bool rdt_core_tune(rdt_tuning_t *tuning, PyObject *changes)
+{
+    PyObject *key, *value;
+    Py_ssize_t at = 0;
+
+    if (changes == NULL || changes == Py_None) return true;
+    if (!PyDict_Check(changes)) {
+        PyErr_SetString(PyExc_TypeError, "tuning must be a dict from name to bytes");
+        return false;
+    }
+    while (PyDict_Next(changes, &at, &key, &value)) {
+        const char *name = PyUnicode_AsUTF8(key);
+
+        if (name == NULL || !set_field(tuning, name, value)) return false;
+    }
+    return true;
+}
+
+/* Steals value. */
+static bool put(PyObject *dict, const char *name, PyObject *value)
+{
+    bool done = value != NULL && PyDict_SetItemString(dict, name, value) == 0;
+
+    Py_XDECREF(value);
+    return done;
+}
+
+PyObject *rdt_core_tuning_texts(void)
+{
+    PyObject *dict = PyDict_New();
+
+    for (size_t i = 0; dict != NULL && i < NUM_FIELDS; i++)
+        if (!put(dict, fields[i].name, PyUnicode_FromString(fields[i].text))) Py_CLEAR(dict);
+    return dict;
+}
+
+PyObject *rdt_core_default_tuning(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    unsigned long world = PyLong_AsUnsignedLong(arg);
+    rdt_tuning_t tuning;
+    PyObject *dict;
+
+    if (world == (unsigned long)-1 && PyErr_Occurred()) return NULL;
+    tuning = rdt_tuning_default((uint32_t)world);
+    dict = PyDict_New();
+    for (size_t i = 0; dict != NULL && i < NUM_FIELDS; i++)
+        if (!put(dict, fields[i].name, PyLong_FromUnsignedLongLong(*field_of(&tuning, i))))
+            Py_CLEAR(dict);
+    return dict;
+}

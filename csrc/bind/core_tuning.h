@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The tuning table as Python sees it: dicts from name to bytes. */
+#ifndef RDT_BIND_CORE_TUNING_H
+#define RDT_BIND_CORE_TUNING_H
+
+#include <Python.h>
+#include <stdbool.h>
+
+#include "rdmatrain/tuning.h"
+
+/* Takes the changes, a dict or None or NULL, into the table; false with an exception set. */
+bool rdt_core_tune(rdt_tuning_t *tuning, PyObject *changes);
+/* What each name means. */
+PyObject *rdt_core_tuning_texts(void);
+PyObject *rdt_core_default_tuning(PyObject *module, PyObject *world);
+
+#endif
