@@ -1,8 +1,8 @@
-"""The switch points between the ways of running a collective: the C core's table, and changes to it.
+"""The switch points between ways of running a collective: the C core's table, and changes to it.
 
-``RDMATRAIN_TUNING=one_shot=64K,direct=8K`` changes the default table, which depends on the number of
-ranks; ``rdmatrain topo --tuning`` prints it, ``benchmarks/tune.py`` measures it. All ranks must have
-the same.
+``RDMATRAIN_TUNING=one_shot=64K,direct=8K`` changes the default table, which depends on the number
+of ranks; ``rdmatrain topo --tuning`` prints it, ``benchmarks/tune.py`` measures it. All ranks must
+have the same.
 """
 
 import difflib
