@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Speed of the reduction kernels and of the copies, one core, no transport.
+ *
+ *   kernels [dtype [op [num_src [bytes of one source]]]]     "all" stands for every value
+ *
+ * GB/s (1e9) of what the call reads and writes: (num_src + 1) buffers, in place: dst is source 0, as
+ * in an all-reduce. The median of the rounds; every round visits all columns, so that whatever else
+ * the machine does hits all of them. Below 4 KiB read the ns of one call instead. */
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "rdmatrain/types.h"
+#include "reduce/reduce.h"
+
+#define MAX_SRC 8
+#define NUM_ROUNDS 15
+#define ROUND_BYTES (24u << 20) /* what one timing moves at least, but for tiny buffers */
+#define MAX_CALLS 4000
+#define MAX_BYTES ((size_t)32 << 20)
+#define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
+
+static char *buffers[MAX_SRC];
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, size_t count)
+{
+    qsort(values, count, sizeof(*values), by_value);
+    return values[count / 2];
+}
+
+/* One, in every type: sums grow without reaching a denormal, products stay. */
+static void fill_ones(rdt_dtype_t dtype, size_t bytes)
+{
+    static const uint64_t float_ones[] = {[RDT_F16] = 0x3c00,
+                                          [RDT_BF16] = 0x3f80,
+                                          [RDT_F32] = 0x3f800000,
+                                          [RDT_F64] = 0x3ffull << 52};
+    const uint64_t one = dtype <= RDT_F64 ? float_ones[dtype] : 1;
+    const size_t width = rdt_dtype_bytes(dtype);
+
+    for (uint32_t k = 0; k < MAX_SRC; k++)
+        for (size_t at = 0; at + width <= bytes; at += width)
+            memcpy(buffers[k] + at, &one, width);
+}
+
+/* Nanoseconds of one call. */
+static double time_reduce(rdt_reduce_fn reduce, uint32_t num_src, size_t count, uint32_t num_calls)
+{
+    const void *src[MAX_SRC];
+    uint64_t start;
+
+    for (uint32_t k = 0; k < MAX_SRC; k++)
+        src[k] = buffers[k];
+    reduce(buffers[0], src, num_src, count);
+    start = rdt_now_ns();
+    for (uint32_t call = 0; call < num_calls; call++)
+        reduce(buffers[0], src, num_src, count);
+    return (double)(rdt_now_ns() - start) / num_calls;
+}
+
+static uint32_t calls_for(size_t moved)
+{
+    const size_t calls = ROUND_BYTES / (moved + 1) + 1;
+
+    return calls < MAX_CALLS ? (uint32_t)calls : MAX_CALLS;
+}
+
+static void print_row(rdt_dtype_t dtype, rdt_redop_t op, uint32_t num_src, size_t bytes)
+{
+    const size_t count = bytes / rdt_dtype_bytes(dtype);
+    const size_t moved = bytes * (num_src + 1);
+    double ns[RDT_NUM_ISAS][NUM_ROUNDS];
+
+    fill_ones(dtype, bytes);
+    for (size_t round = 0; round < NUM_ROUNDS; round++) {
+        for (rdt_isa_t isa = RDT_ISA_BASE; isa < RDT_NUM_ISAS; isa++) {
+            rdt_reduce_fn reduce = rdt_reduce_get(isa, dtype, op);
+
+            ns[isa][round] =
+                reduce == NULL ? 0 : time_reduce(reduce, num_src, count, calls_for(moved));
+        }
+    }
+    printf("%-9s %-7s %3u %9zu ", rdt_dtype_name(dtype), rdt_redop_name(op), num_src, bytes);
+    for (rdt_isa_t isa = RDT_ISA_BASE; isa < RDT_NUM_ISAS; isa++) {
+        const double middle = median(ns[isa], NUM_ROUNDS);
+
+        if (middle > 0)
+            printf(" %7.1f %9.0f", (double)moved / middle, middle);
+        else
+            printf(" %7s %9s", "-", "-");
+    }
+    putchar('\n');
+    fflush(stdout);
+}
+
+static bool wanted(const char *argument, const char *name, bool by_default)
+{
+    if (argument == NULL) return by_default;
+    return strcmp(argument, "all") == 0 || strcmp(argument, name) == 0;
+}
+
+static bool wanted_number(const char *argument, size_t number)
+{
+    return argument == NULL || strcmp(argument, "all") == 0 ||
+           strtoull(argument, NULL, 10) == number;
+}
+
+static void print_sizes(rdt_dtype_t dtype, rdt_redop_t op, const char *num_src, const char *bytes)
+{
+    static const uint32_t nums[] = {2, 3, 4, 8};
+    static const size_t sizes[] = {64, 4096, 32768, 262144, 4u << 20, MAX_BYTES};
+
+    for (size_t k = 0; k < COUNT_OF(nums); k++)
+        for (size_t i = 0; i < COUNT_OF(sizes); i++)
+            if (wanted_number(num_src, nums[k]) && wanted_number(bytes, sizes[i]))
+                print_row(dtype, op, nums[k], sizes[i]);
+}
+
+static void print_table(const char *dtype_name, const char *op_name, const char *num_src,
+                        const char *bytes)
+{
+    printf("%-9s %-7s %3s %9s ", "dtype", "op", "src", "bytes");
+    for (rdt_isa_t isa = RDT_ISA_BASE; isa < RDT_NUM_ISAS; isa++)
+        printf(" %7s %9s", rdt_isa_name(isa), "ns");
+    putchar('\n');
+    for (rdt_dtype_t dtype = 0; dtype < RDT_NUM_DTYPES; dtype++)
+        for (rdt_redop_t op = 0; op < RDT_NUM_REDOPS; op++)
+            if (wanted(dtype_name, rdt_dtype_name(dtype), dtype <= RDT_F32) &&
+                wanted(op_name, rdt_redop_name(op), op == RDT_SUM))
+                print_sizes(dtype, op, num_src, bytes);
+}
+
+int main(int argc, char **argv)
+{
+    const char *const names[4] = {argc > 1 ? argv[1] : NULL, argc > 2 ? argv[2] : NULL,
+                                  argc > 3 ? argv[3] : NULL, argc > 4 ? argv[4] : NULL};
+
+    for (size_t k = 0; k < MAX_SRC; k++) {
+        buffers[k] = aligned_alloc(4096, MAX_BYTES);
+        if (buffers[k] == NULL) {
+            fprintf(stderr, "out of memory\n");
+            return 1;
+        }
+    }
+    print_table(names[0], names[1], names[2], names[3]);
+    return 0;
+}
