@@ -4,11 +4,20 @@
 #ifndef RDT_REDUCE_ISA_H
 #define RDT_REDUCE_ISA_H
 
+#include <string.h>
+
 #include "reduce/reduce.h"
 
 rdt_reduce_fn rdt_reduce_scalar(rdt_dtype_t dtype, rdt_redop_t op);
 rdt_reduce_fn rdt_reduce_base(rdt_dtype_t dtype, rdt_redop_t op);
 rdt_reduce_fn rdt_reduce_avx2(rdt_dtype_t dtype, rdt_redop_t op);
 rdt_reduce_fn rdt_reduce_avx512(rdt_dtype_t dtype, rdt_redop_t op);
+rdt_reduce_fn rdt_reduce_avx512bf16(rdt_dtype_t dtype, rdt_redop_t op);
+
+/* What every kernel does with a single source. */
+static inline void copy_one(void *dst, const void *src, size_t bytes)
+{
+    if (dst != src && bytes != 0) memcpy(dst, src, bytes);
+}
 
 #endif

@@ -8,8 +8,8 @@
  * keep the earlier. A single source is copied bit for bit, NaNs included, whatever the op.
  *
  * Aliasing: dst may be the very address of one source. Element i of dst is written after element
- * i of every source was read, and no other element is read through the same address later: with
- * two sources by the loop itself, with more because a block's accumulator is private and dst is
+ * i of every source was read, and no other element is read through the same address later: with up
+ * to four sources by the loop itself, with more because a block's accumulator is private and dst is
  * written in the pass that reads the last source, after all others were read for that block.
  */
 #ifndef RDT_REDUCE_KERNELS_INC_H
@@ -18,10 +18,10 @@
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <string.h>
 
-#include "reduce/f16c.h"
 #include "reduce/half.h"
+#include "reduce/half_vec.h"
+#include "reduce/isa.h"
 #include "reduce/reduce.h"
 
 /* Bytes of one accumulator block, in L1 throughout. The per-block overhead is visible below 1 KiB,
@@ -36,6 +36,9 @@
 #else
 #define RDT_IVDEP _Pragma("GCC ivdep")
 #endif
+
+#define RDT_ALWAYS_INLINE __attribute__((always_inline))
+#define RDT_NOINLINE __attribute__((noinline))
 
 /* Operations. U is an unsigned type at least as wide as int, where wrapping is defined. */
 #define RDT_INT_OPS(tag, T, U)              \
@@ -118,6 +121,8 @@ RDT_ENDS(F32, float, float, x, RDT_ONE_NAN(acc), RDT_ONE_NAN(acc / (float)num_sr
 RDT_ENDS(F64, double, double, x, RDT_ONE_NAN(acc), RDT_ONE_NAN(acc / (double)num_src))
 RDT_ENDS(BF16, uint16_t, float, rdt_bf16_to_f32(x), rdt_f32_to_bf16(acc),
          rdt_f32_to_bf16(acc / (float)num_src))
+RDT_ENDS(F16, uint16_t, float, rdt_f16_to_f32(x), rdt_f32_to_f16(acc),
+         rdt_f32_to_f16(acc / (float)num_src))
 RDT_ENDS(I8, int8_t, int8_t, x, acc, RDT_SMALL_QUOTIENT(int8_t))
 RDT_ENDS(U8, uint8_t, uint8_t, x, acc, RDT_SMALL_QUOTIENT(uint8_t))
 RDT_ENDS(I16, int16_t, int16_t, x, acc, RDT_SMALL_QUOTIENT(int16_t))
@@ -132,40 +137,78 @@ static inline size_t block_len(size_t count, size_t at, size_t step)
     return count - at < step ? count - at : step;
 }
 
-static inline void copy_one(void *dst, const void *src, size_t bytes)
-{
-    if (dst != src && bytes != 0) memcpy(dst, src, bytes);
-}
+/* Element i of n more sources onto the accumulator, and the passes that fill a block of
+ * accumulators. n is a constant in each copy, so that one loop reads up to four sources. Passes are
+ * not inlined: gcc would merge them (unroll and jam) and then vectorize neither. */
+#define RDT_PASSES(fn, T, A, WIDEN, OP)                                                         \
+    static inline RDT_ALWAYS_INLINE A fn##_more(A acc, const T *const *x, uint32_t n, size_t i) \
+    {                                                                                           \
+        if (n > 0) acc = OP(acc, WIDEN(x[0][i]));                                               \
+        if (n > 1) acc = OP(acc, WIDEN(x[1][i]));                                               \
+        if (n > 2) acc = OP(acc, WIDEN(x[2][i]));                                               \
+        if (n > 3) acc = OP(acc, WIDEN(x[3][i]));                                               \
+        return acc;                                                                             \
+    }                                                                                           \
+    static inline RDT_ALWAYS_INLINE void fn##_head_of(A *acc, const T *const *x, uint32_t n,    \
+                                                      size_t count)                             \
+    {                                                                                           \
+        for (size_t i = 0; i < count; i++)                                                      \
+            acc[i] = fn##_more(WIDEN(x[0][i]), x + 1, n - 1, i);                                \
+    }                                                                                           \
+    RDT_NOINLINE static void fn##_head(A *acc, const T *const *x, uint32_t n, size_t count)     \
+    {                                                                                           \
+        if (n == 1)                                                                             \
+            fn##_head_of(acc, x, 1, count);                                                     \
+        else if (n == 2)                                                                        \
+            fn##_head_of(acc, x, 2, count);                                                     \
+        else if (n == 3)                                                                        \
+            fn##_head_of(acc, x, 3, count);                                                     \
+        else                                                                                    \
+            fn##_head_of(acc, x, 4, count);                                                     \
+    }                                                                                           \
+    RDT_NOINLINE static void fn##_fold(A *acc, const T *const *x, size_t count)                 \
+    {                                                                                           \
+        for (size_t i = 0; i < count; i++)                                                      \
+            acc[i] = fn##_more(acc[i], x, 4, i);                                                \
+    }
 
-/* One kernel. OP is the accumulator's operation, FINISH writes an element. _fold is not inlined:
- * gcc would merge the passes of two sources (unroll and jam) and then vectorize neither. */
-#define RDT_KERNEL(fn, T, A, WIDEN, OP, FINISH)                                                   \
-    static void fn##_pair(T *dst, const T *a, const T *b, size_t count)                           \
+/* One kernel over the passes of its operation; FINISH writes an element. Two to four sources are
+ * read in one pass, more through blocks: a head that leaves a multiple of four, then four a pass. */
+#define RDT_KERNEL(fn, pass, T, A, WIDEN, FINISH)                                                 \
+    static inline RDT_ALWAYS_INLINE void fn##_all(T *dst, const void *const *src, uint32_t n,     \
+                                                  size_t count)                                   \
+    {                                                                                             \
+        const T *const first = src[0];                                                            \
+        const T *const x[3] = {src[1], src[n > 2 ? 2 : 1], src[n > 3 ? 3 : 1]};                   \
+                                                                                                  \
+        RDT_IVDEP                                                                                 \
+        for (size_t i = 0; i < count; i++)                                                        \
+            dst[i] = FINISH(pass##_more(WIDEN(first[i]), x, n - 1, i), n);                        \
+    }                                                                                             \
+    RDT_NOINLINE static void fn##_tail(T *dst, const A *acc, const T *const *x, uint32_t num_src, \
+                                       size_t count)                                              \
     {                                                                                             \
         RDT_IVDEP                                                                                 \
         for (size_t i = 0; i < count; i++)                                                        \
-            dst[i] = FINISH(OP(WIDEN(a[i]), WIDEN(b[i])), 2);                                     \
-    }                                                                                             \
-    __attribute__((noinline)) static void fn##_fold(A *acc, const T *x, size_t n)                 \
-    {                                                                                             \
-        RDT_IVDEP                                                                                 \
-        for (size_t i = 0; i < n; i++)                                                            \
-            acc[i] = OP(acc[i], WIDEN(x[i]));                                                     \
+            dst[i] = FINISH(pass##_more(acc[i], x, 4, i), num_src);                               \
     }                                                                                             \
     static void fn##_block(T *dst, const void *const *src, uint32_t num_src, size_t at, size_t n) \
     {                                                                                             \
+        const uint32_t num_head = (num_src - 1) % 4 + 1;                                          \
         A acc[RDT_BLOCK_BYTES / sizeof(A)];                                                       \
-        const T *x = (const T *)src[0] + at;                                                      \
-        const T *y = (const T *)src[1] + at;                                                      \
+        const T *x[4] = {0};                                                                      \
                                                                                                   \
-        for (size_t i = 0; i < n; i++)                                                            \
-            acc[i] = OP(WIDEN(x[i]), WIDEN(y[i]));                                                \
-        for (uint32_t k = 2; k + 1 < num_src; k++)                                                \
-            fn##_fold(acc, (const T *)src[k] + at, n);                                            \
-        y = (const T *)src[num_src - 1] + at;                                                     \
-        RDT_IVDEP                                                                                 \
-        for (size_t i = 0; i < n; i++)                                                            \
-            dst[at + i] = FINISH(OP(acc[i], WIDEN(y[i])), num_src);                               \
+        for (uint32_t k = 0; k < num_head; k++)                                                   \
+            x[k] = (const T *)src[k] + at;                                                        \
+        pass##_head(acc, x, num_head, n);                                                         \
+        for (uint32_t done = num_head; done < num_src; done += 4) {                               \
+            for (uint32_t k = 0; k < 4; k++)                                                      \
+                x[k] = (const T *)src[done + k] + at;                                             \
+            if (done + 4 < num_src)                                                               \
+                pass##_fold(acc, x, n);                                                           \
+            else                                                                                  \
+                fn##_tail(dst + at, acc, x, num_src, n);                                          \
+        }                                                                                         \
     }                                                                                             \
     static void fn(void *dst, const void *const *src, uint32_t num_src, size_t count)             \
     {                                                                                             \
@@ -174,21 +217,29 @@ static inline void copy_one(void *dst, const void *src, size_t bytes)
         if (num_src == 1)                                                                         \
             copy_one(dst, src[0], count * sizeof(T));                                             \
         else if (num_src == 2)                                                                    \
-            fn##_pair(dst, src[0], src[1], count);                                                \
+            fn##_all(dst, src, 2, count);                                                         \
+        else if (num_src == 3)                                                                    \
+            fn##_all(dst, src, 3, count);                                                         \
+        else if (num_src == 4)                                                                    \
+            fn##_all(dst, src, 4, count);                                                         \
         else                                                                                      \
             for (size_t at = 0; at < count; at += step)                                           \
                 fn##_block(dst, src, num_src, at, block_len(count, at, step));                    \
     }
 
-/* The five kernels of one dtype; ops names the accumulator's operations. */
-#define RDT_KERNELS(tag, T, A, ops)                                             \
-    RDT_KERNEL(reduce_##tag##_SUM, T, A, tag##_widen, ops##_SUM, tag##_finish)  \
-    RDT_KERNEL(reduce_##tag##_AVG, T, A, tag##_widen, ops##_SUM, tag##_average) \
-    RDT_KERNEL(reduce_##tag##_MIN, T, A, tag##_widen, ops##_MIN, tag##_finish)  \
-    RDT_KERNEL(reduce_##tag##_MAX, T, A, tag##_widen, ops##_MAX, tag##_finish)  \
-    RDT_KERNEL(reduce_##tag##_PRODUCT, T, A, tag##_widen, ops##_PRODUCT, tag##_finish)
+/* The five kernels of one dtype; ops names the accumulator's operations. AVG is SUM but for its
+ * end. */
+#define RDT_KERNELS(tag, T, A, ops)                                                    \
+    RDT_PASSES(pass_##tag##_SUM, T, A, tag##_widen, ops##_SUM)                         \
+    RDT_PASSES(pass_##tag##_MIN, T, A, tag##_widen, ops##_MIN)                         \
+    RDT_PASSES(pass_##tag##_MAX, T, A, tag##_widen, ops##_MAX)                         \
+    RDT_PASSES(pass_##tag##_PRODUCT, T, A, tag##_widen, ops##_PRODUCT)                 \
+    RDT_KERNEL(reduce_##tag##_SUM, pass_##tag##_SUM, T, A, tag##_widen, tag##_finish)  \
+    RDT_KERNEL(reduce_##tag##_AVG, pass_##tag##_SUM, T, A, tag##_widen, tag##_average) \
+    RDT_KERNEL(reduce_##tag##_MIN, pass_##tag##_MIN, T, A, tag##_widen, tag##_finish)  \
+    RDT_KERNEL(reduce_##tag##_MAX, pass_##tag##_MAX, T, A, tag##_widen, tag##_finish)  \
+    RDT_KERNEL(reduce_##tag##_PRODUCT, pass_##tag##_PRODUCT, T, A, tag##_widen, tag##_finish)
 
-RDT_KERNELS(BF16, uint16_t, float, F32)
 RDT_KERNELS(F32, float, float, F32)
 RDT_KERNELS(F64, double, double, F64)
 RDT_KERNELS(I8, int8_t, int8_t, I8)
@@ -200,45 +251,12 @@ RDT_KERNELS(U32, uint32_t, uint32_t, U32)
 RDT_KERNELS(I64, int64_t, int64_t, I64)
 RDT_KERNELS(U64, uint64_t, uint64_t, U64)
 
-RDT_ENDS(F16, uint16_t, float, rdt_f16_to_f32(x), rdt_f32_to_f16(acc),
-         rdt_f32_to_f16(acc / (float)num_src))
-#if defined(__F16C__)
-/* Compilers do not vectorize the conversion instructions on their own. With intrinsics the
- * accumulator is a register, and each vector of dst is written after that of every source was
- * read. What is left at the end goes through the portable conversions, which give equal bits. */
-#define RDT_KERNEL_F16(op, OP, FINISH)                                                             \
-    static void reduce_F16_##op(void *dst, const void *const *src, uint32_t num_src, size_t count) \
-    {                                                                                              \
-        const size_t whole = count - count % RDT_VF_LEN;                                           \
-        uint16_t *out = dst;                                                                       \
-                                                                                                   \
-        if (num_src == 1) {                                                                        \
-            copy_one(dst, src[0], count * sizeof(uint16_t));                                       \
-            return;                                                                                \
-        }                                                                                          \
-        for (size_t i = 0; i < whole; i += RDT_VF_LEN) {                                           \
-            rdt_vf_t acc = rdt_vf_load_f16((const uint16_t *)src[0] + i);                          \
-                                                                                                   \
-            for (uint32_t k = 1; k < num_src; k++)                                                 \
-                acc = rdt_vf_##OP(acc, rdt_vf_load_f16((const uint16_t *)src[k] + i));             \
-            rdt_vf_store_f16(out + i, rdt_vf_##FINISH(acc, num_src));                              \
-        }                                                                                          \
-        for (size_t i = whole; i < count; i++) {                                                   \
-            float acc = rdt_f16_to_f32(((const uint16_t *)src[0])[i]);                             \
-                                                                                                   \
-            for (uint32_t k = 1; k < num_src; k++)                                                 \
-                acc = F32_##OP(acc, rdt_f16_to_f32(((const uint16_t *)src[k])[i]));                \
-            out[i] = F16_##FINISH(acc, num_src);                                                   \
-        }                                                                                          \
-    }
-
-RDT_KERNEL_F16(SUM, SUM, finish)
-RDT_KERNEL_F16(AVG, SUM, average)
-RDT_KERNEL_F16(MIN, MIN, finish)
-RDT_KERNEL_F16(MAX, MAX, finish)
-RDT_KERNEL_F16(PRODUCT, PRODUCT, finish)
+#if defined(RDT_HALF_VECTORS)
+RDT_HALF_KERNELS(F16)
+RDT_HALF_KERNELS(BF16)
 #else
 RDT_KERNELS(F16, uint16_t, float, F32)
+RDT_KERNELS(BF16, uint16_t, float, F32)
 #endif
 
 #define RDT_KERNEL_ROW(tag, bytes, text)                                        \

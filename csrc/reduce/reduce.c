@@ -28,6 +28,14 @@ static bool cpu_has_avx512(void)
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            cpu_has_avx2();
 }
+
+static bool cpu_has_avx512bf16(void)
+{
+    unsigned eax, ebx, ecx, edx;
+
+    return cpu_has_avx512() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 &&
+           (eax & bit_AVX512BF16) != 0;
+}
 #else
 static bool cpu_has_avx2(void)
 {
@@ -38,40 +46,50 @@ static bool cpu_has_avx512(void)
 {
     return false;
 }
+
+static bool cpu_has_avx512bf16(void)
+{
+    return false;
+}
 #endif
+
+static bool always(void)
+{
+    return true;
+}
+
+typedef struct isa_entry {
+    const char *name;
+    bool (*is_usable)(void);
+    rdt_reduce_fn (*lookup)(rdt_dtype_t dtype, rdt_redop_t op);
+} isa_entry_t;
+
+static const isa_entry_t isas[RDT_NUM_ISAS] = {
+    [RDT_ISA_SCALAR] = {"scalar", always, rdt_reduce_scalar},
+    [RDT_ISA_BASE] = {"base", always, rdt_reduce_base},
+    [RDT_ISA_AVX2] = {"avx2", cpu_has_avx2, rdt_reduce_avx2},
+    [RDT_ISA_AVX512] = {"avx512", cpu_has_avx512, rdt_reduce_avx512},
+    [RDT_ISA_AVX512BF16] = {"avx512bf16", cpu_has_avx512bf16, rdt_reduce_avx512bf16},
+};
 
 rdt_reduce_fn rdt_reduce_get(rdt_isa_t isa, rdt_dtype_t dtype, rdt_redop_t op)
 {
-    if ((unsigned)dtype >= RDT_NUM_DTYPES || (unsigned)op >= RDT_NUM_REDOPS) return NULL;
-    switch (isa) {
-    case RDT_ISA_SCALAR:
-        return rdt_reduce_scalar(dtype, op);
-    case RDT_ISA_BASE:
-        return rdt_reduce_base(dtype, op);
-    case RDT_ISA_AVX2:
-        return cpu_has_avx2() ? rdt_reduce_avx2(dtype, op) : NULL;
-    case RDT_ISA_AVX512:
-        return cpu_has_avx512() ? rdt_reduce_avx512(dtype, op) : NULL;
-    default:
+    if ((unsigned)isa >= RDT_NUM_ISAS || (unsigned)dtype >= RDT_NUM_DTYPES ||
+        (unsigned)op >= RDT_NUM_REDOPS)
         return NULL;
-    }
+    return isas[isa].is_usable() ? isas[isa].lookup(dtype, op) : NULL;
 }
 
 rdt_isa_t rdt_reduce_best_isa(void)
 {
-    if (rdt_reduce_get(RDT_ISA_AVX512, RDT_F32, RDT_SUM) != NULL) return RDT_ISA_AVX512;
-    if (rdt_reduce_get(RDT_ISA_AVX2, RDT_F32, RDT_SUM) != NULL) return RDT_ISA_AVX2;
-    return RDT_ISA_BASE;
+    rdt_isa_t isa = RDT_NUM_ISAS - 1;
+
+    while (isa > RDT_ISA_BASE && rdt_reduce_get(isa, RDT_F32, RDT_SUM) == NULL)
+        isa--;
+    return isa;
 }
 
 const char *rdt_isa_name(rdt_isa_t isa)
 {
-    static const char *const names[RDT_NUM_ISAS] = {
-        [RDT_ISA_SCALAR] = "scalar",
-        [RDT_ISA_BASE] = "base",
-        [RDT_ISA_AVX2] = "avx2",
-        [RDT_ISA_AVX512] = "avx512",
-    };
-
-    return (unsigned)isa < RDT_NUM_ISAS ? names[isa] : "unknown";
+    return (unsigned)isa < RDT_NUM_ISAS ? isas[isa].name : "unknown";
 }

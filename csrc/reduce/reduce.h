@@ -27,6 +27,7 @@ typedef enum rdt_isa {
     RDT_ISA_BASE,
     RDT_ISA_AVX2,
     RDT_ISA_AVX512,
+    RDT_ISA_AVX512BF16,
     RDT_NUM_ISAS
 } rdt_isa_t;
 

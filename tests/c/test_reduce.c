@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The reduction kernels: every instruction set against the scalar oracle bit for bit, and the
  * oracle against values worked out by hand and against an independent search for the nearest half.
- * usage: test_reduce [scalar|base|avx2|avx512]; without an argument, all that this CPU has. */
+ * usage: test_reduce [scalar|base|avx2|avx512|avx512bf16]; without an argument, all that this CPU has. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdbool.h>
@@ -414,7 +414,7 @@ static void check_aliased(const subject_t *who, const sources_t *set, const char
 static void check_against_oracle(rdt_isa_t isa, rdt_dtype_t dtype, const sources_t *set,
                                  size_t shift)
 {
-    static const uint32_t nums[] = {1, 2, 3, 5, 16};
+    static const uint32_t nums[] = {1, 2, 3, 4, 5, 6, 7, 16};
     char *want = must_alloc(set->count * set->bytes);
 
     for (size_t i = 0; i < COUNT_OF(nums); i++) {

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* AVX-512 with AVX512_BF16: bfloat16 kernels of its own, all others are those of AVX-512. */
+#include "reduce/isa.h"
+
+#if defined(__x86_64__) && defined(__AVX512F__) && defined(__AVX512BW__) && \
+    defined(__AVX512VL__) && defined(__AVX512DQ__) && defined(__AVX512BF16__)
+#include <stddef.h>
+
+#include "reduce/half_vec.h"
+
+RDT_HALF_KERNELS(BF16)
+
+rdt_reduce_fn rdt_reduce_avx512bf16(rdt_dtype_t dtype, rdt_redop_t op)
+{
+    static const rdt_reduce_fn table[RDT_NUM_REDOPS] = {
+        [RDT_SUM] = reduce_BF16_SUM,         [RDT_AVG] = reduce_BF16_AVG,
+        [RDT_MIN] = reduce_BF16_MIN,         [RDT_MAX] = reduce_BF16_MAX,
+        [RDT_PRODUCT] = reduce_BF16_PRODUCT,
+    };
+
+    return dtype == RDT_BF16 ? table[op] : rdt_reduce_avx512(dtype, op);
+}
+#else
+rdt_reduce_fn rdt_reduce_avx512bf16(rdt_dtype_t dtype, rdt_redop_t op)
+{
+    (void)dtype;
+    (void)op;
+    return NULL;
+}
+#endif
