@@ -2,27 +2,40 @@
 /* Speed of the reduction kernels and of the copies, one core, no transport.
  *
  *   kernels [dtype [op [num_src [bytes of one source]]]]     "all" stands for every value
+ *   kernels copy        hot blocks of 16 KiB to all of a buffer, and one buffer to another
+ *   kernels stream      sums of two float32 sources into a third buffer, past the caches and not
  *
  * GB/s (1e9) of what the call reads and writes: (num_src + 1) buffers, in place: dst is source 0, as
  * in an all-reduce. The median of the rounds; every round visits all columns, so that whatever else
- * the machine does hits all of them. Below 4 KiB read the ns of one call instead. */
+ * the machine does hits all of them. Time is the thread's on a CPU: waiting for one is not counted.
+ * Below 4 KiB read the ns of one call instead. */
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-#include "base/clock.h"
 #include "rdmatrain/types.h"
+#include "reduce/copy.h"
 #include "reduce/reduce.h"
 
 #define MAX_SRC 8
 #define NUM_ROUNDS 15
 #define ROUND_BYTES (24u << 20) /* what one timing moves at least, but for tiny buffers */
 #define MAX_CALLS 4000
+#define COPY_BLOCK ((size_t)16 << 10)
 #define MAX_BYTES ((size_t)32 << 20)
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
 static char *buffers[MAX_SRC];
+
+static uint64_t cpu_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
 
 static int by_value(const void *a, const void *b)
 {
@@ -61,10 +74,10 @@ static double time_reduce(rdt_reduce_fn reduce, uint32_t num_src, size_t count, 
     for (uint32_t k = 0; k < MAX_SRC; k++)
         src[k] = buffers[k];
     reduce(buffers[0], src, num_src, count);
-    start = rdt_now_ns();
+    start = cpu_ns();
     for (uint32_t call = 0; call < num_calls; call++)
         reduce(buffers[0], src, num_src, count);
-    return (double)(rdt_now_ns() - start) / num_calls;
+    return (double)(cpu_ns() - start) / num_calls;
 }
 
 static uint32_t calls_for(size_t moved)
@@ -139,18 +152,104 @@ static void print_table(const char *dtype_name, const char *op_name, const char 
                 print_sizes(dtype, op, num_src, bytes);
 }
 
-int main(int argc, char **argv)
+/* GB/s of bytes written. In blocks, as the direct all-reduce copies. */
+static double time_copy(rdt_copy_fn copy, const char *src, size_t src_step, size_t bytes)
 {
-    const char *const names[4] = {argc > 1 ? argv[1] : NULL, argc > 2 ? argv[2] : NULL,
-                                  argc > 3 ? argv[3] : NULL, argc > 4 ? argv[4] : NULL};
+    uint64_t start = 0;
 
-    for (size_t k = 0; k < MAX_SRC; k++) {
-        buffers[k] = aligned_alloc(4096, MAX_BYTES);
-        if (buffers[k] == NULL) {
-            fprintf(stderr, "out of memory\n");
-            return 1;
+    /* The first time only brings the caches to where this way leaves them. */
+    for (size_t at = 0; at < bytes; at += COPY_BLOCK)
+        copy(buffers[0] + at, src + at / COPY_BLOCK * src_step, COPY_BLOCK);
+    start = cpu_ns();
+    for (size_t at = 0; at < bytes; at += COPY_BLOCK)
+        copy(buffers[0] + at, src + at / COPY_BLOCK * src_step, COPY_BLOCK);
+    rdt_copy_fence();
+    return (double)bytes / (double)(cpu_ns() - start);
+}
+
+static void print_copy_row(const char *what, const char *src, size_t src_step, size_t bytes)
+{
+    double gbps[RDT_NUM_COPIES][NUM_ROUNDS];
+
+    for (size_t round = 0; round < NUM_ROUNDS; round++)
+        for (rdt_copy_isa_t isa = 0; isa < RDT_NUM_COPIES; isa++)
+            gbps[isa][round] =
+                rdt_copy_get(isa) == NULL ? 0 : time_copy(rdt_copy_get(isa), src, src_step, bytes);
+    printf("%-10s %9zu", what, bytes);
+    for (rdt_copy_isa_t isa = 0; isa < RDT_NUM_COPIES; isa++)
+        printf(" %7.1f", median(gbps[isa], NUM_ROUNDS));
+    putchar('\n');
+}
+
+static void print_copies(void)
+{
+    printf("%-10s %9s", "copy", "bytes");
+    for (rdt_copy_isa_t isa = 0; isa < RDT_NUM_COPIES; isa++)
+        printf(" %7s", rdt_copy_isa_name(isa));
+    printf("     streaming pays from %zu bytes\n", rdt_copy_stream_bytes());
+    for (size_t bytes = 1 << 20; bytes <= MAX_BYTES; bytes *= 2)
+        print_copy_row("hot block", buffers[1], 0, bytes);
+    for (size_t bytes = 1 << 20; bytes <= MAX_BYTES; bytes *= 2)
+        print_copy_row("buffer", buffers[1], COPY_BLOCK, bytes);
+}
+
+/* GB/s of the output, which is apart from the sources. */
+static double time_apart(bool stream, uint32_t num_src, size_t bytes)
+{
+    const rdt_reduce_fn reduce = rdt_reduce_get(rdt_reduce_best_isa(), RDT_F32, RDT_SUM);
+    const size_t count = bytes / sizeof(float);
+    const void *const src[] = {buffers[1], buffers[2], buffers[3], buffers[4]};
+    const uint64_t start = cpu_ns();
+
+    if (stream)
+        rdt_reduce_stream(reduce, sizeof(float), buffers[0], src, num_src, count);
+    else
+        reduce(buffers[0], src, num_src, count);
+    return (double)bytes / (double)(cpu_ns() - start);
+}
+
+static void print_streams(void)
+{
+    printf("%3s %9s %7s %7s\n", "src", "bytes", "cached", "stream");
+    for (uint32_t num_src = 2; num_src <= 4; num_src += 2) {
+        for (size_t bytes = 1 << 20; bytes <= MAX_BYTES; bytes *= 2) {
+            double gbps[2][NUM_ROUNDS];
+
+            for (size_t round = 0; round < 2 * NUM_ROUNDS; round++) {
+                time_apart(round % 2 != 0, num_src, bytes);
+                gbps[round % 2][round / 2] = time_apart(round % 2 != 0, num_src, bytes);
+            }
+            printf("%3u %9zu %7.1f %7.1f\n", num_src, bytes, median(gbps[0], NUM_ROUNDS),
+                   median(gbps[1], NUM_ROUNDS));
         }
     }
-    print_table(names[0], names[1], names[2], names[3]);
+}
+
+static bool allocate_buffers(void)
+{
+    for (size_t k = 0; k < MAX_SRC; k++) {
+        buffers[k] = aligned_alloc(4096, MAX_BYTES);
+        if (buffers[k] == NULL) return false;
+        memset(buffers[k], 0, MAX_BYTES);
+    }
+    return true;
+}
+
+int main(int argc, char **argv)
+{
+    const char *names[4] = {NULL};
+
+    for (int i = 1; i < argc && i <= 4; i++)
+        names[i - 1] = argv[i];
+    if (!allocate_buffers()) {
+        fprintf(stderr, "out of memory\n");
+        return 1;
+    }
+    if (names[0] != NULL && strcmp(names[0], "copy") == 0)
+        print_copies();
+    else if (names[0] != NULL && strcmp(names[0], "stream") == 0)
+        print_streams();
+    else
+        print_table(names[0], names[1], names[2], names[3]);
     return 0;
 }

@@ -22,6 +22,14 @@
  * AVG divides by num_src. No allocation, no system call; any thread. */
 typedef void (*rdt_reduce_fn)(void *dst, const void *const *src, uint32_t num_src, size_t count);
 
+#define RDT_MAX_STREAM_SRC 64
+
+/* What reduce, a kernel for elements of that many bytes, does, but past the caches: for a dst that is
+ * none of the sources and so large that it would not stay in them (rdt_copy_stream_bytes). Ends with
+ * rdt_copy_fence. Just the kernel where the CPU cannot stream, and beyond RDT_MAX_STREAM_SRC. */
+void rdt_reduce_stream(rdt_reduce_fn reduce, size_t element_bytes, void *dst,
+                       const void *const *src, uint32_t num_src, size_t count);
+
 typedef enum rdt_isa {
     RDT_ISA_SCALAR,
     RDT_ISA_BASE,
