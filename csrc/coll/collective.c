@@ -378,20 +378,39 @@ static void reduce_block(rdt_comm_t *comm, const rdt_work_t *work, const rdt_pie
     }
 }
 
+/* Two ranks whose tensors are both in place: one pass reads and writes both. */
+static bool is_pair_in_place(const rdt_comm_t *comm, const rdt_work_t *work)
+{
+    const rdt_peer_state_t *peer = &comm->peers[1 - comm->cfg.rank];
+
+    return comm->cfg.world == 2 && peer->in_at != NULL && peer->in_at == peer->out_at &&
+           work->call.in == work->call.out;
+}
+
+static void reduce_blocks(rdt_comm_t *comm, const rdt_work_t *work, rdt_piece_t out)
+{
+    uint64_t block = comm->tuning.block / elem_bytes(work), left = out.count;
+
+    for (; left > 0; left -= out.count, out.first += out.count) {
+        out.count = left < block ? left : block;
+        reduce_block(comm, work, &out);
+    }
+}
+
 /* HOT. Chunk comm->reduced of every rank is there: the order of the ranks is the order of the sum. */
 static void reduce_chunk(rdt_comm_t *comm, const rdt_work_t *work)
 {
     rdt_piece_t in = rdt_plan_own_input(&comm->plan, comm->reduced);
     rdt_piece_t out = rdt_plan_own_output(&comm->plan, comm->reduced);
-    uint64_t block = comm->tuning.block / elem_bytes(work), left = out.count;
     uint64_t mode = rdt_fp_get();
 
     set_sources(comm, work, &in);
     rdt_fp_set(RDT_FP_DEFAULT);
-    for (; left > 0; left -= out.count, out.first += out.count) {
-        out.count = left < block ? left : block;
-        reduce_block(comm, work, &out);
-    }
+    if (is_pair_in_place(comm, work))
+        comm->reduce_both[work->call.dtype][work->call.op](
+            (void *)(uintptr_t)comm->srcs[0], (void *)(uintptr_t)comm->srcs[1], in.count);
+    else
+        reduce_blocks(comm, work, out);
     rdt_fp_set(mode);
     drop_held(comm);
     comm->reduced++;

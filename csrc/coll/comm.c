@@ -39,8 +39,10 @@ static void choose_kernels(rdt_comm_t *comm)
     rdt_isa_t isa = rdt_reduce_best_isa();
 
     for (int d = 0; d < RDT_NUM_DTYPES; d++)
-        for (int o = 0; o < RDT_NUM_REDOPS; o++)
+        for (int o = 0; o < RDT_NUM_REDOPS; o++) {
             comm->reduce[d][o] = rdt_reduce_get(isa, (rdt_dtype_t)d, (rdt_redop_t)o);
+            comm->reduce_both[d][o] = rdt_reduce_both_get(isa, (rdt_dtype_t)d, (rdt_redop_t)o);
+        }
 }
 
 rdt_status_t rdt_comm_open(const rdt_comm_cfg_t *cfg, rdt_comm_t **comm_p)

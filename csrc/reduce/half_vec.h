@@ -33,8 +33,8 @@ typedef __m512i rdt_vi_t;
 #define RDT_VF_BITS _mm512_castps_si512
 #define RDT_VF_OF_BITS _mm512_castsi512_ps
 #define RDT_VF_OF_F16(src) _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(src)))
-#define RDT_VF_TO_F16(dst, x) \
-    _mm256_storeu_si256((void *)(dst), _mm512_cvtps_ph((x), _MM_FROUND_TO_NEAREST_INT))
+#define RDT_VF_TO_F16(x) _mm512_cvtps_ph((x), _MM_FROUND_TO_NEAREST_INT)
+#define RDT_VI_JOIN(low, high) _mm512_inserti64x4(_mm512_castsi256_si512(low), (high), 1)
 #define RDT_VI_LOAD(src) _mm512_loadu_si512(src)
 #define RDT_VI_STORE(dst, x) _mm512_storeu_si512((dst), (x))
 #define RDT_VI_SET1_32(x) _mm512_set1_epi32((int)(x))
@@ -57,8 +57,8 @@ typedef __m256i rdt_vi_t;
 #define RDT_VF_BITS _mm256_castps_si256
 #define RDT_VF_OF_BITS _mm256_castsi256_ps
 #define RDT_VF_OF_F16(src) _mm256_cvtph_ps(_mm_loadu_si128((const void *)(src)))
-#define RDT_VF_TO_F16(dst, x) \
-    _mm_storeu_si128((void *)(dst), _mm256_cvtps_ph((x), _MM_FROUND_TO_NEAREST_INT))
+#define RDT_VF_TO_F16(x) _mm256_cvtps_ph((x), _MM_FROUND_TO_NEAREST_INT)
+#define RDT_VI_JOIN(low, high) _mm256_inserti128_si256(_mm256_castsi128_si256(low), (high), 1)
 #define RDT_VI_LOAD(src) _mm256_loadu_si256((const void *)(src))
 #define RDT_VI_STORE(dst, x) _mm256_storeu_si256((void *)(dst), (x))
 #define RDT_VI_SET1_32(x) _mm256_set1_epi32((int)(x))
@@ -96,11 +96,10 @@ static inline rdt_vf2_t rdt_vf2_load_F16(const uint16_t *src)
 }
 
 /* The conversion would keep a NaN's sign and payload: it gets the one NaN to convert. */
-static inline void rdt_vf2_store_F16(uint16_t *dst, rdt_vf2_t x)
+static inline rdt_vi_t rdt_vf2_round_F16(rdt_vf2_t x)
 {
     x = rdt_vf2_one_nan(x);
-    RDT_VF_TO_F16(dst, x.a);
-    RDT_VF_TO_F16(dst + RDT_VF_LEN, x.b);
+    return RDT_VI_JOIN(RDT_VF_TO_F16(x.a), RDT_VF_TO_F16(x.b));
 }
 
 static inline rdt_vf2_t rdt_vf2_load_BF16(const uint16_t *src)
@@ -113,7 +112,7 @@ static inline rdt_vf2_t rdt_vf2_load_BF16(const uint16_t *src)
 
 /* The upper halves of all elements, and one more where the lower half and the upper's last bit make
  * it so: (low + 0x7fff + odd) >> 16. An average, which is one bit wider inside, gives that carry. */
-static inline void rdt_vf2_round_BF16(uint16_t *dst, rdt_vf2_t x)
+static inline rdt_vi_t rdt_vf2_exact_BF16(rdt_vf2_t x)
 {
     const rdt_vf2_t y = rdt_vf2_one_nan(x);
     const rdt_vi_t even = RDT_VF_BITS(y.a), odd = RDT_VF_BITS(y.b);
@@ -121,7 +120,7 @@ static inline void rdt_vf2_round_BF16(uint16_t *dst, rdt_vf2_t x)
     const rdt_vi_t low = RDT_VI_EVEN_ODD_16(even, RDT_VI_SHL_32(odd, 16));
     const rdt_vi_t bias = RDT_VI_OR(RDT_VI_AND(high, RDT_VI_SET1_16(1)), RDT_VI_SET1_16(0x7ffe));
 
-    RDT_VI_STORE(dst, RDT_VI_ADD_16(high, RDT_VI_SHR_16(RDT_VI_AVG_16(low, bias), 15)));
+    return RDT_VI_ADD_16(high, RDT_VI_SHR_16(RDT_VI_AVG_16(low, bias), 15));
 }
 
 #if defined(__AVX512BF16__)
@@ -134,19 +133,18 @@ static inline rdt_vi_t rdt_vi_interleave_index(void)
                             6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
 }
 
-static inline void rdt_vf2_store_BF16(uint16_t *dst, rdt_vf2_t x)
+static inline rdt_vi_t rdt_vf2_round_BF16(rdt_vf2_t x)
 {
     const __mmask16 special_a = _mm512_fpclass_ps_mask(x.a, RDT_CLASS_DENORMAL_OR_NAN);
     const __mmask16 special_b = _mm512_fpclass_ps_mask(x.b, RDT_CLASS_DENORMAL_OR_NAN);
 
     if (__builtin_expect(_mm512_kortestz(special_a, special_b), 1))
-        RDT_VI_STORE(dst, _mm512_permutexvar_epi16(rdt_vi_interleave_index(),
-                                                   (rdt_vi_t)_mm512_cvtne2ps_pbh(x.b, x.a)));
-    else
-        rdt_vf2_round_BF16(dst, x);
+        return _mm512_permutexvar_epi16(rdt_vi_interleave_index(),
+                                        (rdt_vi_t)_mm512_cvtne2ps_pbh(x.b, x.a));
+    return rdt_vf2_exact_BF16(x);
 }
 #else
-#define rdt_vf2_store_BF16 rdt_vf2_round_BF16
+#define rdt_vf2_round_BF16 rdt_vf2_exact_BF16
 #endif
 
 static inline rdt_vf_t rdt_vf_SUM(rdt_vf_t a, rdt_vf_t b)
@@ -194,11 +192,11 @@ static inline rdt_vf_t rdt_vf_average(rdt_vf_t acc, uint32_t num_src)
                                                                                                \
         return (rdt_vf2_t){rdt_vf_##OP(acc.a, x.a), rdt_vf_##OP(acc.b, x.b)};                  \
     }                                                                                          \
-    static inline void fn##_end(uint16_t *dst, rdt_vf2_t acc, uint32_t num_src)                \
+    static inline rdt_vi_t fn##_end(rdt_vf2_t acc, uint32_t num_src)                           \
     {                                                                                          \
         acc.a = rdt_vf_##FINISH(acc.a, num_src);                                               \
         acc.b = rdt_vf_##FINISH(acc.b, num_src);                                               \
-        rdt_vf2_store_##tag(dst, acc);                                                         \
+        return rdt_vf2_round_##tag(acc);                                                       \
     }                                                                                          \
     static inline __attribute__((always_inline)) void fn##_run(                                \
         uint16_t *dst, const void *const *src, uint32_t num_src, size_t count)                 \
@@ -213,7 +211,7 @@ static inline rdt_vf_t rdt_vf_average(rdt_vf_t acc, uint32_t num_src)
             if (num_src > 3) acc = fn##_more(acc, x[3] + i);                                   \
             for (uint32_t k = 4; k < num_src; k++)                                             \
                 acc = fn##_more(acc, (const uint16_t *)src[k] + i);                            \
-            fn##_end(dst + i, acc, num_src);                                                   \
+            RDT_VI_STORE(dst + i, fn##_end(acc, num_src));                                     \
         }                                                                                      \
     }                                                                                          \
     __attribute__((noinline)) static void fn##_rest(uint16_t *dst, const void *const *src,     \
@@ -228,7 +226,7 @@ static inline rdt_vf_t rdt_vf_average(rdt_vf_t acc, uint32_t num_src)
             memcpy(pad, (const uint16_t *)src[k] + at, count * sizeof(uint16_t));              \
             acc = fn##_more(acc, pad);                                                         \
         }                                                                                      \
-        fn##_end(pad, acc, num_src);                                                           \
+        RDT_VI_STORE(pad, fn##_end(acc, num_src));                                             \
         memcpy(dst + at, pad, count * sizeof(uint16_t));                                       \
     }                                                                                          \
     static void fn(void *dst, const void *const *src, uint32_t num_src, size_t count)          \
@@ -246,6 +244,22 @@ static inline rdt_vf_t rdt_vf_average(rdt_vf_t acc, uint32_t num_src)
         else                                                                                   \
             fn##_run(dst, src, num_src, count);                                                \
         if (rest != 0 && num_src > 1) fn##_rest(dst, src, num_src, count - rest, rest);        \
+    }                                                                                          \
+    static void fn##_both(void *first, void *second, size_t count)                             \
+    {                                                                                          \
+        const void *const src[2] = {first, second};                                            \
+        const size_t whole = count - count % RDT_VH_LEN;                                       \
+        uint16_t *a = first, *b = second;                                                      \
+                                                                                               \
+        for (size_t i = 0; i < whole; i += RDT_VH_LEN) {                                       \
+            const rdt_vi_t x = fn##_end(fn##_more(rdt_vf2_load_##tag(a + i), b + i), 2);       \
+                                                                                               \
+            RDT_VI_STORE(a + i, x);                                                            \
+            RDT_VI_STORE(b + i, x);                                                            \
+        }                                                                                      \
+        if (whole == count) return;                                                            \
+        fn##_rest(a, src, 2, whole, count - whole);                                            \
+        memcpy(b + whole, a + whole, (count - whole) * sizeof(uint16_t));                      \
     }
 
 #define RDT_HALF_KERNELS(tag)                              \

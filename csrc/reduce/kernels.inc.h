@@ -225,6 +225,19 @@ static inline size_t block_len(size_t count, size_t at, size_t step)
         else                                                                                      \
             for (size_t at = 0; at < count; at += step)                                           \
                 fn##_block(dst, src, num_src, at, block_len(count, at, step));                    \
+    }                                                                                             \
+    static void fn##_both(void *first, void *second, size_t count)                                \
+    {                                                                                             \
+        T *a = first, *b = second;                                                                \
+        const T *const x[1] = {second};                                                           \
+                                                                                                  \
+        RDT_IVDEP                                                                                 \
+        for (size_t i = 0; i < count; i++) {                                                      \
+            const T sum = FINISH(pass##_more(WIDEN(a[i]), x, 1, i), 2);                           \
+                                                                                                  \
+            a[i] = sum;                                                                           \
+            b[i] = sum;                                                                           \
+        }                                                                                         \
     }
 
 /* The five kernels of one dtype; ops names the accumulator's operations. AVG is SUM but for its
@@ -259,15 +272,18 @@ RDT_KERNELS(F16, uint16_t, float, F32)
 RDT_KERNELS(BF16, uint16_t, float, F32)
 #endif
 
-#define RDT_KERNEL_ROW(tag, bytes, text)                                        \
-    [RDT_##tag] = {                                                             \
-        [RDT_SUM] = reduce_##tag##_SUM,         [RDT_AVG] = reduce_##tag##_AVG, \
-        [RDT_MIN] = reduce_##tag##_MIN,         [RDT_MAX] = reduce_##tag##_MAX, \
-        [RDT_PRODUCT] = reduce_##tag##_PRODUCT,                                 \
+#define RDT_KERNEL_ENTRY(fn) {fn, fn##_both}
+#define RDT_KERNEL_ROW(tag, bytes, text)                          \
+    [RDT_##tag] = {                                               \
+        [RDT_SUM] = RDT_KERNEL_ENTRY(reduce_##tag##_SUM),         \
+        [RDT_AVG] = RDT_KERNEL_ENTRY(reduce_##tag##_AVG),         \
+        [RDT_MIN] = RDT_KERNEL_ENTRY(reduce_##tag##_MIN),         \
+        [RDT_MAX] = RDT_KERNEL_ENTRY(reduce_##tag##_MAX),         \
+        [RDT_PRODUCT] = RDT_KERNEL_ENTRY(reduce_##tag##_PRODUCT), \
     },
 
 /* unused: where this file is compiled alone, to check that it includes what it needs. */
-__attribute__((unused)) static const rdt_reduce_fn kernel_table[RDT_NUM_DTYPES][RDT_NUM_REDOPS] = {
+__attribute__((unused)) static const rdt_kernel_t kernel_table[RDT_NUM_DTYPES][RDT_NUM_REDOPS] = {
     RDT_DTYPE_TABLE(RDT_KERNEL_ROW)};
 
 #endif

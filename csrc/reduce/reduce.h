@@ -22,6 +22,9 @@
  * AVG divides by num_src. No allocation, no system call; any thread. */
 typedef void (*rdt_reduce_fn)(void *dst, const void *const *src, uint32_t num_src, size_t count);
 
+/* The same for two buffers that both become the result, in one pass; they do not overlap. */
+typedef void (*rdt_reduce_both_fn)(void *first, void *second, size_t count);
+
 #define RDT_MAX_STREAM_SRC 64
 
 /* What reduce, a kernel for elements of that many bytes, does, but past the caches: for a dst that is
@@ -43,6 +46,8 @@ typedef enum rdt_isa {
 rdt_isa_t rdt_reduce_best_isa(void);
 /* NULL where this CPU or build lacks the instruction set, or for values out of the tables. */
 rdt_reduce_fn rdt_reduce_get(rdt_isa_t isa, rdt_dtype_t dtype, rdt_redop_t op);
+/* NULL for SCALAR, too. */
+rdt_reduce_both_fn rdt_reduce_both_get(rdt_isa_t isa, rdt_dtype_t dtype, rdt_redop_t op);
 const char *rdt_isa_name(rdt_isa_t isa);
 
 #endif

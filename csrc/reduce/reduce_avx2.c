@@ -4,15 +4,15 @@
 #if defined(__x86_64__) && defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include "reduce/kernels.inc.h"
 
-rdt_reduce_fn rdt_reduce_avx2(rdt_dtype_t dtype, rdt_redop_t op)
+rdt_kernel_t rdt_reduce_avx2(rdt_dtype_t dtype, rdt_redop_t op)
 {
     return kernel_table[dtype][op];
 }
 #else
-rdt_reduce_fn rdt_reduce_avx2(rdt_dtype_t dtype, rdt_redop_t op)
+rdt_kernel_t rdt_reduce_avx2(rdt_dtype_t dtype, rdt_redop_t op)
 {
     (void)dtype;
     (void)op;
-    return NULL;
+    return (rdt_kernel_t){NULL, NULL};
 }
 #endif

@@ -5,15 +5,15 @@
     defined(__AVX512VL__) && defined(__AVX512DQ__) && defined(__F16C__)
 #include "reduce/kernels.inc.h"
 
-rdt_reduce_fn rdt_reduce_avx512(rdt_dtype_t dtype, rdt_redop_t op)
+rdt_kernel_t rdt_reduce_avx512(rdt_dtype_t dtype, rdt_redop_t op)
 {
     return kernel_table[dtype][op];
 }
 #else
-rdt_reduce_fn rdt_reduce_avx512(rdt_dtype_t dtype, rdt_redop_t op)
+rdt_kernel_t rdt_reduce_avx512(rdt_dtype_t dtype, rdt_redop_t op)
 {
     (void)dtype;
     (void)op;
-    return NULL;
+    return (rdt_kernel_t){NULL, NULL};
 }
 #endif

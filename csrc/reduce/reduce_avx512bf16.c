@@ -10,21 +10,23 @@
 
 RDT_HALF_KERNELS(BF16)
 
-rdt_reduce_fn rdt_reduce_avx512bf16(rdt_dtype_t dtype, rdt_redop_t op)
+rdt_kernel_t rdt_reduce_avx512bf16(rdt_dtype_t dtype, rdt_redop_t op)
 {
-    static const rdt_reduce_fn table[RDT_NUM_REDOPS] = {
-        [RDT_SUM] = reduce_BF16_SUM,         [RDT_AVG] = reduce_BF16_AVG,
-        [RDT_MIN] = reduce_BF16_MIN,         [RDT_MAX] = reduce_BF16_MAX,
-        [RDT_PRODUCT] = reduce_BF16_PRODUCT,
+    static const rdt_kernel_t table[RDT_NUM_REDOPS] = {
+        [RDT_SUM] = {reduce_BF16_SUM, reduce_BF16_SUM_both},
+        [RDT_AVG] = {reduce_BF16_AVG, reduce_BF16_AVG_both},
+        [RDT_MIN] = {reduce_BF16_MIN, reduce_BF16_MIN_both},
+        [RDT_MAX] = {reduce_BF16_MAX, reduce_BF16_MAX_both},
+        [RDT_PRODUCT] = {reduce_BF16_PRODUCT, reduce_BF16_PRODUCT_both},
     };
 
     return dtype == RDT_BF16 ? table[op] : rdt_reduce_avx512(dtype, op);
 }
 #else
-rdt_reduce_fn rdt_reduce_avx512bf16(rdt_dtype_t dtype, rdt_redop_t op)
+rdt_kernel_t rdt_reduce_avx512bf16(rdt_dtype_t dtype, rdt_redop_t op)
 {
     (void)dtype;
     (void)op;
-    return NULL;
+    return (rdt_kernel_t){NULL, NULL};
 }
 #endif

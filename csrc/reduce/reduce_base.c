@@ -2,7 +2,7 @@
 #include "reduce/isa.h"
 #include "reduce/kernels.inc.h"
 
-rdt_reduce_fn rdt_reduce_base(rdt_dtype_t dtype, rdt_redop_t op)
+rdt_kernel_t rdt_reduce_base(rdt_dtype_t dtype, rdt_redop_t op)
 {
     return kernel_table[dtype][op];
 }

@@ -238,18 +238,21 @@ static void reduce_any(rdt_dtype_t dtype, rdt_redop_t op, void *dst, const void 
     RDT_SCALAR_KERNEL(dtype, MIN)              \
     RDT_SCALAR_KERNEL(dtype, MAX)              \
     RDT_SCALAR_KERNEL(dtype, PRODUCT)
-#define RDT_SCALAR_ROW(dtype, bytes, text)                                          \
-    [RDT_##dtype] = {                                                               \
-        [RDT_SUM] = scalar_##dtype##_SUM,         [RDT_AVG] = scalar_##dtype##_AVG, \
-        [RDT_MIN] = scalar_##dtype##_MIN,         [RDT_MAX] = scalar_##dtype##_MAX, \
-        [RDT_PRODUCT] = scalar_##dtype##_PRODUCT,                                   \
+#define RDT_SCALAR_ROW(dtype, bytes, text)                    \
+    [RDT_##dtype] =                                           \
+        {                                                     \
+            [RDT_SUM] = {scalar_##dtype##_SUM, NULL},         \
+            [RDT_AVG] = {scalar_##dtype##_AVG, NULL},         \
+            [RDT_MIN] = {scalar_##dtype##_MIN, NULL},         \
+            [RDT_MAX] = {scalar_##dtype##_MAX, NULL},         \
+            [RDT_PRODUCT] = {scalar_##dtype##_PRODUCT, NULL}, \
     },
 
 RDT_DTYPE_TABLE(RDT_SCALAR_KERNELS)
 
-rdt_reduce_fn rdt_reduce_scalar(rdt_dtype_t dtype, rdt_redop_t op)
+rdt_kernel_t rdt_reduce_scalar(rdt_dtype_t dtype, rdt_redop_t op)
 {
-    static const rdt_reduce_fn table[RDT_NUM_DTYPES][RDT_NUM_REDOPS] = {
+    static const rdt_kernel_t table[RDT_NUM_DTYPES][RDT_NUM_REDOPS] = {
         RDT_DTYPE_TABLE(RDT_SCALAR_ROW)};
 
     return table[dtype][op];

@@ -411,6 +411,19 @@ static void check_aliased(const subject_t *who, const sources_t *set, const char
         expect_equal(who, "source unchanged", set->pristine[k], set->src[k], set->count);
 }
 
+/* The first two sources both become the result. */
+static void check_both(const subject_t *who, const sources_t *set, const char *want)
+{
+    rdt_reduce_both_fn both = rdt_reduce_both_get(who->isa, who->dtype, who->op);
+
+    if (who->num_src != 2 || who->isa == RDT_ISA_SCALAR) return;
+    both(set->src[0], set->src[1], set->count);
+    for (size_t k = 0; k < 2; k++) {
+        expect_equal(who, "both", want, set->src[k], set->count);
+        memcpy(set->src[k], set->pristine[k], set->count * set->bytes);
+    }
+}
+
 static void check_against_oracle(rdt_isa_t isa, rdt_dtype_t dtype, const sources_t *set,
                                  size_t shift)
 {
@@ -424,6 +437,7 @@ static void check_against_oracle(rdt_isa_t isa, rdt_dtype_t dtype, const sources
             rdt_reduce_get(RDT_ISA_SCALAR, dtype, op)(want, (const void *const *)set->src, nums[i],
                                                       set->count);
             check_apart(&who, set, want, shift);
+            check_both(&who, set, want);
             for (size_t same = 0; shift != 0 && same < nums[i]; same++)
                 check_aliased(&who, set, want, same);
         }
