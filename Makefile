@@ -16,7 +16,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 # The editable install runs Python from here, so only what is compiled asks for a new build.
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
-C_FILES := $(shell find csrc tests/c -name '*.[ch]' -o -name '*.cpp')
+C_FILES := $(shell find csrc tests/c benchmarks -name '*.[ch]' -o -name '*.cpp')
 SHELL_FILES := .ci/run $(shell find $(wildcard launch benchmarks tests) -name '*.sh')
 # ThreadSanitizer cannot map its shadow where a kernel randomises more bits than it knows of.
 FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo setarch -R)
@@ -59,15 +59,36 @@ check: build ## formatting, lint, types, layers, stubs, size budgets, and gcc wi
 	        -DRDT_WERROR=ON -DRDT_TESTS=ON --log-level=WARNING &&
 	    $(BIN)/cmake --build build/werror -- --quiet
 	}
+	aarch64() { # the core alone; what computes is run too, under an emulator
+	    local sysroot=/usr/aarch64-linux-gnu
+	    if ! command -v aarch64-linux-gnu-gcc >/dev/null || [[ ! -e $$sysroot/include/stdio.h ]]; then
+	        echo "SKIP: no cross compiler: install gcc-aarch64-linux-gnu and libc6-dev-arm64-cross"
+	        return
+	    fi
+	    $(BIN)/cmake -S . -B build/c-aarch64 -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/$(BIN)/ninja" \
+	        -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+	        -DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc \
+	        -DCMAKE_CROSSCOMPILING_EMULATOR="qemu-aarch64;-L;$$sysroot" \
+	        -DCMAKE_BUILD_TYPE=RelWithDebInfo -DRDT_BINDINGS=OFF -DRDT_WERROR=ON -DRDT_TESTS=ON \
+	        --log-level=WARNING &&
+	    $(BIN)/cmake --build build/c-aarch64 -- --quiet || return
+	    if ! command -v qemu-aarch64 >/dev/null; then
+	        echo "SKIP: built, but not run: install qemu-user"
+	        return
+	    fi
+	    $(BIN)/ctest --test-dir build/c-aarch64 --output-on-failure --no-tests=error \
+	        -R '^(copy|plan|reduce_base|status)$$'
+	}
 	run ruff $(BIN)/ruff check --quiet .
 	run "ruff format" $(BIN)/ruff format --check --quiet --diff .
 	run mypy $(BIN)/mypy
 	run shellcheck $(BIN)/shellcheck $(SHELL_FILES)
 	run clang-format $(BIN)/clang-format --dry-run -Werror $(C_FILES)
-	run "lizard, C" $(BIN)/lizard csrc -l c -l cpp -L 60 -C 10 -a 6 -w
+	run "lizard, C" $(BIN)/lizard csrc benchmarks -l c -l cpp -L 60 -C 10 -a 6 -w
 	run "lizard, Python" $(BIN)/lizard rdmatrain launch benchmarks -l python -L 50 -C 10 -a 6 -w
 	run "repository tests" $(BIN)/pytest -q tests/repo
 	run "gcc -Wall -Wextra -Werror" werror
+	run "gcc for aarch64" aarch64
 	for name in "$${failed[@]}"; do echo "failed: $$name" >&2; done
 	(($${#failed[@]} == 0))
 	echo "check: all passed"
