@@ -3,6 +3,8 @@
 
 #include <optional>
 
+#include <ATen/record_function.h>
+
 #include "c10d_allocator.h"
 
 namespace rdmatrain {
@@ -162,8 +164,9 @@ c10::intrusive_ptr<c10d::Work> Backend::run(const Checked &check, const char *ti
     if (!call.shards.empty() && call.call.coll == RDT_REDUCE_SCATTER)
         call.call.in_shards = call.shards.data();
     /* The vectors keep their storage when they are moved, so the pointers stay right. */
-    auto work = c10::make_intrusive<Work>(rank_, check.op, title, owner_, std::move(call),
-                                          check.collective ? ++seq_ : seq_.load());
+    auto work =
+        c10::make_intrusive<Work>(rank_, check.op, title, owner_, std::move(call),
+                                  check.collective ? ++seq_ : seq_.load(), at::hasCallbacks());
     Work::post(work);
     if (coalescing_) coalesced_.push_back(work);
     return work;

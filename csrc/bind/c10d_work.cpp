@@ -127,10 +127,18 @@ void CommOwner::close()
     }
 }
 
+/* What a profiler is told of the inputs. Without one, the record is not even made: that would cost
+ * more than a small collective does. */
+static std::optional<std::vector<at::Tensor>> profiled(const TensorCall &call, bool profiling)
+{
+    if (!profiling) return std::nullopt;
+    return std::vector<at::Tensor>(call.held.begin(), call.held.end());
+}
+
 Work::Work(int rank, c10d::OpType op, const char *title, std::shared_ptr<CommOwner> owner,
-           TensorCall call, uint64_t seq)
-    : c10d::Work(rank, op, title, call.held), owner_(std::move(owner)), call_(std::move(call)),
-      seq_(seq)
+           TensorCall call, uint64_t seq, bool profiling)
+    : c10d::Work(rank, op, profiling ? title : nullptr, profiled(call, profiling)),
+      owner_(std::move(owner)), call_(std::move(call)), seq_(seq)
 {
 }
 
@@ -169,6 +177,14 @@ void Work::done(void *arg, rdt_status_t status, const char *text) noexcept
     }
 }
 
+void Work::copy_back()
+{
+    if (call_.copy_back.empty()) return;
+    at::NoGradGuard no_grad;
+    for (auto &[strided, copy] : call_.copy_back)
+        strided.copy_(copy);
+}
+
 void Work::conclude(rdt_status_t status, const char *text)
 {
     std::exception_ptr error;
@@ -176,9 +192,7 @@ void Work::conclude(rdt_status_t status, const char *text)
 
     try {
         if (status != RDT_OK) throw_status(status, text);
-        at::NoGradGuard no_grad;
-        for (auto &[strided, copy] : call_.copy_back)
-            strided.copy_(copy);
+        copy_back();
     } catch (...) {
         error = std::current_exception();
     }

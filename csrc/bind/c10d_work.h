@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include <c10/util/SmallVector.h>
 #include <torch/csrc/distributed/c10d/Work.hpp>
 
 #include "rdmatrain/coll.h"
@@ -48,8 +49,8 @@ class CommOwner
 /* A call with what it keeps alive: tensors that C reads and writes through bare pointers. */
 struct TensorCall {
     rdt_call_t call{};
-    std::vector<at::Tensor> outputs; /* what the future yields */
-    std::vector<at::Tensor> held;    /* inputs, and contiguous copies */
+    std::vector<at::Tensor> outputs;      /* what the future yields */
+    c10::SmallVector<at::Tensor, 2> held; /* inputs, and contiguous copies */
     std::vector<std::pair<at::Tensor, at::Tensor>>
         copy_back; /* to a strided tensor, from its copy */
     std::vector<void *> shards;
@@ -59,7 +60,7 @@ class Work : public c10d::Work
 {
   public:
     Work(int rank, c10d::OpType op, const char *title, std::shared_ptr<CommOwner> owner,
-         TensorCall call, uint64_t seq);
+         TensorCall call, uint64_t seq, bool profiling);
     ~Work() override;
 
     /* Posts self, which stays alive until it is over. Throws DistBackendError; then nothing runs. */
@@ -76,6 +77,7 @@ class Work : public c10d::Work
   private:
     static void done(void *self, rdt_status_t status, const char *text) noexcept;
     void conclude(rdt_status_t status, const char *text);
+    void copy_back();
 
     std::shared_ptr<CommOwner> owner_;
     TensorCall call_;

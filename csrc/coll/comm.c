@@ -45,8 +45,22 @@ static void choose_kernels(rdt_comm_t *comm)
         }
 }
 
+/* How many forks lie between this process and the first one: cheaper to ask than the pid. */
+static _Atomic uint32_t num_forks;
+
+static void count_fork(void)
+{
+    atomic_fetch_add(&num_forks, 1);
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, count_fork);
+}
+
 rdt_status_t rdt_comm_open(const rdt_comm_cfg_t *cfg, rdt_comm_t **comm_p)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     rdt_status_t st = check_cfg(cfg);
     rdt_comm_t *comm;
 
@@ -54,7 +68,8 @@ rdt_status_t rdt_comm_open(const rdt_comm_cfg_t *cfg, rdt_comm_t **comm_p)
     comm = calloc(1, sizeof(*comm));
     if (comm == NULL) return rdt_fail(RDT_NO_MEMORY, "communicator: out of memory");
     comm->cfg = *cfg;
-    comm->pid = getpid();
+    pthread_once(&once, watch_forks);
+    comm->num_forks = atomic_load(&num_forks);
     comm->tuning = cfg->tuning != NULL ? *cfg->tuning : rdt_tuning_default(cfg->world);
     comm->cfg.tuning = &comm->tuning;
     pthread_mutex_init(&comm->error_lock, NULL);
@@ -277,7 +292,7 @@ void rdt_comm_tell_st(rdt_comm_t *comm)
 
 bool rdt_comm_is_forked(const rdt_comm_t *comm)
 {
-    return getpid() != comm->pid;
+    return atomic_load_explicit(&num_forks, memory_order_relaxed) != comm->num_forks;
 }
 
 void rdt_comm_abort(rdt_comm_t *comm, const char *reason)

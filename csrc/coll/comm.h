@@ -12,7 +12,6 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <sys/types.h>
 
 #include "base/error.h"
 #include "coll/plan.h"
@@ -33,7 +32,7 @@ struct rdt_work {
     _Atomic uint32_t state;
     _Atomic uint32_t refs; /* the caller's handle, and the driver's until DONE */
     rdt_status_t status;
-    char text[RDT_ERROR_BYTES];
+    char *text; /* owned: why it failed; NULL when it did not, or when there was no memory */
     /* point-to-point, see p2p.c */
     uint32_t p2p_state;
     uint64_t p2p_done; /* bytes sent or received */
@@ -104,7 +103,8 @@ typedef struct rdt_peer_state {
 struct rdt_comm {
     rdt_comm_cfg_t cfg; /* whose tuning is: */
     rdt_tuning_t tuning;
-    pid_t pid; /* of the process that opened it: a fork of it must not speak for the rank */
+    uint32_t
+        num_forks; /* before it was opened: a fork of the process must not speak for the rank */
     rdt_ctx_t *ctx[RDT_NUM_TRANSPORTS]; /* NULL where not open */
     rdt_peer_state_t *peers;            /* world entries */
     rdt_reduce_fn reduce[RDT_NUM_DTYPES][RDT_NUM_REDOPS];

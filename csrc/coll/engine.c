@@ -29,7 +29,14 @@ static void unref(rdt_work_t *work)
     if (atomic_fetch_sub(&work->refs, 1) > 1) return;
     free(work->shards);
     free(work->refusal);
+    free(work->text);
     free(work);
+}
+
+static const char *text_of(const rdt_work_t *work)
+{
+    if (work->status == RDT_OK) return "";
+    return work->text != NULL ? work->text : rdt_status_text(work->status);
 }
 
 void rdt_work_over_st(rdt_work_t *work, rdt_status_t status, const char *text)
@@ -37,7 +44,7 @@ void rdt_work_over_st(rdt_work_t *work, rdt_status_t status, const char *text)
     rdt_comm_t *comm = work->comm;
 
     work->status = status;
-    snprintf(work->text, sizeof(work->text), "%s", text);
+    if (status != RDT_OK) work->text = strndup(text, RDT_ERROR_BYTES);
     work->next = NULL;
     *comm->over_tail = work;
     comm->over_tail = &work->next;
@@ -67,7 +74,7 @@ static void run_over(rdt_comm_t *comm, rdt_work_t *list)
         rdt_work_t *work = list;
 
         list = work->next;
-        if (work->call.done != NULL) work->call.done(work->call.arg, work->status, work->text);
+        if (work->call.done != NULL) work->call.done(work->call.arg, work->status, text_of(work));
         atomic_store(&work->state, RDT_WORK_DONE);
         unref(work);
         wake_waiters(comm);
@@ -338,6 +345,13 @@ void *rdt_progress_thread(void *arg)
 
 /* -- the calls of other threads -- */
 
+static uint64_t deadline_after(uint64_t timeout_ns)
+{
+    uint64_t now = rdt_now_ns();
+
+    return timeout_ns < UINT64_MAX - now ? now + timeout_ns : UINT64_MAX;
+}
+
 static rdt_status_t wait_turn(rdt_comm_t *comm, rdt_work_t *work, uint64_t deadline_ns)
 {
     drive_t mine = {.until = work, .deadline_ns = deadline_ns, .spin_ns = comm->cfg.spin_ns};
@@ -346,7 +360,7 @@ static rdt_status_t wait_turn(rdt_comm_t *comm, rdt_work_t *work, uint64_t deadl
     while (atomic_load(&work->state) != RDT_WORK_DONE) {
         uint32_t turn = atomic_load(&comm->turn);
 
-        if (rdt_now_ns() >= deadline_ns) return RDT_WAIT_TIMEOUT;
+        if (deadline_ns != UINT64_MAX && rdt_now_ns() >= deadline_ns) return RDT_WAIT_TIMEOUT;
         if (take_role(comm)) {
             drive(comm, &mine);
             continue;
@@ -363,7 +377,7 @@ static rdt_status_t wait_turn(rdt_comm_t *comm, rdt_work_t *work, uint64_t deadl
 rdt_status_t rdt_work_wait(rdt_work_t *work, uint64_t timeout_ns)
 {
     rdt_comm_t *comm = work->comm;
-    uint64_t now = rdt_now_ns();
+    uint64_t deadline_ns = UINT64_MAX;
     rdt_status_t st;
 
     if (atomic_load(&work->state) == RDT_WORK_DONE) return work->status;
@@ -371,7 +385,8 @@ rdt_status_t rdt_work_wait(rdt_work_t *work, uint64_t timeout_ns)
         return rdt_fail(RDT_CLOSED,
                         "this process was forked from the rank that waits for this work");
     atomic_fetch_add(&comm->waiting, 1);
-    st = wait_turn(comm, work, timeout_ns < UINT64_MAX - now ? now + timeout_ns : UINT64_MAX);
+    if (timeout_ns != RDT_NO_TIMEOUT) deadline_ns = deadline_after(timeout_ns);
+    st = wait_turn(comm, work, deadline_ns);
     wake_waiters(comm);
     if (atomic_fetch_sub(&comm->waiting, 1) == 1 && atomic_load(&comm->pending) > 0)
         rdt_kick_thread(comm); /* what is left is the thread's */
@@ -386,7 +401,7 @@ rdt_status_t rdt_work_test(const rdt_work_t *work)
 
 const char *rdt_work_text(const rdt_work_t *work)
 {
-    return atomic_load(&work->state) == RDT_WORK_DONE ? work->text : "";
+    return atomic_load(&work->state) == RDT_WORK_DONE ? text_of(work) : "";
 }
 
 void rdt_work_free(rdt_work_t *work)
@@ -449,13 +464,12 @@ static bool own_copies(rdt_work_t *work, uint32_t world)
 static rdt_work_t *new_work(rdt_comm_t *comm, const rdt_call_t *call)
 {
     rdt_work_t *work = calloc(1, sizeof(*work));
-    uint64_t now = rdt_now_ns();
 
     if (work == NULL) return NULL;
     work->comm = comm;
     work->call = *call;
     normalise(&work->call);
-    work->deadline_ns = call->timeout_ns < UINT64_MAX - now ? now + call->timeout_ns : UINT64_MAX;
+    work->deadline_ns = deadline_after(call->timeout_ns);
     atomic_init(&work->refs, 2);
     if (own_copies(work, comm->cfg.world)) return work;
     free(work->shards);

@@ -61,6 +61,7 @@ class Hello:
     label: str
     transport: str
     tuning: str
+    cpus: str  # that the process may run on: a mask in hexadecimal
     token: str = ""
 
 
@@ -229,6 +230,7 @@ def _exchange_hellos(turn: Turn, settings: Settings) -> list[Hello]:
         label=host.label(),
         transport=settings.transport,
         tuning=tuning_text(parse_tuning(settings.tuning)),
+        cpus=f"{host.cpu_mask():x}",
         token=secrets.token_hex(16) if place.rank == 0 else "",
     )
     turn.put(f"hello/{place.rank}", json.dumps(asdict(mine)))
@@ -280,15 +282,15 @@ def _listen_and_connect(turn: Turn, settings: Settings, hellos: Sequence[Hello])
         "self" if other is mine else choose_transport(settings.transport, mine, other)
         for other in hellos
     ]
-    neighbours = sum(other.host_id == mine.host_id for other in hellos)
+    neighbours = [other for other in hellos if other.host_id == mine.host_id]
     comm = _core.Comm(
         place.rank,
         place.world,
         bytes.fromhex(hellos[0].token),
-        spin_ns=SPIN_NS if neighbours <= host.num_cpus() else 0,
+        spin_ns=0 if host.share_cpus([int(near.cpus, 16) for near in neighbours]) else SPIN_NS,
         tuning=parse_tuning(settings.tuning),
     )
-    wires = _listen(comm, place, settings, chosen, one_host=neighbours == place.world)
+    wires = _listen(comm, place, settings, chosen, one_host=len(neighbours) == place.world)
     turn.put(f"wire/{place.rank}", json.dumps(wires))
     peers = []
     for other, transport in zip(hellos, chosen, strict=True):

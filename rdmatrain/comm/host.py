@@ -3,6 +3,9 @@
 import hashlib
 import os
 import socket
+from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
 
 from rdmatrain.errors import BootstrapError
@@ -24,9 +27,14 @@ def label() -> str:
     return f"host {socket.gethostname()}, pid {os.getpid()}"
 
 
-def num_cpus() -> int:
-    """CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0))
+def cpu_mask() -> int:
+    """CPUs that this process may run on: bit i stands for CPU i."""
+    return sum(1 << cpu for cpu in os.sched_getaffinity(0))
+
+
+def share_cpus(masks: Sequence[int]) -> bool:
+    """Tell whether ranks have fewer CPUs between them than there are ranks; a mask for each."""
+    return reduce(or_, masks, 0).bit_count() < len(masks)
 
 
 def listen_address(wanted: str, master_addr: str, *, one_host: bool) -> str:

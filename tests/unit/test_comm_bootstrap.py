@@ -198,7 +198,7 @@ def test_versions_that_disagree_are_both_named(
 ) -> None:
     store = MemoryStore()
     store.set("1/hello/1", '{"rank":1,"world":2,"version":"0.0.7","host_id":"x","label":"old",'
-              '"transport":"auto"}')  # fmt: skip
+              '"transport":"auto","tuning":"","cpus":"1"}')  # fmt: skip
     (rank,) = form(store, Rank(places(2)[0]))
     assert "rdmatrain version" in str(rank.error)
     assert "has 0.0.7" in str(rank.error) and f"has {bootstrap.__version__}" in str(rank.error)
@@ -266,6 +266,6 @@ def test_a_process_keeps_its_name_and_a_forked_one_has_another() -> None:
 def test_the_transport_follows_setting_and_host(
     setting: str, same_host: bool, expected: str
 ) -> None:
-    mine = Hello(0, 2, "1", "a", "host a, pid 1", setting)
-    other = Hello(1, 2, "1", "a" if same_host else "b", "host b, pid 2", setting)
+    mine = Hello(0, 2, "1", "a", "host a, pid 1", setting, "", "1")
+    other = Hello(1, 2, "1", "a" if same_host else "b", "host b, pid 2", setting, "", "1")
     assert choose_transport(setting, mine, other) == expected

@@ -39,9 +39,23 @@ def test_cpus_are_those_this_process_may_use() -> None:
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(before)})
-        assert host.num_cpus() == 1
+        assert host.cpu_mask() == 1 << min(before)
     finally:
         os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize(
+    ("masks", "shared"),
+    [
+        ([0b11, 0b11], False),
+        ([0b01, 0b10], False),  # pinned to one each
+        ([0b01, 0b01], True),
+        ([0b01, 0b10, 0b01, 0b10], True),
+        ([0b11], False),
+    ],
+)
+def test_ranks_share_cpus_when_they_have_fewer_together(masks: list[int], shared: bool) -> None:
+    assert host.share_cpus(masks) == shared
 
 
 def test_a_wanted_address_wins() -> None:
