@@ -239,7 +239,7 @@ bool rdt_arena_remap(const rdt_arena_t *a, uint32_t page, uint32_t end, int flag
     if (mmap(addr, bytes, PROT_READ | PROT_WRITE, flags | MAP_FIXED | MAP_NORESERVE, a->fd,
              addr - a->base) == MAP_FAILED)
         return false;
-    madvise(addr, bytes, MADV_HUGEPAGE);
+    if (flags == MAP_SHARED) madvise(addr, bytes, MADV_HUGEPAGE);
     return true;
 }
 

@@ -136,20 +136,36 @@ static const rdt_block_t *next_detached(const rdt_arena_t *a, uint32_t page)
     return found;
 }
 
-static void make_private(const rdt_arena_t *a)
+/* Better no memory than the parent's. */
+static void close_off(const rdt_arena_t *a, uint32_t page, uint32_t end)
 {
-    uint32_t page = 0, num_pages = a->blocks.num_pages;
+    if (page < end)
+        mprotect(a->base + (size_t)page * RDT_ARENA_PAGE, (size_t)(end - page) * RDT_ARENA_PAGE,
+                 PROT_NONE);
+}
 
-    while (page < num_pages) {
+static void make_private(const rdt_arena_t *a, uint32_t page, uint32_t end)
+{
+    while (page < end) {
         const rdt_block_t *hole = next_detached(a, page);
-        uint32_t end = hole != NULL ? hole->page : num_pages;
+        uint32_t stop = hole != NULL && hole->page < end ? hole->page : end;
 
-        /* Better no memory than the parent's. */
-        if (!rdt_arena_remap(a, page, end, MAP_PRIVATE))
-            mprotect(a->base + (size_t)page * RDT_ARENA_PAGE, (size_t)(end - page) * RDT_ARENA_PAGE,
-                     PROT_NONE);
-        page = hole != NULL ? hole->page + hole->num_pages : num_pages;
+        if (!rdt_arena_remap(a, page, stop, MAP_PRIVATE)) close_off(a, page, stop);
+        page = stop < end ? hole->page + hole->num_pages : end;
     }
+}
+
+/* Extent by extent: a kernel that never overcommits counts what is private and could be written. */
+static void leave(const rdt_arena_t *a)
+{
+    uint32_t page = 0;
+
+    for (const rdt_extent_t *e = a->blocks.extents; e != NULL; e = e->next) {
+        close_off(a, page, e->page);
+        page = e->page + e->num_pages;
+        make_private(a, e->page, page);
+    }
+    close_off(a, page, a->blocks.num_pages);
 }
 
 static void after_in_child(void)
@@ -158,7 +174,7 @@ static void after_in_child(void)
 
     rdt_peers_forget();
     if (a != NULL) {
-        make_private(a);
+        leave(a);
         close(a->fd);
         while (a->epochs != NULL) { /* the writing end stays: it is this child's sign of life */
             rdt_epoch_t *epoch = a->epochs;
