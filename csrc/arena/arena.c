@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -55,8 +56,12 @@ static bool try_map(rdt_arena_t *a, size_t bytes)
 
 static rdt_status_t map_file(rdt_arena_t *a)
 {
+    long page = sysconf(_SC_PAGESIZE);
     int node = rdt_numa_node();
 
+    if (page != RDT_ARENA_PAGE)
+        return rdt_fail(RDT_UNSUPPORTED, "arena: pages of %ld bytes, not of %u", page,
+                        RDT_ARENA_PAGE);
     a->fd = memfd_create("rdmatrain-arena", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (a->fd < 0) return rdt_fail(RDT_NO_MEMORY, "arena: memfd_create: %s", strerror(errno));
     for (size_t bytes = reserve_wanted(); bytes >= MIN_RESERVE; bytes /= 2) {
@@ -297,7 +302,8 @@ bool rdt_arena_free(void *ptr)
     if (!holds((uintptr_t)ptr, 0, &offset)) return was_inherited((uintptr_t)ptr);
     pthread_mutex_lock(&S.lock);
     block = rdt_blocks_at(&S.arena->blocks, (uint32_t)(offset / RDT_ARENA_PAGE));
-    if (block != NULL) free_locked(S.arena, block);
+    assert(block != NULL && offset % RDT_ARENA_PAGE == 0); /* else freed twice, or never taken */
+    if (block != NULL && offset % RDT_ARENA_PAGE == 0) free_locked(S.arena, block);
     pthread_mutex_unlock(&S.lock);
     return true;
 }

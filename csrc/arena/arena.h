@@ -33,7 +33,7 @@ extern "C" {
 #endif
 
 /* Makes the arena of this process, if there is none. In a forked child that is a new one; what it
- * inherited stays as its private copy. NO_MEMORY. */
+ * inherited stays as its private copy. NO_MEMORY; UNSUPPORTED where pages are not of 4 KiB. */
 RDT_API rdt_status_t rdt_arena_open(void);
 RDT_API bool rdt_arena_is_open(void);
 

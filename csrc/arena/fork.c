@@ -40,10 +40,9 @@ static bool is_seen(const rdt_arena_t *a, const rdt_block_t *block)
     return a->untracked > block->born;
 }
 
-static bool drop_epochs(rdt_arena_t *a)
+static void drop_epochs(rdt_arena_t *a)
 {
     rdt_epoch_t **link = &a->epochs;
-    bool dropped = false;
 
     while (*link != NULL) {
         rdt_epoch_t *epoch = *link;
@@ -55,9 +54,8 @@ static bool drop_epochs(rdt_arena_t *a)
         *link = epoch->next;
         close(epoch->read_fd);
         free(epoch);
-        dropped = true;
+        a->epoch_ended = true;
     }
-    return dropped;
 }
 
 bool rdt_fork_quarantine(rdt_arena_t *a, rdt_block_t *block)
@@ -76,7 +74,9 @@ void rdt_fork_collect(rdt_arena_t *a)
 {
     rdt_block_t **link = &a->quarantine;
 
-    if (!drop_epochs(a)) return;
+    drop_epochs(a);
+    if (!a->epoch_ended) return;
+    a->epoch_ended = false;
     while (*link != NULL) {
         rdt_block_t *block = *link;
 

@@ -104,6 +104,9 @@ void rdt_peers_forget(void)
         peer_t *peer = peers;
 
         peers = peer->next;
+        /* The address stays taken: whoever still holds it must not meet another peer there. */
+        mmap(peer->base, peer->bytes, PROT_NONE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
         free(peer);
     }
 }

@@ -35,6 +35,7 @@ typedef struct rdt_arena {
     rdt_block_t *quarantine;  /* retired blocks that children still see, linked by next */
     uint64_t num_quarantined; /* pages */
     rdt_epoch_t *epochs;      /* the newest first */
+    bool epoch_ended;         /* since the quarantine was looked through */
     uint64_t num_forks;
     uint64_t untracked; /* the last fork for which there was no pipe: its child lives for ever */
 

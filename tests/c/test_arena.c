@@ -45,6 +45,48 @@ static void claim(uint32_t *owner, const live_t *live, uint32_t from, uint32_t t
     }
 }
 
+static uint32_t count_dirty(const rdt_blocks_t *b, const rdt_block_t *block)
+{
+    uint32_t num = 0;
+
+    for (uint32_t page = block->page; page < block->page + block->num_pages; page++)
+        num += b->dirty[page / 64] >> (page % 64) & 1;
+    return num;
+}
+
+/* Blocks cover their extent, free neighbours are joined, and the sums are those of the parts. */
+static void books_are_in_order(const rdt_blocks_t *b)
+{
+    uint64_t extent = 0, used = 0, cached = 0;
+    uint32_t end = 0;
+
+    for (const rdt_extent_t *e = b->extents; e != NULL; e = e->next) {
+        uint32_t page = e->page;
+
+        CHECK(page >= end && page + e->num_pages <= b->num_pages, "extent at page %u", page);
+        end = page + e->num_pages;
+        extent += e->num_pages;
+        for (const rdt_block_t *block = e->first; block != NULL; block = block->upper) {
+            CHECK_EQ(block->page, page);
+            page += block->num_pages;
+            CHECK(block->upper == NULL || block->upper->lower == block, "page %u", page);
+            if (block->state == RDT_BLOCK_FREE) {
+                CHECK_EQ(block->num_dirty, count_dirty(b, block));
+                CHECK(block->upper == NULL || block->upper->state != RDT_BLOCK_FREE, "page %u",
+                      page);
+                cached += block->num_dirty;
+            } else {
+                CHECK(rdt_blocks_at(b, block->page) == block, "page %u", block->page);
+                used += block->num_pages;
+            }
+        }
+        CHECK_EQ(page, end);
+    }
+    CHECK_EQ(b->num_extent, extent);
+    CHECK_EQ(b->num_used, used);
+    CHECK_EQ(b->num_cached, cached);
+}
+
 static void random_blocks_neither_overlap_nor_change(void)
 {
     static live_t lives[NUM_LIVE];
@@ -76,6 +118,7 @@ static void random_blocks_neither_overlap_nor_change(void)
         }
         now = stats();
         CHECK_EQ(now.in_use_bytes - before.in_use_bytes, pages * PAGE);
+        if (op % 50 == 0) books_are_in_order(&rdt_arena_state.arena->blocks);
     }
     for (uint32_t slot = 0; slot < NUM_LIVE; slot++)
         if (lives[slot].addr != NULL) {

@@ -142,6 +142,32 @@ static void what_a_child_sees_is_not_used_again(void)
     CHECK_EQ(rdt_arena_state.arena->num_quarantined, 0);
 }
 
+static void wait_for_word(int sock, void *arg)
+{
+    (void)arg;
+    hear(sock);
+}
+
+/* The end of the first child is noticed while a block is kept for the second. */
+static void a_block_is_kept_for_its_own_children_only(void)
+{
+    void *first = alloc(MIB), *second = alloc(2 * MIB);
+    child_t one = start(wait_for_word, NULL), two;
+
+    rdt_arena_free(first);
+    two = start(wait_for_word, NULL);
+    CHECK_EQ(rdt_arena_state.arena->num_quarantined, MIB / PAGE);
+    say(one.sock);
+    finish(one);
+    rdt_arena_free(second);
+    let_windows_pass();
+    CHECK_EQ(rdt_arena_state.arena->num_quarantined, 2 * MIB / PAGE);
+    say(two.sock);
+    finish(two);
+    let_windows_pass();
+    CHECK_EQ(rdt_arena_state.arena->num_quarantined, 0);
+}
+
 static void do_nothing(int sock, void *arg)
 {
     (void)sock, (void)arg;
@@ -372,6 +398,7 @@ int main(void)
     a_child_writes_its_own_copy();
     a_child_can_have_an_arena_of_its_own();
     what_a_child_sees_is_not_used_again();
+    a_block_is_kept_for_its_own_children_only();
     many_forks_leave_no_descriptors();
     forks_among_threads_do_not_deadlock();
     a_detached_block_is_out_of_reach();
