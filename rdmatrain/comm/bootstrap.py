@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from time import monotonic, sleep
-from typing import Protocol
+from typing import Any, Protocol
 
 from rdmatrain import __version__, _core
 from rdmatrain.comm import host
@@ -236,24 +236,25 @@ def _exchange_hellos(turn: Turn, settings: Settings) -> list[Hello]:
     turn.put(f"hello/{place.rank}", json.dumps(asdict(mine)))
     hellos = []
     for rank in range(place.world):
-        hello = Hello(**json.loads(turn.get(f"hello/{rank}", rank)))
-        _compare(mine, hello)
-        hellos.append(hello)
+        hello = json.loads(turn.get(f"hello/{rank}", rank))
+        # Another version may say other things, so it is compared before they are read.
+        _compare(asdict(mine), hello)
+        hellos.append(Hello(**hello))
     return hellos
 
 
-def _compare(mine: Hello, other: Hello) -> None:
+def _compare(mine: dict[str, Any], other: dict[str, Any]) -> None:
     for field, what in (
-        ("world", "world size"),
         ("version", "rdmatrain version"),
+        ("world", "world size"),
         ("transport", "RDMATRAIN_TRANSPORT"),
         ("tuning", "RDMATRAIN_TUNING"),
     ):
-        ours, theirs = getattr(mine, field), getattr(other, field)
+        ours, theirs = mine[field], other.get(field)
         if ours != theirs:
             raise BootstrapError(
-                f"ranks disagree about the {what}: rank {mine.rank} ({mine.label}) has "
-                f"{ours or 'none'}, rank {other.rank} ({other.label}) has {theirs or 'none'}"
+                f"ranks disagree about the {what}: rank {mine['rank']} ({mine['label']}) has "
+                f"{ours or 'none'}, rank {other['rank']} ({other['label']}) has {theirs or 'none'}"
             )
 
 

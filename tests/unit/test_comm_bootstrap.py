@@ -198,7 +198,7 @@ def test_versions_that_disagree_are_both_named(
 ) -> None:
     store = MemoryStore()
     store.set("1/hello/1", '{"rank":1,"world":2,"version":"0.0.7","host_id":"x","label":"old",'
-              '"transport":"auto","tuning":"","cpus":"1"}')  # fmt: skip
+              '"transport":"auto","says":"more"}')  # fmt: skip
     (rank,) = form(store, Rank(places(2)[0]))
     assert "rdmatrain version" in str(rank.error)
     assert "has 0.0.7" in str(rank.error) and f"has {bootstrap.__version__}" in str(rank.error)
