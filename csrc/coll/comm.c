@@ -89,12 +89,19 @@ rdt_status_t rdt_comm_open(const rdt_comm_cfg_t *cfg, rdt_comm_t **comm_p)
     return RDT_OK;
 }
 
+static uint32_t clamp_u32(uint64_t n)
+{
+    return n < UINT32_MAX ? (uint32_t)n : UINT32_MAX;
+}
+
 rdt_status_t rdt_comm_listen(rdt_comm_t *comm, const char *transport, const char *arg,
                              uint8_t wire[RDT_COMM_WIRE_BYTES], uint32_t *wire_len_p)
 {
     rdt_ctx_cfg_t cfg = {.rank = comm->cfg.rank,
                          .world = comm->cfg.world,
                          .chunk_bytes = (uint32_t)comm->tuning.chunk,
+                         .stream_from = clamp_u32(comm->tuning.stream_from),
+                         .stream_to = clamp_u32(comm->tuning.stream_to),
                          .addr = arg};
     int i = find_transport(transport);
     rdt_status_t st;

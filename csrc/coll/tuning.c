@@ -12,6 +12,8 @@ rdt_tuning_t rdt_tuning_default(uint32_t world)
         .one_shot = 32u << 10,
         .direct = 16u << 10,
         .scatter = 256u << 10,
+        .stream_from = 2u << 10,
+        .stream_to = 64u << 10,
         .chunk = 128u << 10,
         .block = 16u << 10,
     };

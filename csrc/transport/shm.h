@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 
 #include "rdmatrain/transport.h"
+#include "reduce/copy.h"
 
 #define SHM_LINE 128 /* two cache lines: the prefetcher of x86 takes them in pairs */
 #define SHM_PAGE 4096
@@ -56,6 +57,8 @@ typedef struct shm_lane {
     uint64_t pos;               /* next message to write, or to read */
     uint64_t seen;              /* sender: consumed as last read, so that it is read rarely */
     uint32_t num_slots;         /* a power of two */
+    uint32_t num_slow;          /* sender: large messages written slowly, in a row */
+    uint32_t num_streamed;      /* sender: of those to come, go past the caches */
 } shm_lane_t;
 
 typedef struct shm_conn {
@@ -74,6 +77,7 @@ typedef struct shm_ctx {
     uint32_t name_len;
     size_t slot_bytes, inbox_bytes, map_bytes;
     uint8_t *map; /* all of my memfd */
+    rdt_copy_fn stream;
     shm_bell_t *bell;
     shm_conn_t *conns;
     uint32_t num_conns;

@@ -72,6 +72,7 @@ static rdt_status_t shm_open_ctx(const rdt_ctx_cfg_t *cfg, rdt_ctx_t **ctx_p)
     if (ctx == NULL) return rdt_fail(RDT_NO_MEMORY, "shm context: out of memory");
     ctx->base = (rdt_ctx_t){.ops = &rdt_shm_ops, .cfg = *cfg};
     ctx->listen_fd = ctx->memfd = -1;
+    ctx->stream = rdt_copy_get(rdt_copy_best_isa());
     ctx->slot_bytes = sizeof(shm_slot_t) + round_up(cfg->chunk_bytes, SHM_LINE);
     ctx->inbox_bytes = round_up(
         sizeof(shm_inbox_t) + (SHM_COLL_SLOTS + SHM_P2P_SLOTS) * ctx->slot_bytes, SHM_PAGE);
