@@ -228,11 +228,7 @@ void *rdt_arena_alloc(size_t bytes)
 
 void rdt_arena_reuse(rdt_arena_t *a, rdt_block_t *block)
 {
-    bool stale = block->detached;
-
-    block->detached = false;
-    if (stale) punch(a, block->page, block->num_pages);
-    rdt_blocks_free(&a->blocks, block, !stale);
+    rdt_blocks_free(&a->blocks, block, true);
 }
 
 bool rdt_arena_remap(const rdt_arena_t *a, uint32_t page, uint32_t end, int flags)
@@ -248,23 +244,21 @@ bool rdt_arena_remap(const rdt_arena_t *a, uint32_t page, uint32_t end, int flag
     return true;
 }
 
-/* Shared again. Where the kernel refuses, the private memory stays, and the block is never reused. */
-static bool attach(rdt_arena_t *a, rdt_block_t *block)
+/* A freed block that was detached costs its addresses for good, and no memory: a peer that is very
+ * late must not meet another owner there. */
+static void abandon(const rdt_arena_t *a, const rdt_block_t *block)
 {
-    rdt_block_t **link = &a->detached;
-
-    while (*link != block)
-        link = &(*link)->next;
-    if (!rdt_arena_remap(a, block->page, block->page + block->num_pages, MAP_SHARED)) return false;
-    *link = block->next;
-    atomic_fetch_sub_explicit(&S.num_detached, 1, memory_order_relaxed);
-    return true;
+    madvise(addr_of(a, block->page), (size_t)block->num_pages * RDT_ARENA_PAGE, MADV_DONTNEED);
+    punch(a, block->page, block->num_pages);
 }
 
 static void free_locked(rdt_arena_t *a, rdt_block_t *block)
 {
     rdt_blocks_retire(&a->blocks, block);
-    if (block->detached && !attach(a, block)) return;
+    if (block->detached) {
+        abandon(a, block);
+        return;
+    }
     block->died = a->num_forks;
     if (!rdt_fork_quarantine(a, block)) rdt_arena_reuse(a, block);
     housekeep(a);

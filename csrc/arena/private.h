@@ -31,7 +31,7 @@ typedef struct rdt_arena {
     uint64_t window_peak, last_peak, window_ns;
     uint32_t num_ops; /* since housekeeping */
 
-    rdt_block_t *detached;    /* used blocks that are private memory, linked by next */
+    rdt_block_t *detached;    /* blocks that are private memory, used or not, linked by next */
     rdt_block_t *quarantine;  /* retired blocks that children still see, linked by next */
     uint64_t num_quarantined; /* pages */
     rdt_epoch_t *epochs;      /* the newest first */
@@ -57,7 +57,7 @@ extern rdt_arena_state_t rdt_arena_state;
 
 /* All below: with the lock, except what runs once or at set-up. */
 
-/* Gives the pages of a retired block to the next taker; those of one that was detached are stale. */
+/* Gives the pages of a retired block to the next taker. */
 void rdt_arena_reuse(rdt_arena_t *arena, rdt_block_t *block);
 /* Maps [page, end) of the file over whatever is there; flags: MAP_SHARED or MAP_PRIVATE. */
 bool rdt_arena_remap(const rdt_arena_t *arena, uint32_t page, uint32_t end, int flags);
