@@ -79,7 +79,11 @@ static void place_own(rdt_comm_t *comm, const rdt_work_t *work)
     comm->placed = true;
     if (work->call.coll != RDT_ALL_GATHER || p.count == 0) return;
     target = output_at(work, &p);
-    if (target != work->call.in) memmove(target, work->call.in, p.count * elem_bytes(work));
+    if (target == work->call.in) return;
+    if (comm->bypasses)
+        rdt_copy(target, work->call.in, p.count * elem_bytes(work), true);
+    else
+        memcpy(target, work->call.in, p.count * elem_bytes(work));
 }
 
 static void begin(rdt_comm_t *comm, rdt_work_t *work)
@@ -88,6 +92,7 @@ static void begin(rdt_comm_t *comm, rdt_work_t *work)
                                (uint32_t)elem_bytes(work), &comm->tuning);
     comm->reduced = comm->ready = comm->num_held = 0;
     comm->num_reduced = rdt_plan_num_reduced(&comm->plan);
+    comm->bypasses = rdt_plan_num_written(&comm->plan) * elem_bytes(work) >= comm->tuning.bypass;
     rdt_direct_begin_st(comm, work);
     for (uint32_t r = 0; r < comm->cfg.world; r++)
         if (r != comm->cfg.rank) begin_peer(comm, r);
@@ -391,6 +396,11 @@ static void reduce_blocks(rdt_comm_t *comm, const rdt_work_t *work, rdt_piece_t 
 {
     uint64_t block = comm->tuning.block / elem_bytes(work), left = out.count;
 
+    if (comm->plan.algo == RDT_ALGO_REDUCE_SCATTER && comm->bypasses) {
+        rdt_reduce_stream(comm->reduce[work->call.dtype][work->call.op], elem_bytes(work),
+                          output_at(work, &out), comm->srcs, comm->cfg.world, out.count);
+        return;
+    }
     for (; left > 0; left -= out.count, out.first += out.count) {
         out.count = left < block ? left : block;
         reduce_block(comm, work, &out);

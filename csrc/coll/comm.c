@@ -38,6 +38,7 @@ static void choose_kernels(rdt_comm_t *comm)
 {
     rdt_isa_t isa = rdt_reduce_best_isa();
 
+    comm->stream = rdt_copy_get(rdt_copy_best_isa());
     for (int d = 0; d < RDT_NUM_DTYPES; d++)
         for (int o = 0; o < RDT_NUM_REDOPS; o++) {
             comm->reduce[d][o] = rdt_reduce_get(isa, (rdt_dtype_t)d, (rdt_redop_t)o);

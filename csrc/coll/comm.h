@@ -17,6 +17,7 @@
 #include "coll/plan.h"
 #include "rdmatrain/coll.h"
 #include "rdmatrain/transport.h"
+#include "reduce/copy.h"
 #include "reduce/reduce.h"
 
 enum { RDT_WORK_PENDING, RDT_WORK_DONE };
@@ -110,6 +111,7 @@ struct rdt_comm {
     rdt_reduce_fn reduce[RDT_NUM_DTYPES][RDT_NUM_REDOPS];
     rdt_reduce_both_fn reduce_both[RDT_NUM_DTYPES][RDT_NUM_REDOPS];
     const void **srcs; /* world entries: arguments of a reduction */
+    rdt_copy_fn stream;
 
     /* shared between threads */
     _Atomic bool role;
@@ -135,6 +137,7 @@ struct rdt_comm {
     rdt_plan_t plan;               /* of the active collective, as are the next ones */
     uint32_t reduced, num_reduced; /* chunks */
     uint32_t ready;                /* chunks of RESULT that may be sent */
+    bool bypasses;                 /* it is so large that what it writes goes past the caches */
     uint32_t num_held;
     uint32_t num_direct;          /* peers whose input this rank reads where it lies */
     uint64_t in_at, out_at;       /* offset + 1 of what this rank exposes, or 0 */

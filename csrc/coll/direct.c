@@ -172,11 +172,14 @@ bool rdt_direct_meet_st(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
     return true;
 }
 
-static void copy_slice(rdt_peer_state_t *peer)
+static void copy_slice(const rdt_comm_t *comm, rdt_peer_state_t *peer)
 {
     size_t len = peer->copy_left < SLICE_BYTES ? peer->copy_left : SLICE_BYTES;
 
-    memcpy(peer->copy_dst, peer->copy_src, len);
+    if (comm->bypasses)
+        rdt_copy(peer->copy_dst, peer->copy_src, len, true);
+    else
+        memcpy(peer->copy_dst, peer->copy_src, len);
     peer->copy_dst += len;
     peer->copy_src += len;
     peer->copy_left -= len;
@@ -190,7 +193,7 @@ bool rdt_direct_copy_st(rdt_comm_t *comm)
         rdt_peer_state_t *peer = &comm->peers[(comm->cfg.rank + i) % comm->cfg.world];
 
         if (peer->copy_left == 0) continue;
-        copy_slice(peer);
+        copy_slice(comm, peer);
         return true;
     }
     return false;

@@ -162,6 +162,20 @@ bool rdt_plan_reduces(const rdt_plan_t *plan, rdt_stream_t s)
             plan->algo == RDT_ALGO_REDUCE_SCATTER);
 }
 
+uint64_t rdt_plan_num_written(const rdt_plan_t *plan)
+{
+    switch (plan->algo) {
+    case RDT_ALGO_ALL_GATHER:
+        return plan->count * plan->world;
+    case RDT_ALGO_REDUCE_SCATTER:
+    case RDT_ALGO_FLAT_BROADCAST:
+    case RDT_ALGO_SCATTERED_BROADCAST:
+        return plan->count;
+    default:
+        return 0; /* all_reduce stores to what it has just read */
+    }
+}
+
 uint32_t rdt_plan_num_reduced(const rdt_plan_t *plan)
 {
     if (!rdt_plan_reduces(plan, RDT_STREAM_INPUT)) return 0;

@@ -71,6 +71,8 @@ uint32_t rdt_plan_num_reduced(const rdt_plan_t *plan);
 rdt_piece_t rdt_plan_own_input(const rdt_plan_t *plan, uint32_t i);
 /* The same for the own output. */
 rdt_piece_t rdt_plan_own_output(const rdt_plan_t *plan, uint32_t i);
+/* Elements that an operation writes on this rank, where it does not also read them. */
+uint64_t rdt_plan_num_written(const rdt_plan_t *plan);
 /* What arrives on the stream is reduced, not placed. */
 bool rdt_plan_reduces(const rdt_plan_t *plan, rdt_stream_t s);
 

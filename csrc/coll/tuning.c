@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "rdmatrain/transport.h"
+#include "reduce/copy.h"
 
 #define MAX_CHUNK_BYTES (64u << 20)
 
@@ -14,6 +15,7 @@ rdt_tuning_t rdt_tuning_default(uint32_t world)
         .scatter = 256u << 10,
         .stream_from = 2u << 10,
         .stream_to = 64u << 10,
+        .bypass = rdt_copy_stream_bytes(),
         .chunk = 128u << 10,
         .block = 16u << 10,
     };

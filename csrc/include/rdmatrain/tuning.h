@@ -12,14 +12,15 @@ extern "C" {
 #endif
 
 /* name, what it means. */
-#define RDT_TUNING_TABLE(X)                                                                       \
-    X(one_shot, "all_reduce up to here goes to all ranks in one exchange; beyond, by shards")     \
-    X(direct, "from here on, tensors in an arena are read and written in place, not in messages") \
-    X(scatter, "a broadcast in messages from here on goes in parts, which receivers pass on")     \
-    X(stream_from, "messages to ranks of this host go past the caches from here on,")             \
-    X(stream_to, "up to here; smaller ones are faster in a cache, larger ones are tried out")     \
-    X(chunk, "the largest message, and the room of a slot; a multiple of 64")                     \
-    X(block, "what is reduced from all tensors before it is stored to all, while in a core's "    \
+#define RDT_TUNING_TABLE(X)                                                                        \
+    X(one_shot, "all_reduce up to here goes to all ranks in one exchange; beyond, by shards")      \
+    X(direct, "from here on, tensors in an arena are read and written in place, not in messages")  \
+    X(scatter, "a broadcast in messages from here on goes in parts, which receivers pass on")      \
+    X(stream_from, "messages to ranks of this host go past the caches from here on,")              \
+    X(stream_to, "up to here; smaller ones are faster in a cache, larger ones are tried out")      \
+    X(bypass, "an operation that writes this much to memory it has not read goes past the caches") \
+    X(chunk, "the largest message, and the room of a slot; a multiple of 64")                      \
+    X(block, "what is reduced from all tensors before it is stored to all, while in a core's "     \
              "cache")
 
 #define RDT_TUNING_FIELD(name, text) uint64_t name;
