@@ -1,0 +1,221 @@
+"""What the benchmarks share: naming the machine and the commit, pinning, timing, checking, records.
+
+Imports nothing beyond the standard library, so that a peer's environment needs none of ours.
+"""
+
+import json
+import os
+import platform
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+MIN_REPEATS, MAX_REPEATS = 5, 2000
+TICK_SECONDS = 0.05
+Environment = dict[str, str]
+Command = tuple[list[str], Environment]
+
+
+class JobError(RuntimeError):
+    """A process of a job failed or did not end in time; the text has what it wrote."""
+
+
+class Case(NamedTuple):
+    """One thing to time; ``nbytes`` is the size of the larger tensor of the operation."""
+
+    op: str
+    dtype: str
+    nbytes: int
+
+    def __str__(self) -> str:
+        return "/".join(map(str, self))
+
+    @classmethod
+    def parse(cls, text: str) -> "Case":
+        """Read what ``str`` wrote."""
+        op, dtype, nbytes = text.split("/")
+        return cls(op, dtype, int(nbytes))
+
+
+def machine() -> str:
+    """Name the processor and count the CPUs."""
+    models = [
+        line.split(":", 1)[1].strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    ]
+    return f"{models[0] if models else platform.machine()} x{os.cpu_count()}"
+
+
+def commit() -> str:
+    """Name the commit that is measured."""
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def where() -> dict[str, str]:
+    """Return the fields of a record that say where and when it was measured."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return {"time": now, "machine": machine(), "commit": commit()}
+
+
+def append_records(path: Path, records: list[dict[str, object]]) -> None:
+    """Append JSON lines."""
+    with path.open("a", encoding="utf-8") as out:
+        out.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def size_text(nbytes: int) -> str:
+    """Write a power of two as people read it: 8 B, 512 KiB, 64 MiB."""
+    for unit, name in ((1 << 20, "MiB"), (1 << 10, "KiB")):
+        if nbytes >= unit:
+            return f"{nbytes // unit} {name}"
+    return f"{nbytes} B"
+
+
+def pin(rank: int) -> None:
+    """Bind this process, and the threads that it will start, to the CPU of its rank."""
+    cpus = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cpus[rank % len(cpus)]})
+
+
+def p50_seconds(
+    call: Callable[[], object],
+    barrier: Callable[[], object],
+    largest: Callable[[float], float],
+    budget: float,
+) -> float:
+    """Time a collective call on all ranks together.
+
+    Args:
+        call: the operation, over when it returns.
+        barrier: meets the other ranks.
+        largest: the largest of the ranks' values, the same on all of them.
+        budget: seconds to spend.
+
+    Returns:
+        Median seconds of one call on the rank where it is largest: a rank that may leave early, as
+        the root of a broadcast, does not make the operation look fast.
+
+    """
+    call()
+    barrier()
+    begin = time.perf_counter()
+    for _ in range(3):
+        call()
+    guess = largest((time.perf_counter() - begin) / 3)
+    samples = []
+    barrier()
+    for _ in range(max(MIN_REPEATS, min(MAX_REPEATS, int(budget / guess)))):
+        begin = time.perf_counter()
+        call()
+        samples.append(time.perf_counter() - begin)
+    return largest(statistics.median(samples))
+
+
+def rank_commands(argv: Sequence[str], ranks: int, extra: Environment) -> list[Command]:
+    """Return the commands that run a Python script as the ranks of one job on this host.
+
+    Args:
+        argv: the script and its arguments.
+        ranks: how many processes.
+        extra: variables on top of this process's and the launcher's.
+
+    """
+    with socket.socket() as probe:  # torch's store listens on every address
+        probe.bind(("0.0.0.0", 0))
+        port = str(probe.getsockname()[1])
+    world = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    # The old names of some collectives warn in torch 2.13.
+    command = [sys.executable, "-W", "ignore::FutureWarning", *argv]
+    return [
+        (command, common | world | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | extra)
+        for rank in range(ranks)
+    ]
+
+
+def run_job(
+    commands: list[Command], timeout: float, tick: Callable[[list[int]], object] | None = None
+) -> str:
+    """Run processes together until all have ended well.
+
+    Args:
+        commands: argument lists, each with the variables to add to this process's.
+        timeout: seconds until the job is given up.
+        tick: called every ``TICK_SECONDS`` with the processes' ids.
+
+    Returns:
+        What the first process wrote to its standard output.
+
+    Raises:
+        JobError: a process failed, or time is up; all of them have ended.
+
+    """
+    with tempfile.TemporaryDirectory(prefix="rdmatrain-bench-") as folder:
+        errors = [Path(folder, f"{index}.err") for index in range(len(commands))]
+        out = Path(folder, "0.out")
+        running = []
+        try:
+            for (argv, extra), error in zip(commands, errors, strict=True):
+                with error.open("wb") as err, (out if not running else error).open("ab") as to:
+                    env = os.environ | extra
+                    process = subprocess.Popen(
+                        argv, env=env, stdout=to, stderr=err, start_new_session=True
+                    )
+                    running.append(process)
+            failed = _wait(running, timeout, tick)
+        finally:
+            _end(running)
+        if failed is not None:
+            text = errors[failed].read_text(errors="replace")[-4000:]
+            code = running[failed].returncode
+            raise JobError(f"{' '.join(commands[failed][0])}\nexit status {code}:\n{text}")
+        return out.read_text(errors="replace")
+
+
+def _wait(
+    running: list[subprocess.Popen[bytes]],
+    timeout: float,
+    tick: Callable[[list[int]], object] | None,
+) -> int | None:
+    """Return the index of the first process that failed or was late, or None."""
+    deadline = time.monotonic() + timeout
+    while True:
+        codes = [process.poll() for process in running]
+        failed = [index for index, code in enumerate(codes) if code]
+        if failed or None not in codes:
+            return failed[0] if failed else None
+        if time.monotonic() > deadline:
+            return codes.index(None)
+        if tick:
+            tick([process.pid for process in running])
+        time.sleep(TICK_SECONDS)
+
+
+def _end(running: list[subprocess.Popen[bytes]]) -> None:
+    """End what still runs; mpirun ends its own ranks when it is asked to."""
+    alive = [process for process in running if process.poll() is None]
+    for process in alive:
+        process.terminate()
+    for process in alive:
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def json_lines(text: str) -> list[dict[str, object]]:
+    """Read the lines that are JSON objects; a launcher may have written others."""
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]

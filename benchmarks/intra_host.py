@@ -1,0 +1,206 @@
+"""Collectives of the ranks of one host: rdmatrain beside Gloo, three MPIs, and the memory limit.
+
+One run measures every line that the collectives must pass. Contestants alternate over rounds, each
+as processes of its own on pinned CPUs; a time is the median over the rounds of a round's median
+call. Every result is checked, on values that depend on rank and index, before it is timed.
+Exit code 1: a line is missed. 2: something could not run.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import peers
+from common import (
+    ROOT,
+    Case,
+    Command,
+    Environment,
+    JobError,
+    append_records,
+    json_lines,
+    rank_commands,
+    run_job,
+    size_text,
+    where,
+)
+from pass_lines import LARGE, MPIS, OTHER_LIMITS, OTHERS, SIZES, Key, Times, judge
+
+FOLDER = Path(__file__).resolve().parent
+QUICK_SIZES = [8, 8 << 10, 64 << 10, *LARGE]
+BUDGET_SECONDS = 0.05  # of each round, for each size
+JOB_TIMEOUT = 600.0
+TORCH_BACKENDS: dict[str, tuple[str, Environment]] = {
+    "donothing": ("fake", {}),
+    "rdmatrain": ("rdmatrain", {"RDMATRAIN_ARENA": "on"}),
+    "rdmatrain-staged": ("rdmatrain", {"RDMATRAIN_ARENA": "off"}),
+    "gloo": ("gloo", {}),
+}
+CONTESTANTS = ("donothing", "limit", "rdmatrain", "rdmatrain-staged", "gloo", *MPIS)
+
+
+def main() -> int:
+    """Measure, print the tables and the verdicts; return the exit code."""
+    args = parse_args()
+    sizes = QUICK_SIZES if args.quick else SIZES
+    try:
+        prepare(args.only)
+        times = measure(args, sizes)
+    except (JobError, OSError, subprocess.CalledProcessError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for ranks in args.ranks:
+        print_all_reduce(times, sizes, ranks)
+        print_others(times, ranks)
+    if args.json:
+        write_records(args.json, times, args.rounds)
+    lines = judge(times, sizes, args.ranks)
+    print("\n# pass lines: measured / allowed time of the worst size, or of every size that misses")
+    print("\n".join(map(str, lines)))
+    return int(any(line.verdict == "MISS" for line in lines))
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    names, counts = list_of(str, CONTESTANTS), list_of(int, (2, 4))
+    parser.add_argument("--only", type=names, default=CONTESTANTS, help="contestants, by commas")
+    parser.add_argument("--ranks", type=counts, default=[2, 4], help="rank counts (default: 2,4)")
+    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    parser.add_argument("--quick", action="store_true", help="six sizes instead of 24")
+    parser.add_argument("--json", type=Path, help="append a record a case to this file")
+    return parser.parse_args()
+
+
+def list_of(kind: type, allowed: Iterable[object]) -> Callable[[str], list[object]]:
+    """Return a reader of lists, for argparse."""
+    allowed = tuple(allowed)
+
+    def read(text: str) -> list[object]:
+        values = [kind(part) for part in text.split(",")]
+        if not set(values) <= set(allowed):
+            raise argparse.ArgumentTypeError(f"{text}: choose from {', '.join(map(str, allowed))}")
+        return values
+
+    return read
+
+
+def prepare(names: Iterable[str]) -> None:
+    """Build what the contestants need; a peer is never installed unasked."""
+    missing = [name for name in MPIS if name in names and not peers.is_made(name)]
+    if missing:
+        raise JobError(f"{', '.join(missing)}: run python benchmarks/peers.py first")
+    if "limit" in names:
+        limit_program().parent.mkdir(exist_ok=True)
+        flags = ["-O3", "-march=native", "-o", str(limit_program())]
+        subprocess.run(["gcc", *flags, str(FOLDER / "limit.c")], check=True)
+
+
+def limit_program() -> Path:
+    """Return where the memory probe is built."""
+    return ROOT / "build" / "limit"
+
+
+def measure(args: argparse.Namespace, sizes: list[int]) -> Times:
+    """Run the rounds; return the median of each case over them."""
+    found: dict[Key, list[float]] = {}
+    for number in range(args.rounds):
+        for ranks in args.ranks:
+            for name in args.only:
+                cases = cases_of(name, ranks, sizes)
+                if not cases:
+                    continue
+                progress = f"round {number + 1} of {args.rounds}, {ranks} ranks, {name}"
+                print(f"\r\x1b[K{progress}", end="", file=sys.stderr, flush=True)
+                for case, seconds in run(name, ranks, cases).items():
+                    found.setdefault(Key(name, ranks, case), []).append(seconds)
+    print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    return {key: statistics.median(values) for key, values in found.items()}
+
+
+def cases_of(name: str, ranks: int, sizes: list[int]) -> list[Case]:
+    """List what a contestant is timed on."""
+    if name == "donothing":
+        return [Case("all_reduce", "float32", 8)] if ranks == 2 else []
+    if name == "limit" and ranks != 2:
+        return []
+    cases = [Case("all_reduce", "float32", nbytes) for nbytes in sizes]
+    if name == "rdmatrain":
+        halves = ("bfloat16", "float16")
+        cases += [Case("all_reduce", dtype, nbytes) for dtype in halves for nbytes in LARGE]
+        cases += [Case(op, "float32", nbytes) for op in OTHER_LIMITS for nbytes in OTHERS]
+    return cases
+
+
+def run(name: str, ranks: int, cases: list[Case]) -> dict[Case, float]:
+    """Time the cases once; every one of them must come back."""
+    lines = json_lines(run_job(commands(name, ranks, cases), JOB_TIMEOUT))
+    found = {
+        Case(str(line["op"]), str(line["dtype"]), int(str(line["nbytes"]))): float(
+            str(line["seconds_p50"])
+        )
+        for line in lines
+        if "op" in line
+    }
+    if set(found) != set(cases):
+        raise JobError(f"{name}, {ranks} ranks: not timed: {set(cases) - set(found)}")
+    return found
+
+
+def commands(name: str, ranks: int, cases: list[Case]) -> list[Command]:
+    """Return the processes of a contestant."""
+    texts = [str(BUDGET_SECONDS), *map(str, cases)]
+    if name == "limit":
+        nbytes = [str(case.nbytes) for case in cases]
+        return [([str(limit_program()), str(BUDGET_SECONDS), *nbytes], {})]
+    if name in MPIS:
+        return [peers.command(name, ranks, [str(FOLDER / "mpi_allreduce.py"), *texts])]
+    backend, env = TORCH_BACKENDS[name]
+    argv = [str(FOLDER / "torch_collectives.py"), backend, *texts]
+    started = rank_commands(argv, ranks, env)
+    return started[:1] if name == "donothing" else started
+
+
+def print_all_reduce(times: Times, sizes: list[int], ranks: int) -> None:
+    """Print a table of sizes and contestants."""
+    names = [name for name in CONTESTANTS if any(k[:2] == (name, ranks) for k in times)]
+    place = where()
+    print(f"\n# all_reduce, float32, SUM, {ranks} ranks on {len(os.sched_getaffinity(0))} CPUs")
+    print(f"# {place['machine']}, commit {place['commit']}; p50 in us")
+    print(f"{'size':>8} " + " ".join(f"{name:>16}" for name in names))
+    for nbytes in sizes:
+        cells = []
+        for name in names:
+            seconds = times.get(Key(name, ranks, Case("all_reduce", "float32", nbytes)))
+            cells.append(f"{'' if seconds is None else f'{seconds * 1e6:.2f}':>16}")
+        print(f"{size_text(nbytes):>8} " + " ".join(cells))
+
+
+def print_others(times: Times, ranks: int) -> None:
+    """Print rdmatrain's other collectives and half types, and what part of all_reduce they take."""
+    print(f"\n# rdmatrain, {ranks} ranks: other collectives, and types; p50, of all_reduce float32")
+    for (name, found_ranks, case), seconds in times.items():
+        whole = times.get(Key(name, ranks, Case("all_reduce", "float32", case.nbytes)))
+        if name != "rdmatrain" or found_ranks != ranks or not whole:
+            continue
+        if case[:2] != ("all_reduce", "float32"):
+            label = f"{case.op} {case.dtype} {size_text(case.nbytes)}"
+            print(f"{label:>32} {seconds * 1e6:10.2f} us {seconds / whole:6.2f}")
+
+
+def write_records(path: Path, times: Times, rounds: int) -> None:
+    """Append one record a case."""
+    common = where() | {"argv": " ".join(["benchmarks/intra_host.py", *sys.argv[1:]])}
+    records: list[dict[str, object]] = []
+    for (backend, ranks, case), seconds in times.items():
+        what = {**case._asdict(), "backend": backend, "ranks": ranks}
+        records.append({**what, "seconds_p50": seconds, "rounds": rounds, **common})
+    append_records(path, records)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
