@@ -6,6 +6,7 @@ Imports nothing beyond the standard library, so that a peer's environment needs 
 import json
 import os
 import platform
+import resource
 import signal
 import socket
 import statistics
@@ -16,11 +17,12 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 MIN_REPEATS, MAX_REPEATS = 5, 2000
 TICK_SECONDS = 0.05
+WE = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 Environment = dict[str, str]
 Command = tuple[list[str], Environment]
 
@@ -73,6 +75,21 @@ def append_records(path: Path, records: list[dict[str, object]]) -> None:
     """Append JSON lines."""
     with path.open("a", encoding="utf-8") as out:
         out.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def others_share(before: tuple[float, float] | None = None) -> tuple[float, float]:
+    """Return CPU seconds that other programs used so far, and all CPU seconds that there were.
+
+    What the hypervisor took counts as used by others; what ended children of this process used does
+    not, so take it between jobs. With an earlier result, both are counted from there.
+
+    """
+    # user nice system idle iowait irq softirq steal, in ticks, summed over the CPUs
+    first = Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0]
+    ticks = [int(word) / os.sysconf("SC_CLK_TCK") for word in first.split()[1:9]]
+    own = sum(sum(resource.getrusage(who)[:2]) for who in WE)
+    used, total = sum(ticks) - ticks[3] - ticks[4] - own, sum(ticks)
+    return (used - before[0], total - before[1]) if before else (used, total)
 
 
 def size_text(nbytes: int) -> str:
@@ -165,7 +182,7 @@ def run_job(
     with tempfile.TemporaryDirectory(prefix="rdmatrain-bench-") as folder:
         errors = [Path(folder, f"{index}.err") for index in range(len(commands))]
         out = Path(folder, "0.out")
-        running = []
+        running: list[subprocess.Popen[bytes]] = []
         try:
             for (argv, extra), error in zip(commands, errors, strict=True):
                 with error.open("wb") as err, (out if not running else error).open("ab") as to:
@@ -193,11 +210,12 @@ def _wait(
     deadline = time.monotonic() + timeout
     while True:
         codes = [process.poll() for process in running]
-        failed = [index for index, code in enumerate(codes) if code]
-        if failed or None not in codes:
-            return failed[0] if failed else None
-        if time.monotonic() > deadline:
-            return codes.index(None)
+        late = time.monotonic() > deadline
+        for index, code in enumerate(codes):
+            if code or (code is None and late):
+                return index
+        if None not in codes:
+            return None
         if tick:
             tick([process.pid for process in running])
         time.sleep(TICK_SECONDS)
@@ -216,6 +234,6 @@ def _end(running: list[subprocess.Popen[bytes]]) -> None:
             process.wait()
 
 
-def json_lines(text: str) -> list[dict[str, object]]:
+def json_lines(text: str) -> list[dict[str, Any]]:
     """Read the lines that are JSON objects; a launcher may have written others."""
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]

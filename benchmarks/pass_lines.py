@@ -10,6 +10,7 @@ from typing import NamedTuple
 from common import Case, size_text
 
 KIB, MIB = 1 << 10, 1 << 20
+UNITS = {"us": 1e6, "ms": 1e3, "MiB": 1 / MIB}  # how many of them one second or byte is
 SIZES = [8 << shift for shift in range(24)]  # 8 B to 64 MiB
 LARGE = [512 * KIB, 4 * MIB, 64 * MIB]
 OTHERS = [4 * MIB, 64 * MIB]  # where the other collectives are compared with all_reduce
@@ -39,19 +40,26 @@ class Cell:
 
     Attributes:
         label: where in the line it stands, as "4 MiB".
-        ours: seconds measured.
-        allowed: the most seconds that pass.
+        ours: seconds or bytes measured.
+        allowed: the most of them that pass.
+        unit: how they are printed.
 
     """
 
     label: str
     ours: float
     allowed: float
+    unit: str = "us"
 
     @property
     def ratio(self) -> float:
         """Return ours as a part of what is allowed; it passes up to 1."""
         return self.ours / self.allowed
+
+    def __str__(self) -> str:
+        """Write both values and the ratio."""
+        ours, allowed = (f"{x * UNITS[self.unit]:10.2f}" for x in (self.ours, self.allowed))
+        return f"{self.label:>16}: {ours} of {allowed} {self.unit} allowed, {self.ratio:.2f}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class Line:
     Attributes:
         text: what it demands.
         cells: the comparisons.
-        missing: what was not measured; such a line cannot pass.
+        missing: who was not measured; such a line cannot pass.
 
     """
 
@@ -81,11 +89,7 @@ class Line:
         rows = [f"{self.verdict}  {self.text}"]
         worst = sorted(self.cells, key=lambda cell: -cell.ratio)
         shown = [cell for cell in worst if cell.ratio > 1] or worst[:1]
-        rows += [
-            f"        {cell.label:>16}: {cell.ours * 1e6:10.2f} us of {cell.allowed * 1e6:10.2f} us"
-            f" allowed, {cell.ratio:.2f}"
-            for cell in shown
-        ]
+        rows += [f"      {cell}" for cell in shown]
         if self.missing:
             rows.append(f"        not measured: {', '.join(self.missing)}")
         return "\n".join(rows)
@@ -104,7 +108,7 @@ class Judge:
         what = Case(case.get("op", "all_reduce"), case.get("dtype", "float32"), nbytes)
         seconds = self._times.get(Key(backend, ranks, what))
         if seconds is None:
-            self._missing[f"{backend} {what}, {ranks} ranks"] = None
+            self._missing[backend] = None
         return seconds
 
     def do_nothing(self) -> float | None:

@@ -7,15 +7,14 @@ faster.
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from datetime import datetime, timezone
 from pathlib import Path
+
+from common import append_records, commit, machine, where
 
 BACKENDS = ("rdmatrain", "gloo")
 SIZES = [8 << shift for shift in range(24)]  # 8 B to 64 MiB
@@ -120,18 +119,16 @@ def record(
     if path is None:
         return
     common = {"op": "all_reduce", "dtype": "float32", "ranks": world, "nbytes": nbytes}
-    where = {
-        "machine": machine(),
-        "commit": commit(),
-        "argv": f"benchmarks/smoke.py --nproc {world}",
-    }
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    with path.open("a", encoding="utf-8") as out:
-        for name in BACKENDS:
-            row = {"backend": name, "seconds_p50": times[name], "busbw": busbw[name]}
-            out.write(
-                json.dumps(common | row | {"nwrong": wrong[name], "time": now} | where) + "\n"
-            )
+    common |= {"argv": f"benchmarks/smoke.py --nproc {world}", **where()}
+    append_records(
+        path,
+        [
+            {"backend": name, "seconds_p50": times[name], "busbw": busbw[name]}
+            | {"nwrong": wrong[name]}
+            | common
+            for name in BACKENDS
+        ],
+    )
 
 
 def transports() -> str:
@@ -139,25 +136,6 @@ def transports() -> str:
     import rdmatrain  # noqa: PLC0415
 
     return ", ".join(sorted(set(rdmatrain.transports()) - {"self"}))
-
-
-def machine() -> str:
-    """Name the processor."""
-    models = [
-        line.split(":", 1)[1].strip()
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{models[0] if models else platform.machine()} x{os.cpu_count()}"
-
-
-def commit() -> str:
-    """Name the commit that is measured."""
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(
-        command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":
