@@ -8,6 +8,7 @@ Exit code 1: a line is missed. 2: something could not run.
 """
 
 import argparse
+import functools
 import os
 import statistics
 import subprocess
@@ -195,9 +196,18 @@ def run(name: str, ranks: int, cases: list[Case]) -> dict[Case, float]:
         for line in lines
         if "op" in line
     }
+    for line in lines:
+        if "note" in line:
+            note_once(f"{name}: {line['note']}")
     if set(found) != set(cases):
         raise JobError(f"{name}, {ranks} ranks: not timed: {set(cases) - set(found)}")
     return found
+
+
+@functools.cache
+def note_once(text: str) -> None:
+    """Print what the reader of the table must know; every round says it again."""
+    print(f"{CLEAR}# note: {text}", flush=True)
 
 
 def commands(name: str, ranks: int, cases: list[Case]) -> list[Command]:

@@ -59,13 +59,15 @@ static void barrier(pair_t *p)
 {
     /* release/acquire pair up across the two processes: what one wrote before, the other sees. */
     atomic_store_explicit(&p->sides[p->me].seq, ++p->seq, memory_order_release);
-    while (atomic_load_explicit(&p->sides[!p->me].seq, memory_order_acquire) < p->seq) _mm_pause();
+    while (atomic_load_explicit(&p->sides[!p->me].seq, memory_order_acquire) < p->seq)
+        _mm_pause();
 }
 
 /* Read two streams and write two, in place: one pass, so there is nothing to block for a cache. */
 static void add_into_both(float *restrict a, float *restrict b, size_t count)
 {
-    for (size_t i = 0; i < count; i++) a[i] = b[i] = a[i] + b[i];
+    for (size_t i = 0; i < count; i++)
+        a[i] = b[i] = a[i] + b[i];
 }
 
 static void all_reduce(pair_t *p, size_t count)
@@ -87,7 +89,8 @@ static void check(pair_t *p, size_t count)
 {
     float *mine = p->me ? p->b : p->a;
 
-    for (size_t i = 0; i < count; i++) mine[i] = value(p->me, i);
+    for (size_t i = 0; i < count; i++)
+        mine[i] = value(p->me, i);
     all_reduce(p, count);
     for (size_t i = 0; i < count; i++) {
         if (mine[i] != value(0, i) + value(1, i)) {
@@ -113,7 +116,8 @@ static int choose_repeats(pair_t *p, size_t count, double budget)
     double begin = now();
     double repeats;
 
-    for (int i = 0; i < WARM_UPS; i++) all_reduce(p, count);
+    for (int i = 0; i < WARM_UPS; i++)
+        all_reduce(p, count);
     p->sides[p->me].p50 = (now() - begin) / WARM_UPS;
     barrier(p);
     repeats = budget / (p->sides[0].p50 > p->sides[1].p50 ? p->sides[0].p50 : p->sides[1].p50);
@@ -204,7 +208,8 @@ int main(int argc, char **argv)
         prctl(PR_SET_PDEATHSIG, SIGKILL); /* never spins on for a dead parent */
     }
     pin(pair.me);
-    for (int i = 2; i < argc; i++) measure(&pair, strtoull(argv[i], NULL, 10), atof(argv[1]));
+    for (int i = 2; i < argc; i++)
+        measure(&pair, strtoull(argv[i], NULL, 10), atof(argv[1]));
     if (child == 0) return 0;
     return waitpid(child, &status, 0) == child && status == 0 ? 0 : 1;
 }

@@ -25,6 +25,7 @@ def main() -> int:
     torch.set_num_threads(1)
     form_group(backend)
     try:
+        require_arena(os.environ.get("RDMATRAIN_ARENA"))
         for case in map(Case.parse, sys.argv[3:]):
             call, nwrong = prepare(case)
             if nwrong and backend != "fake":
@@ -49,6 +50,28 @@ def form_group(backend: str) -> None:
     dist.init_process_group(backend, rank=0, world_size=world, store=FakeStore())
 
 
+def require_arena(wanted: str | None) -> None:
+    """Make sure that a plain tensor lies in rdmatrain's arena, or does not, as was asked.
+
+    Raises:
+        RuntimeError: it is otherwise: what would be timed is not what the table says.
+
+    """
+    import rdmatrain  # noqa: PLC0415
+
+    if wanted is None:
+        return
+    if not hasattr(rdmatrain, "arena_stats"):
+        if wanted == "on" and dist.get_rank() == 0:
+            print(json.dumps({"note": "this build has no arena: all its tensors are staged"}))
+        return
+    before = rdmatrain.arena_stats()["num_blocks"]
+    tensor = torch.empty(1 << 20)
+    found = "on" if rdmatrain.arena_stats()["num_blocks"] > before else "off"
+    if found != wanted:
+        raise RuntimeError(f"RDMATRAIN_ARENA={wanted}, but torch.empty({len(tensor)}): {found}")
+
+
 def largest(value: float) -> float:
     """Return the largest of the ranks' values."""
     tensor = torch.tensor([value], dtype=torch.float64)
@@ -58,6 +81,9 @@ def largest(value: float) -> float:
 
 def prepare(case: Case) -> tuple[Call, int]:
     """Run the case once on values that depend on rank and index.
+
+    Args:
+        case: what to do.
 
     Returns:
         The call to time, and how many elements of its first result were wrong.
