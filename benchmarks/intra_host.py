@@ -2,8 +2,9 @@
 
 One run measures every line that the collectives must pass. Contestants alternate over rounds, each
 as processes of its own on pinned CPUs; a time is the median over the rounds of a round's median
-call. Every result is checked, on values that depend on rank and index, before it is timed. DDP's
-step and the demo's memory follow, as ddp_exposed.py and memory.py measure them.
+call. Rounds in which other programs used the CPUs do not count where there are better ones. Every
+result is checked, on values that depend on rank and index, before it is timed. DDP's step and the
+demo's memory follow, as ddp_exposed.py and memory.py measure them.
 Exit code 1: a line is missed. 2: something could not run.
 """
 
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import ddp_exposed
 import memory
@@ -50,7 +52,16 @@ TORCH_BACKENDS: dict[str, tuple[str, Environment]] = {
     "gloo": ("gloo", {}),
 }
 TRAINING = ("ddp", "memory")
-Shares = dict[tuple[str, int], float]
+
+
+class Round(NamedTuple):
+    """One job: the part of the CPUs that other programs used meanwhile, and seconds a call."""
+
+    others: float
+    seconds: dict[Case, float]
+
+
+Rounds = dict[tuple[str, int], list[Round]]  # of a contestant and a rank count
 CONTESTANTS = ("donothing", "limit", "rdmatrain", "rdmatrain-staged", "gloo", *MPIS)
 
 
@@ -60,16 +71,18 @@ def main() -> int:
     sizes = QUICK_SIZES if args.quick else SIZES
     try:
         prepare(args.only)
-        times, shares = measure(args, sizes)
+        rounds = measure(args, sizes)
+        if args.json:
+            write_records(args.json, rounds)
+        times = medians(rounds)
         for ranks in args.ranks:
-            print_all_reduce(times, shares, sizes, ranks)
+            print_all_reduce(times, sizes, ranks)
+            print_disturbance(rounds, ranks)
             print_others(times, ranks)
         lines = judge(times, sizes, args.ranks) + measure_training(args)
     except (JobError, OSError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if args.json:
-        write_records(args.json, times, args.rounds)
     print("\n# pass lines: measured of allowed, for the worst size or for every size that misses")
     print("\n".join(map(str, lines)))
     return int(any(line.verdict == "MISS" for line in lines))
@@ -84,7 +97,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--ranks", type=counts, default=[2, 4], help="rank counts (default: 2,4)")
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--quick", action="store_true", help="six sizes instead of 24")
-    text = "seconds to spend on repeating a job that other programs disturb (default: 0)"
+    text = "seconds to spend on repeating a job that others disturb (default: 0)"
     parser.add_argument("--patience", type=float, default=0.0, metavar="SECONDS", help=text)
     parser.add_argument("--json", type=Path, help="append a record a case to this file")
     return parser.parse_args()
@@ -119,16 +132,9 @@ def limit_program() -> Path:
     return ROOT / "build" / "limit"
 
 
-def measure(args: argparse.Namespace, sizes: list[int]) -> tuple[Times, Shares]:
-    """Run the rounds.
-
-    Returns:
-        The median of each case over the rounds, and for each contestant and rank count the largest
-        part of the CPUs that other programs used meanwhile.
-
-    """
-    found: dict[Key, list[float]] = {}
-    shares: Shares = {}
+def measure(args: argparse.Namespace, sizes: list[int]) -> Rounds:
+    """Run the rounds; return what each contestant showed in each."""
+    rounds: Rounds = {}
     names = [name for name in args.only if name in CONTESTANTS]
     for number, ranks, name in product(range(args.rounds), args.ranks, names):
         cases = cases_of(name, ranks, sizes)
@@ -136,32 +142,37 @@ def measure(args: argparse.Namespace, sizes: list[int]) -> tuple[Times, Shares]:
             continue
         progress = f"round {number + 1} of {args.rounds}, {ranks} ranks, {name}"
         print(f"{CLEAR}{progress}", end="", file=sys.stderr, flush=True)
-        share, times = run_undisturbed(name, ranks, cases, args.patience)
-        shares[name, ranks] = max(share, shares.get((name, ranks), 0.0))
-        for case, seconds in times.items():
-            found.setdefault(Key(name, ranks, case), []).append(seconds)
+        found = run_undisturbed(name, ranks, cases, args.patience)
+        rounds.setdefault((name, ranks), []).append(found)
     print(CLEAR, end="", file=sys.stderr, flush=True)
-    return {key: statistics.median(values) for key, values in found.items()}, shares
+    return {who: undisturbed(found) for who, found in rounds.items()}
 
 
-def run_undisturbed(
-    name: str, ranks: int, cases: list[Case], patience: float
-) -> tuple[float, dict[Case, float]]:
-    """Time the cases, again while other programs use the CPUs, for as long as patience lasts.
-
-    Returns:
-        The part of the CPUs that others used in the least disturbed try, and its seconds.
-
-    """
-    tries = []
+def run_undisturbed(name: str, ranks: int, cases: list[Case], patience: float) -> Round:
+    """Time the cases, again while other programs use the CPUs, for as long as patience lasts."""
+    tries: list[Round] = []
     deadline = time.monotonic() + patience
-    while True:
+    while not tries or (tries[-1].others > QUIET_SHARE and time.monotonic() < deadline):
         before = others_share()
-        found = run(name, ranks, cases)
+        seconds = run(name, ranks, cases)
         used, total = others_share(before)
-        tries.append((used / total, found))
-        if used / total <= QUIET_SHARE or time.monotonic() >= deadline:
-            return min(tries, key=lambda one: one[0])
+        tries.append(Round(used / total, seconds))
+    return min(tries, key=lambda one: one.others)
+
+
+def undisturbed(rounds: list[Round]) -> list[Round]:
+    """Leave out the rounds that other programs disturbed; the least disturbed one stays."""
+    least = min(rounds, key=lambda one: one.others)
+    return [one for one in rounds if one.others <= QUIET_SHARE] or [least]
+
+
+def medians(rounds: Rounds) -> Times:
+    """Return the median of each case over the rounds."""
+    return {
+        Key(name, ranks, case): statistics.median(one.seconds[case] for one in found)
+        for (name, ranks), found in rounds.items()
+        for case in found[0].seconds
+    }
 
 
 def measure_training(args: argparse.Namespace) -> list[Line]:
@@ -224,7 +235,7 @@ def commands(name: str, ranks: int, cases: list[Case]) -> list[Command]:
     return started[:1] if name == "donothing" else started
 
 
-def print_all_reduce(times: Times, shares: Shares, sizes: list[int], ranks: int) -> None:
+def print_all_reduce(times: Times, sizes: list[int], ranks: int) -> None:
     """Print a table of sizes and contestants."""
     names = [name for name in CONTESTANTS if any(k[:2] == (name, ranks) for k in times)]
     place = where()
@@ -237,8 +248,15 @@ def print_all_reduce(times: Times, shares: Shares, sizes: list[int], ranks: int)
             seconds = times.get(Key(name, ranks, Case("all_reduce", "float32", nbytes)))
             cells.append(f"{'' if seconds is None else f'{seconds * 1e6:.2f}':>16}")
         print(f"{size_text(nbytes):>8} " + " ".join(cells))
-    print(f"{'others':>8} " + " ".join(f"{shares[name, ranks]:>16.0%}" for name in names))
-    print("# others: the largest part of the CPUs that other programs used meanwhile, of a round")
+
+
+def print_disturbance(rounds: Rounds, ranks: int) -> None:
+    """Print how many rounds count, and how much of the CPUs other programs used in them."""
+    found = [rounds[name, ranks] for name in CONTESTANTS if (name, ranks) in rounds]
+    print(f"{'rounds':>8} " + " ".join(f"{len(of):>16}" for of in found))
+    shares = [max(one.others for one in of) for of in found]
+    print(f"{'others':>8} " + " ".join(f"{share:>16.1%}" for share in shares))
+    print("# rounds that count, and the largest part of the CPUs that others used in them")
 
 
 def print_others(times: Times, ranks: int) -> None:
@@ -253,13 +271,15 @@ def print_others(times: Times, ranks: int) -> None:
             print(f"{label:>32} {seconds * 1e6:10.2f} us {seconds / whole:6.2f}")
 
 
-def write_records(path: Path, times: Times, rounds: int) -> None:
+def write_records(path: Path, rounds: Rounds) -> None:
     """Append one record a case."""
-    common = where() | {"argv": " ".join(["benchmarks/intra_host.py", *sys.argv[1:]])}
+    common = {"argv": " ".join(["benchmarks/intra_host.py", *sys.argv[1:]]), **where()}
     records: list[dict[str, object]] = []
-    for (backend, ranks, case), seconds in times.items():
-        what = {**case._asdict(), "backend": backend, "ranks": ranks}
-        records.append({**what, "seconds_p50": seconds, "rounds": rounds, **common})
+    for key, seconds in medians(rounds).items():
+        found = rounds[key.backend, key.ranks]
+        record = {**key.case._asdict(), "backend": key.backend, "ranks": key.ranks}
+        record |= {"seconds_p50": seconds, "rounds": [one.seconds[key.case] for one in found]}
+        records.append(record | {"others": max(one.others for one in found)} | common)
     append_records(path, records)
 
 

@@ -115,6 +115,14 @@ def test_sizes_and_ranks_of_the_run_bound_the_lines(lines, times):
     assert labels == {"8 B", "64 KiB"}
 
 
+def test_disturbed_rounds_do_not_count_beside_quiet_ones(common):
+    host, case = load("intra_host"), common.Case("all_reduce", "float32", 8)
+    rounds = [host.Round(o, {case: s}) for o, s in ((0.5, 9.0), (0.01, 1.0), (0.0, 3.0), (0.4, 7))]
+    found = host.medians({("gloo", 2): host.undisturbed(rounds)})
+    assert list(found.values()) == [2.0]
+    assert host.undisturbed([rounds[0], rounds[3]]) == [rounds[3]]
+
+
 def test_a_case_survives_the_command_line(common):
     case = common.Case("all_gather", "float16", 4 * MIB)
     assert common.Case.parse(str(case)) == case
