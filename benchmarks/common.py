@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import resource
-import signal
 import socket
 import statistics
 import subprocess
@@ -167,6 +166,9 @@ def run_job(
 ) -> str:
     """Run processes together until all have ended well.
 
+    They stay in this process's session: where the kernel schedules sessions as groups (autogroup),
+    a rank in a session of its own cannot yield its CPU to another rank.
+
     Args:
         commands: argument lists, each with the variables to add to this process's.
         timeout: seconds until the job is given up.
@@ -187,10 +189,7 @@ def run_job(
             for (argv, extra), error in zip(commands, errors, strict=True):
                 with error.open("wb") as err, (out if not running else error).open("ab") as to:
                     env = os.environ | extra
-                    process = subprocess.Popen(
-                        argv, env=env, stdout=to, stderr=err, start_new_session=True
-                    )
-                    running.append(process)
+                    running.append(subprocess.Popen(argv, env=env, stdout=to, stderr=err))
             failed = _wait(running, timeout, tick)
         finally:
             _end(running)
@@ -230,7 +229,7 @@ def _end(running: list[subprocess.Popen[bytes]]) -> None:
         try:
             process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
             process.wait()
 
 
