@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import socket
 import statistics
 import subprocess
@@ -178,13 +179,14 @@ def run_job(
         What the first process wrote to its standard output.
 
     Raises:
-        JobError: a process failed, or time is up; all of them have ended.
+        JobError: a process failed, or time is up; all of them have ended, as after SIGTERM.
 
     """
     with tempfile.TemporaryDirectory(prefix="rdmatrain-bench-") as folder:
         errors = [Path(folder, f"{index}.err") for index in range(len(commands))]
         out = Path(folder, "0.out")
         running: list[subprocess.Popen[bytes]] = []
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
             for (argv, extra), error in zip(commands, errors, strict=True):
                 with error.open("wb") as err, (out if not running else error).open("ab") as to:
@@ -193,6 +195,7 @@ def run_job(
             failed = _wait(running, timeout, tick)
         finally:
             _end(running)
+            signal.signal(signal.SIGTERM, before)
         if failed is not None:
             text = errors[failed].read_text(errors="replace")[-4000:]
             code = running[failed].returncode

@@ -4,6 +4,8 @@
 import importlib
 import math
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -167,6 +169,19 @@ def test_a_failed_process_ends_the_job_and_is_quoted(common, tmp_path):
 def test_a_late_job_is_ended(common):
     with pytest.raises(common.JobError):
         common.run_job([python("import time; time.sleep(60)")], timeout=0.5)
+
+
+def test_a_job_ends_with_the_benchmark(tmp_path):
+    mark = tmp_path / "pid"
+    stuck = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    runs = f"import common, sys; common.run_job([([sys.executable, '-c', {stuck!r}], {{}})], 60)"
+    benchmark = subprocess.Popen([sys.executable, "-c", runs], cwd=FOLDER)
+    while not (mark.exists() and mark.read_text()):
+        time.sleep(0.01)
+    benchmark.terminate()
+    assert benchmark.wait(timeout=20) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(mark.read_text()), 0)
 
 
 def test_memory_is_read_of_running_processes_only():
