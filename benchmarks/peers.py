@@ -21,7 +21,9 @@ class Peer:
         package: what it is called on PyPI.
         options: arguments of its mpirun.
         env: variables for its mpirun.
-        crowded: arguments, and variables, when there are more ranks than CPUs.
+        crowded_options: more arguments when there are more ranks than CPUs.
+        crowded_env: more variables then.
+        crowded_mpirun: the program that starts the ranks then.
 
     """
 
@@ -30,6 +32,7 @@ class Peer:
     env: dict[str, str] = field(default_factory=dict)
     crowded_options: tuple[str, ...] = ()
     crowded_env: dict[str, str] = field(default_factory=dict)
+    crowded_mpirun: str = "mpirun"
 
 
 # The ranks pin themselves (mpi_allreduce.py), the same way for all, so the launchers must not.
@@ -41,7 +44,8 @@ PEERS = {
         {},
         ("--map-by", ":OVERSUBSCRIBE", "--mca", "mpi_yield_when_idle", "1"),
     ),
-    "mpich": Peer("mpich"),  # yields by itself
+    # Hydra gives each rank a session of its own, where it cannot yield to another: see run_job.
+    "mpich": Peer("mpich", crowded_mpirun="mpiexec.gforker"),
     "intelmpi": Peer(
         "impi-rt",
         (),
@@ -86,8 +90,8 @@ def command(name: str, ranks: int, argv: list[str]) -> Command:
         **peer.env,
         **(peer.crowded_env if crowded else {}),
     }
-    mpirun, python = (str(folder / "bin" / tool) for tool in ("mpirun", "python"))
-    return [mpirun, *options, python, *argv], env
+    starter, python = peer.crowded_mpirun if crowded else "mpirun", str(folder / "bin" / "python")
+    return [str(folder / "bin" / starter), *options, python, *argv], env
 
 
 if __name__ == "__main__":
