@@ -288,6 +288,17 @@ static bool is_over(const rdt_peer_state_t *peer, const rdt_work_t *work, rdt_st
     return st == RDT_AGAIN ? peer->bye && work->seq > peer->bye_seq : st != RDT_OK;
 }
 
+/* How many results a receiver of a scattered broadcast gets from the others, the root's first message
+ * tells: when its tensor is read in place there are none, and theirs may be of the next collective. */
+static bool may_take(const rdt_comm_t *comm, uint32_t rank)
+{
+    const rdt_plan_t *plan = &comm->plan;
+
+    if (plan->algo != RDT_ALGO_SCATTERED_BROADCAST || plan->rank == plan->root) return true;
+    return comm->peers[plan->root].rx_next[RDT_STREAM_INPUT] > 0 ||
+           comm->peers[rank].rx_next[RDT_STREAM_INPUT] == 0;
+}
+
 /* HOT. Consumes the peer's messages up to one that waits to be reduced. */
 static bool receive_peer(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank)
 {
@@ -301,7 +312,7 @@ static bool receive_peer(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank
         rdt_stream_t s;
 
         if (is_over(peer, work, st)) lost(comm, work, rank);
-        if (st != RDT_OK) break;
+        if (st != RDT_OK || !may_take(comm, rank)) break;
         if (!expected(comm, work, rank, &msg)) break;
         s = (rdt_stream_t)((const rdt_hdr_t *)msg.hdr)->kind;
         moved = true;

@@ -45,6 +45,7 @@ static void open_rank(rank_t *me, const char *arg, uint64_t spin_ns)
     uint32_t len = 0;
 
     tuning.chunk = 4096;
+    tuning.scatter = 64 << 10; /* a broadcast of COUNT goes in parts */
     if (me->rank == 0) group++;
     cfg.token[0] = group;
     CHECK(rdt_comm_open(&cfg, &me->comm) == RDT_OK, "%s", rdt_last_error());
