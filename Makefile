@@ -21,7 +21,12 @@ SHELL_FILES := .ci/run $(shell find $(wildcard launch benchmarks tests) -name '*
 # ThreadSanitizer cannot map its shadow where a kernel randomises more bits than it knows of.
 FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: build demo test check bench-smoke clean help system
+# The C tests as build/c-NAME: $(call c_build,NAME,SANITIZERS)
+c_build = $(BIN)/cmake -S . -B build/c-$(1) -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/$(BIN)/ninja" \
+    -DCMAKE_BUILD_TYPE=RelWithDebInfo -DRDT_BINDINGS=OFF -DRDT_TESTS=ON -DRDT_SANITIZE="$(2)" \
+    --log-level=WARNING && $(BIN)/cmake --build build/c-$(1) -- --quiet
+
+.PHONY: build demo test stress check bench-smoke clean help system
 
 build: $(VENV)/.built ## make .venv with rdmatrain and everything that the other targets need
 
@@ -32,10 +37,7 @@ test: build ## C tests in three builds (plain, address, thread), then all the Py
 	@failed=()
 	c_tests() { # NAME SANITIZERS [COMMAND THAT RUNS CTEST]
 	    echo "== C tests: $$1"
-	    $(BIN)/cmake -S . -B build/c-$$1 -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/$(BIN)/ninja" \
-	        -DCMAKE_BUILD_TYPE=RelWithDebInfo -DRDT_BINDINGS=OFF -DRDT_TESTS=ON -DRDT_SANITIZE="$$2" \
-	        --log-level=WARNING &&
-	    $(BIN)/cmake --build build/c-$$1 -- --quiet &&
+	    $(call c_build,$$1,$$2) &&
 	    "$${@:3}" $(BIN)/ctest --test-dir build/c-$$1 --output-on-failure --no-tests=error ||
 	        failed+=("C $$1")
 	}
@@ -46,6 +48,12 @@ test: build ## C tests in three builds (plain, address, thread), then all the Py
 	$(BIN)/pytest $(ARGS) || failed+=("Python")
 	for name in "$${failed[@]}"; do echo "failed: $$name tests" >&2; done
 	(($${#failed[@]} == 0))
+
+stress: build ## a million random collectives on 4 ranks, and a tenth of that under ThreadSanitizer
+	$(call c_build,plain,)
+	$(call c_build,thread,thread)
+	build/c-plain/tests/c/test_stress 1000000 shm
+	$(FIXED_ADDRESSES) build/c-thread/tests/c/test_stress 100000 fake delay=2,slots=3,seed=4
 
 check: build ## formatting, lint, types, layers, stubs, size budgets, and gcc with -Werror
 	@failed=()
