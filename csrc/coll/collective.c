@@ -288,17 +288,6 @@ static bool is_over(const rdt_peer_state_t *peer, const rdt_work_t *work, rdt_st
     return st == RDT_AGAIN ? peer->bye && work->seq > peer->bye_seq : st != RDT_OK;
 }
 
-/* How many results a receiver of a scattered broadcast gets from the others, the root's first message
- * tells: when its tensor is read in place there are none, and theirs may be of the next collective. */
-static bool may_take(const rdt_comm_t *comm, uint32_t rank)
-{
-    const rdt_plan_t *plan = &comm->plan;
-
-    if (plan->algo != RDT_ALGO_SCATTERED_BROADCAST || plan->rank == plan->root) return true;
-    return comm->peers[plan->root].rx_next[RDT_STREAM_INPUT] > 0 ||
-           comm->peers[rank].rx_next[RDT_STREAM_INPUT] == 0;
-}
-
 /* HOT. Consumes the peer's messages up to one that waits to be reduced. */
 static bool receive_peer(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank)
 {
@@ -312,7 +301,7 @@ static bool receive_peer(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank
         rdt_stream_t s;
 
         if (is_over(peer, work, st)) lost(comm, work, rank);
-        if (st != RDT_OK || !may_take(comm, rank)) break;
+        if (st != RDT_OK || !rdt_direct_may_take(comm, rank)) break;
         if (!expected(comm, work, rank, &msg)) break;
         s = (rdt_stream_t)((const rdt_hdr_t *)msg.hdr)->kind;
         moved = true;
@@ -503,15 +492,25 @@ bool rdt_collectives_step_st(rdt_comm_t *comm)
     return moved;
 }
 
+/* Nothing of the collective has come from the peer: it has not called it. */
+static bool is_absent(const rdt_peer_state_t *peer)
+{
+    return !peer->held && peer->rx_next[RDT_STREAM_INPUT] == 0;
+}
+
 void rdt_collective_timeout_st(rdt_comm_t *comm, rdt_work_t *work)
 {
     char call[RDT_CALL_TEXT_BYTES], missing[128] = "";
     size_t len = 0;
+    bool absent = false;
 
+    /* The others wait for those that are absent, as this rank does: they are not to blame. */
+    for (uint32_t r = 0; r < comm->cfg.world; r++)
+        absent |= comm->peers[r].conn != NULL && is_absent(&comm->peers[r]);
     for (uint32_t r = 0; r < comm->cfg.world && len + 16 < sizeof(missing); r++) {
         const rdt_peer_state_t *peer = &comm->peers[r];
 
-        if (peer->conn != NULL && !peer->held && more_to_come(peer))
+        if (peer->conn != NULL && !peer->held && more_to_come(peer) && is_absent(peer) == absent)
             len += (size_t)snprintf(missing + len, sizeof(missing) - len, " %u", r);
     }
     rdt_describe_work(work, call);

@@ -75,6 +75,15 @@ bool rdt_direct_exposes(const rdt_comm_t *comm, uint32_t rank)
     return comm->in_at != 0 || comm->out_at != 0;
 }
 
+bool rdt_direct_may_take(const rdt_comm_t *comm, uint32_t rank)
+{
+    const rdt_plan_t *plan = &comm->plan;
+
+    if (plan->algo != RDT_ALGO_SCATTERED_BROADCAST || plan->rank == plan->root) return true;
+    return comm->peers[plan->root].rx_next[RDT_STREAM_INPUT] > 0 ||
+           comm->peers[rank].rx_next[RDT_STREAM_INPUT] == 0;
+}
+
 /* The peer's memory as this rank sees it: NULL when it is not exposed. */
 static bool resolve(rdt_comm_t *comm, uint32_t rank, uint64_t at, uint64_t bytes, uint8_t **addr_p)
 {

@@ -22,6 +22,10 @@
 void rdt_direct_begin_st(rdt_comm_t *comm, const rdt_work_t *work);
 /* True when the peer gets access to anything of this rank. */
 bool rdt_direct_exposes(const rdt_comm_t *comm, uint32_t rank);
+/* False while the peer's next message may be of the next collective: how many results a receiver of a
+ * scattered broadcast gets from the others, the root's first message tells; none when its tensor is
+ * read in place. */
+bool rdt_direct_may_take(const rdt_comm_t *comm, uint32_t rank);
 /* Takes what the peer's first message says. False after latching an error. */
 bool rdt_direct_meet_st(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
                         const rdt_hdr_t *hdr);

@@ -1,5 +1,6 @@
 """Ranks as threads of one process, joined by any transport. Nothing here can hang a test."""
 
+import ctypes
 import faulthandler
 import os
 import tempfile
@@ -9,7 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
+from oracle import Array
 
 from rdmatrain import _core
 
@@ -19,17 +22,23 @@ CONNECT_S = 15.0
 LOOPBACK = "127.0.0.1"
 
 # A new transport joins the contract here: what each rank listens on, as (transport, argument).
+# With "-arena" in its name, call() moves the arrays into the arena; "-some": of odd ranks only.
 LISTENS: dict[str, list[tuple[str, str | None]]] = {
     "shm": [("shm", None)],
     "tcp": [("tcp", LOOPBACK)],
     "mixed": [("shm", None), ("tcp", LOOPBACK)],  # two hosts: even ranks and odd ranks
+    "shm-arena": [("shm", None)],
+    "shm-arena-some": [("shm", None)],
     "fake": [("fake", None)],
+    "fake-delay-arena": [("fake", "delay=3,seed=8")],
     "fake-delay": [("fake", "delay=3,seed=5")],
     "fake-delay-slot": [("fake", "delay=7,slots=1,seed=9")],
 }
 TRANSPORTS = tuple(LISTENS)
-FAKES = tuple(name for name in TRANSPORTS if name.startswith("fake"))
 REAL = ("shm", "tcp")
+
+LEAD_BYTES = 24  # an odd number of elements of 8 bytes, off a cache line for all
+MEMORY = threading.local()  # in_arena: whether this thread is a rank that moves its arrays
 
 Body = Callable[[_core.Comm, int], Any]
 
@@ -86,9 +95,55 @@ def results(outcomes: Sequence[Outcome]) -> list[Any]:
     return [outcome.value for outcome in outcomes]
 
 
+def in_arena(data: Array, lead: int = 1) -> Array:
+    """A copy in the arena, so many elements behind the start of its block."""
+    block = np.frombuffer(_core.arena_buffer((lead + data.size) * data.itemsize), data.dtype)
+    block[lead:] = data
+    return block[lead:]
+
+
+def span_of(buffer: Any) -> tuple[int, int]:
+    """Where the buffer begins and ends; (0, 0) for what cannot be moved, or need not be."""
+    array = np.asarray(buffer)
+    if array.size == 0 or not array.flags.c_contiguous:
+        return (0, 0)
+    start = array.__array_interface__["data"][0]
+    return (start, start + array.nbytes)
+
+
+def bytes_at(span: tuple[int, int]) -> Array:
+    return np.ctypeslib.as_array((ctypes.c_uint8 * (span[1] - span[0])).from_address(span[0]))
+
+
+def arena_call(comm: _core.Comm, coll: str, dtype: str, op: str, kwargs: dict[str, Any]) -> None:
+    """As call, on copies in the arena; buffers that overlap do so there as well."""
+    given = {name: span_of(kwargs[name]) for name in ("in_", "out") if kwargs.get(name) is not None}
+    spans = {name: span for name, span in given.items() if span != (0, 0)}
+    if any(memoryview(kwargs["out"]).readonly for name in spans if name == "out"):
+        spans = {}
+    if len(spans) == 2 and spans["in_"][0] < spans["out"][1] and spans["out"][0] < spans["in_"][1]:
+        both = (min(s[0] for s in spans.values()), max(s[1] for s in spans.values()))
+        homes = dict.fromkeys(spans, (both[0], in_arena(bytes_at(both), LEAD_BYTES)))
+    else:
+        homes = {name: (s[0], in_arena(bytes_at(s), LEAD_BYTES)) for name, s in spans.items()}
+    moved = {
+        name: home[spans[name][0] - start : spans[name][1] - start]
+        for name, (start, home) in homes.items()
+    }
+    try:
+        comm.post(coll, dtype, op, **{**kwargs, **moved}).wait()
+    finally:
+        if "out" in moved:
+            bytes_at(spans["out"])[:] = moved["out"]
+
+
 def call(comm: _core.Comm, coll: str, dtype: str = "uint8", op: str = "SUM", **kwargs: Any) -> None:
     """Posts and waits."""
-    comm.post(coll, dtype, op, **{"timeout": CALL_S, **kwargs}).wait()
+    kwargs = {"timeout": CALL_S, **kwargs}
+    if getattr(MEMORY, "in_arena", False):
+        arena_call(comm, coll, dtype, op, kwargs)
+    else:
+        comm.post(coll, dtype, op, **kwargs).wait()
 
 
 class Group:
@@ -100,13 +155,16 @@ class Group:
         world: int,
         *,
         chunk_bytes: int = 0,
+        tuning: dict[str, int] | None = None,
         scripts: Sequence[str | None] | None = None,
         connected: bool = True,
     ) -> None:
         self.transport = transport
         self.world = world
         token = os.urandom(16)
-        tuning = {"chunk": chunk_bytes} if chunk_bytes else {}
+        tuning = {**({"chunk": chunk_bytes} if chunk_bytes else {}), **(tuning or {})}
+        if "-arena" in transport:
+            _core.arena_open()
         self.comms = [_core.Comm(rank, world, token, tuning=tuning) for rank in range(world)]
         self._wires: list[dict[str, bytes]] = []
         for rank, comm in enumerate(self.comms):
@@ -126,8 +184,14 @@ class Group:
 
     def outcomes(self, body: Body, limit_s: float = LIMIT_S) -> list[Outcome]:
         """Runs body(comm, rank) as every rank at once."""
+
+        def as_rank(rank: int, comm: _core.Comm) -> Any:
+            some = self.transport.endswith("-some")
+            MEMORY.in_arena = "-arena" in self.transport and (rank % 2 == 1 or not some)
+            return body(comm, rank)
+
         return run_threads(
-            [lambda c=comm, r=rank: body(c, r) for rank, comm in enumerate(self.comms)], limit_s
+            [lambda c=comm, r=rank: as_rank(r, c) for rank, comm in enumerate(self.comms)], limit_s
         )
 
     def run(self, body: Body, limit_s: float = LIMIT_S) -> list[Any]:
