@@ -1,0 +1,112 @@
+"""The tuning table, changes to it, and the command that prints it."""
+
+import pytest
+from click.testing import CliRunner, Result
+
+from rdmatrain import _core
+from rdmatrain.cli import cli
+from rdmatrain.comm.tuning import parse_tuning, tuning_table, tuning_text
+from rdmatrain.errors import SettingError
+
+
+@pytest.mark.parametrize(
+    ("text", "changes"),
+    [
+        ("", {}),
+        (" , ", {}),
+        ("direct=0", {"direct": 0}),
+        ("direct=65", {"direct": 65}),
+        ("direct=8K", {"direct": 8192}),
+        ("chunk = 1m ,direct=16k", {"direct": 16384, "chunk": 1 << 20}),
+        ("one_shot=3G", {"one_shot": 3 << 30}),
+        ("direct=1,direct=2", {"direct": 2}),
+    ],
+)
+def test_sizes_are_bytes_and_units_are_powers_of_1024(text: str, changes: dict[str, int]) -> None:
+    assert parse_tuning(text) == changes
+
+
+def test_changes_come_in_the_order_of_the_table_whatever_the_texts() -> None:
+    one, other = parse_tuning("block=64,one_shot=1K"), parse_tuning("one_shot=1024,block=64")
+    assert list(one) == ["one_shot", "block"]
+    assert tuning_text(one) == tuning_text(other) == "one_shot=1024,block=64"
+    assert parse_tuning(tuning_text(one)) == one
+
+
+@pytest.mark.parametrize("pair", ["direct", "direct=", "direct=8KB", "direct=-1", "direct=1.5K"])
+def test_a_size_that_is_none_is_quoted_and_a_right_one_shown(pair: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        parse_tuning(f"block=64,{pair}")
+    assert str(caught.value) == (
+        f"RDMATRAIN_TUNING: {pair!r} has no size: write direct=65536 or direct=64K"
+    )
+
+
+def test_a_name_that_resembles_one_of_the_table_is_corrected() -> None:
+    with pytest.raises(SettingError, match=r"'oneshot' is not .*: did you mean one_shot\?"):
+        parse_tuning("oneshot=8K")
+
+
+def test_a_name_that_resembles_none_gets_the_list_of_names() -> None:
+    with pytest.raises(SettingError) as caught:
+        parse_tuning("zzz=8K")
+    assert f"names are {', '.join(_core.TUNING)}" in str(caught.value)
+
+
+def rows(table: str) -> dict[str, list[str]]:
+    """Cells of the table by name: bytes, and the first word of where they come from."""
+    return {line.split()[0]: line.split()[1:3] for line in table.splitlines()[1:]}
+
+
+def test_the_table_has_every_name_with_its_bytes_source_and_meaning() -> None:
+    table = tuning_table(5, {"direct": 12345})
+    found = rows(table)
+    assert found.pop("direct") == ["12345", "RDMATRAIN_TUNING"]
+    defaults = _core.default_tuning(5)
+    assert found == {name: [str(defaults[name]), "5"] for name in defaults if name != "direct"}
+    for meaning in _core.TUNING.values():
+        assert meaning in table
+
+
+def test_the_default_depends_on_the_ranks_where_all_of_them_are_sent_to() -> None:
+    assert _core.default_tuning(5)["one_shot"] * 4 == _core.default_tuning(2)["one_shot"]
+
+
+@pytest.mark.parametrize("tuning", [{"chunk": 100}, {"chunk": 0}, {"block": 63}])
+def test_the_core_refuses_what_it_cannot_run_with(tuning: dict[str, int]) -> None:
+    ((name, size),) = tuning.items()
+    with pytest.raises(Exception, match=f"{name}={size}"):
+        _core.Comm(0, 2, bytes(16), tuning=tuning)
+
+
+# -- rdmatrain topo --tuning --
+
+
+def topo(*args: str, tuning: str = "") -> Result:
+    return CliRunner().invoke(cli, ["topo", *args], env={"RDMATRAIN_TUNING": tuning})
+
+
+def test_the_command_prints_the_table_of_so_many_ranks() -> None:
+    assert topo("--tuning").output == tuning_table(2, {}) + "\n"
+    assert topo("--tuning", "--ranks", "7").output == tuning_table(7, {}) + "\n"
+
+
+def test_the_command_shows_what_the_variable_changes() -> None:
+    ended = topo("--tuning", tuning="chunk=64K")
+    assert ended.exit_code == 0
+    assert rows(ended.output)["chunk"] == ["65536", "RDMATRAIN_TUNING"]
+
+
+def test_a_wrong_variable_is_one_line_and_exit_code_2() -> None:
+    ended = topo("--tuning", tuning="chunks=64K")
+    assert ended.exit_code == 2
+    assert ended.output == (
+        "Error: RDMATRAIN_TUNING: 'chunks' is not in the tuning table: did you mean chunk?\n"
+    )
+
+
+@pytest.mark.parametrize(("args", "text"), [((), "--tuning"), (("--tuning", "--ranks", "0"), "0")])
+def test_the_command_says_what_it_needs(args: tuple[str, ...], text: str) -> None:
+    ended = topo(*args)
+    assert ended.exit_code == 2
+    assert text in ended.output
