@@ -3,8 +3,6 @@
 
 #include <optional>
 
-#include <ATen/record_function.h>
-
 #include "c10d_allocator.h"
 
 namespace rdmatrain {
@@ -166,7 +164,7 @@ c10::intrusive_ptr<c10d::Work> Backend::run(const Checked &check, const char *ti
     /* The vectors keep their storage when they are moved, so the pointers stay right. */
     auto work =
         c10::make_intrusive<Work>(rank_, check.op, title, owner_, std::move(call),
-                                  check.collective ? ++seq_ : seq_.load(), at::hasCallbacks());
+                                  check.collective ? ++seq_ : seq_.load());
     Work::post(work);
     if (coalescing_) coalesced_.push_back(work);
     return work;

@@ -10,6 +10,7 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/core/ivalue.h>
+#include <ATen/record_function.h>
 #include <c10/util/Exception.h>
 #include <pybind11/pybind11.h>
 
@@ -129,15 +130,15 @@ void CommOwner::close()
 
 /* What a profiler is told of the inputs. Without one, the record is not even made: that would cost
  * more than a small collective does. */
-static std::optional<std::vector<at::Tensor>> profiled(const TensorCall &call, bool profiling)
+static std::optional<std::vector<at::Tensor>> profiled(const TensorCall &call)
 {
-    if (!profiling) return std::nullopt;
+    if (!at::hasCallbacks()) return std::nullopt;
     return std::vector<at::Tensor>(call.held.begin(), call.held.end());
 }
 
 Work::Work(int rank, c10d::OpType op, const char *title, std::shared_ptr<CommOwner> owner,
-           TensorCall call, uint64_t seq, bool profiling)
-    : c10d::Work(rank, op, profiling ? title : nullptr, profiled(call, profiling)),
+           TensorCall call, uint64_t seq)
+    : c10d::Work(rank, op, at::hasCallbacks() ? title : nullptr, profiled(call)),
       owner_(std::move(owner)), call_(std::move(call)), seq_(seq)
 {
 }

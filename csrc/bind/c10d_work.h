@@ -60,7 +60,7 @@ class Work : public c10d::Work
 {
   public:
     Work(int rank, c10d::OpType op, const char *title, std::shared_ptr<CommOwner> owner,
-         TensorCall call, uint64_t seq, bool profiling);
+         TensorCall call, uint64_t seq);
     ~Work() override;
 
     /* Posts self, which stays alive until it is over. Throws DistBackendError; then nothing runs. */

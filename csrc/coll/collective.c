@@ -10,40 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "coll/buffers.h"
 #include "coll/direct.h"
-#include "reduce/fpenv.h"
-
-/* Reduced between two looks at the peers and the clock. */
-#define SLICE_BYTES (256u << 10)
-
-static size_t elem_bytes(const rdt_work_t *work)
-{
-    return rdt_dtype_bytes(work->call.dtype);
-}
-
-static uint8_t *at(void *base, void *const *shards, const rdt_work_t *work, const rdt_piece_t *p)
-{
-    uint64_t first = p->first;
-
-    if (shards != NULL)
-        base = shards[p->shard];
-    else
-        first += p->shard * work->call.count;
-    return (uint8_t *)base + first * elem_bytes(work);
-}
-
-static uint8_t *input_at(const rdt_work_t *work, const rdt_piece_t *p)
-{
-    void *base = (void *)(uintptr_t)work->call.in;
-
-    if (work->call.coll == RDT_BROADCAST) base = work->call.out;
-    return at(base, (void *const *)work->call.in_shards, work, p);
-}
-
-static uint8_t *output_at(const rdt_work_t *work, const rdt_piece_t *p)
-{
-    return at(work->call.out, work->call.out_shards, work, p);
-}
 
 static void begin_peer(rdt_comm_t *comm, uint32_t rank)
 {
@@ -78,21 +46,22 @@ static void place_own(rdt_comm_t *comm, const rdt_work_t *work)
 
     comm->placed = true;
     if (work->call.coll != RDT_ALL_GATHER || p.count == 0) return;
-    target = output_at(work, &p);
+    target = rdt_output_at(work, &p);
     if (target == work->call.in) return;
     if (comm->bypasses)
-        rdt_copy(target, work->call.in, p.count * elem_bytes(work), true);
+        rdt_copy(target, work->call.in, p.count * rdt_elem_bytes(work), true);
     else
-        memcpy(target, work->call.in, p.count * elem_bytes(work));
+        memcpy(target, work->call.in, p.count * rdt_elem_bytes(work));
 }
 
 static void begin(rdt_comm_t *comm, rdt_work_t *work)
 {
     comm->plan = rdt_plan_make(&work->call, comm->cfg.rank, comm->cfg.world,
-                               (uint32_t)elem_bytes(work), &comm->tuning);
+                               (uint32_t)rdt_elem_bytes(work), &comm->tuning);
     comm->reduced = comm->ready = comm->num_held = 0;
     comm->num_reduced = rdt_plan_num_reduced(&comm->plan);
-    comm->bypasses = rdt_plan_num_written(&comm->plan) * elem_bytes(work) >= comm->tuning.bypass;
+    comm->bypasses =
+        rdt_plan_num_written(&comm->plan) * rdt_elem_bytes(work) >= comm->tuning.bypass;
     rdt_direct_begin_st(comm, work);
     for (uint32_t r = 0; r < comm->cfg.world; r++)
         if (r != comm->cfg.rank) begin_peer(comm, r);
@@ -143,9 +112,9 @@ static const void *chunk_data(const rdt_comm_t *comm, const rdt_work_t *work, ui
         return work->refusal;
     }
     p = rdt_plan_source(&comm->plan, comm->cfg.rank, rank, s, i);
-    *len_p = (uint32_t)(p.count * elem_bytes(work));
+    *len_p = (uint32_t)(p.count * rdt_elem_bytes(work));
     if (p.count == 0) return NULL;
-    return s == RDT_STREAM_INPUT ? input_at(work, &p) : output_at(work, &p);
+    return s == RDT_STREAM_INPUT ? rdt_input_at(work, &p) : rdt_output_at(work, &p);
 }
 
 /* HOT. RDT_OK when the stream has nothing more to send for now. */
@@ -241,9 +210,9 @@ static bool expected(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, co
 static bool right_length(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
                          const rdt_msg_t *msg, uint64_t count)
 {
-    if (msg->len == count * elem_bytes(work)) return true;
+    if (msg->len == count * rdt_elem_bytes(work)) return true;
     rdt_comm_latch(comm, RDT_PROTOCOL, "rank %u sent %u bytes to rank %u instead of %zu", rank,
-                   msg->len, comm->cfg.rank, (size_t)(count * elem_bytes(work)));
+                   msg->len, comm->cfg.rank, (size_t)(count * rdt_elem_bytes(work)));
     return false;
 }
 
@@ -272,7 +241,7 @@ static void place(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, const
     if (work->refusal != NULL || p.count == 0) return;
     if (is_notice(comm, rank, s)) return;
     if (!right_length(comm, work, rank, msg, p.count)) return;
-    memcpy(output_at(work, &p), msg->data, msg->len);
+    memcpy(rdt_output_at(work, &p), msg->data, msg->len);
     /* What the root of a scattered broadcast sent is what this rank passes on. */
     if (s == RDT_STREAM_INPUT) comm->ready++;
 }
@@ -288,6 +257,27 @@ static bool is_over(const rdt_peer_state_t *peer, const rdt_work_t *work, rdt_st
     return st == RDT_AGAIN ? peer->bye && work->seq > peer->bye_seq : st != RDT_OK;
 }
 
+/* HOT. Consumes the message, unless it is wrong or stays where it is to be reduced. */
+static bool take(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, const rdt_msg_t *msg)
+{
+    rdt_peer_state_t *peer = &comm->peers[rank];
+    rdt_stream_t s;
+
+    if (!expected(comm, work, rank, msg)) return false;
+    s = (rdt_stream_t)((const rdt_hdr_t *)msg->hdr)->kind;
+    if (s == RDT_STREAM_INPUT && peer->rx_next[s] == 0 &&
+        !rdt_direct_meet_st(comm, work, rank, msg->hdr))
+        return false;
+    if (rdt_plan_reduces(&comm->plan, s) && comm->num_reduced > 0 && !is_notice(comm, rank, s)) {
+        hold(comm, work, rank, msg);
+        return false;
+    }
+    place(comm, work, rank, msg);
+    peer->rx_next[s]++;
+    peer->conn->ops->release(peer->conn, RDT_LANE_COLL);
+    return true;
+}
+
 /* HOT. Consumes the peer's messages up to one that waits to be reduced. */
 static bool receive_peer(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank)
 {
@@ -298,24 +288,11 @@ static bool receive_peer(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank
     while (!peer->held && more_to_come(peer)) {
         rdt_msg_t msg;
         rdt_status_t st = conn->ops->peek(conn, RDT_LANE_COLL, &msg);
-        rdt_stream_t s;
 
         if (is_over(peer, work, st)) lost(comm, work, rank);
         if (st != RDT_OK || !rdt_direct_may_take(comm, rank)) break;
-        if (!expected(comm, work, rank, &msg)) break;
-        s = (rdt_stream_t)((const rdt_hdr_t *)msg.hdr)->kind;
         moved = true;
-        if (s == RDT_STREAM_INPUT && peer->rx_next[s] == 0 &&
-            !rdt_direct_meet_st(comm, work, rank, msg.hdr))
-            break;
-        if (rdt_plan_reduces(&comm->plan, s) && comm->num_reduced > 0 &&
-            !is_notice(comm, rank, s)) {
-            hold(comm, work, rank, &msg);
-            break;
-        }
-        place(comm, work, rank, &msg);
-        peer->rx_next[s]++;
-        conn->ops->release(conn, RDT_LANE_COLL);
+        if (!take(comm, work, rank, &msg)) break;
     }
     return moved;
 }
@@ -341,106 +318,6 @@ static bool all_flushed(const rdt_comm_t *comm)
             return false;
     }
     return true;
-}
-
-static void drop_held(rdt_comm_t *comm)
-{
-    for (uint32_t r = 0; r < comm->cfg.world; r++) {
-        rdt_peer_state_t *peer = &comm->peers[r];
-
-        if (!peer->held) continue;
-        peer->held = false;
-        peer->rx_next[RDT_STREAM_INPUT]++;
-        peer->conn->ops->release(peer->conn, RDT_LANE_COLL);
-    }
-    comm->num_held = 0;
-}
-
-/* Where chunk comm->reduced of every rank lies. */
-static void set_sources(rdt_comm_t *comm, const rdt_work_t *work, const rdt_piece_t *p)
-{
-    for (uint32_t r = 0; r < comm->cfg.world; r++) {
-        const rdt_peer_state_t *peer = &comm->peers[r];
-
-        comm->srcs[r] = peer->in_at != NULL ? at((void *)(uintptr_t)peer->in_at, NULL, work, p)
-                                            : peer->held_data;
-    }
-    comm->srcs[comm->cfg.rank] = input_at(work, p);
-}
-
-/* HOT. Reduces a block and stores it for every peer whose output is exposed, while it is in cache:
- * the lines that it is stored to have just been read. */
-static void reduce_block(rdt_comm_t *comm, const rdt_work_t *work, const rdt_piece_t *out)
-{
-    uint8_t *mine = output_at(work, out);
-    size_t bytes = out->count * elem_bytes(work);
-
-    comm->reduce[work->call.dtype][work->call.op](mine, comm->srcs, comm->cfg.world, out->count);
-    for (uint32_t r = 0; r < comm->cfg.world; r++) {
-        comm->srcs[r] = (const uint8_t *)comm->srcs[r] + bytes;
-        if (comm->peers[r].out_at != NULL)
-            memcpy(at(comm->peers[r].out_at, NULL, work, out), mine, bytes);
-    }
-}
-
-/* Two ranks whose tensors are both in place: one pass reads and writes both. */
-static bool is_pair_in_place(const rdt_comm_t *comm, const rdt_work_t *work)
-{
-    const rdt_peer_state_t *peer = &comm->peers[1 - comm->cfg.rank];
-
-    return comm->cfg.world == 2 && peer->in_at != NULL && peer->in_at == peer->out_at &&
-           work->call.in == work->call.out;
-}
-
-static void reduce_blocks(rdt_comm_t *comm, const rdt_work_t *work, rdt_piece_t out)
-{
-    uint64_t block = comm->tuning.block / elem_bytes(work), left = out.count;
-
-    if (comm->plan.algo == RDT_ALGO_REDUCE_SCATTER && comm->bypasses) {
-        rdt_reduce_stream(comm->reduce[work->call.dtype][work->call.op], elem_bytes(work),
-                          output_at(work, &out), comm->srcs, comm->cfg.world, out.count);
-        return;
-    }
-    for (; left > 0; left -= out.count, out.first += out.count) {
-        out.count = left < block ? left : block;
-        reduce_block(comm, work, &out);
-    }
-}
-
-/* HOT. Chunk comm->reduced of every rank is there: the order of the ranks is the order of the sum. */
-static void reduce_chunk(rdt_comm_t *comm, const rdt_work_t *work)
-{
-    rdt_piece_t in = rdt_plan_own_input(&comm->plan, comm->reduced);
-    rdt_piece_t out = rdt_plan_own_output(&comm->plan, comm->reduced);
-    uint64_t mode = rdt_fp_get();
-
-    set_sources(comm, work, &in);
-    rdt_fp_set(RDT_FP_DEFAULT);
-    if (is_pair_in_place(comm, work))
-        comm->reduce_both[work->call.dtype][work->call.op](
-            (void *)(uintptr_t)comm->srcs[0], (void *)(uintptr_t)comm->srcs[1], in.count);
-    else
-        reduce_blocks(comm, work, out);
-    rdt_fp_set(mode);
-    drop_held(comm);
-    comm->reduced++;
-    comm->ready++;
-    if (comm->reduced == comm->num_reduced) rdt_direct_reduced_st(comm);
-}
-
-/* Up to a slice of what is there, so that peers and clock are looked at in between. */
-static bool reduce_phase(rdt_comm_t *comm, const rdt_work_t *work)
-{
-    uint64_t limit = SLICE_BYTES / comm->tuning.chunk + 1, num = 0;
-
-    /* In one shot the chunk that is overwritten may still be on its way to the others. */
-    if (comm->plan.algo == RDT_ALGO_ONE_SHOT && !all_flushed(comm)) return false;
-    while (num < limit && comm->reduced < comm->num_reduced &&
-           comm->num_held + comm->num_direct == comm->cfg.world - 1) {
-        reduce_chunk(comm, work);
-        num++;
-    }
-    return num > 0;
 }
 
 /* What was read directly counts only if nobody had taken it back by then. */
@@ -483,7 +360,9 @@ bool rdt_collectives_step_st(rdt_comm_t *comm)
     moved = send_phase(comm, work);
     if (!comm->placed) place_own(comm, work);
     moved |= receive_phase(comm, work);
-    moved |= reduce_phase(comm, work);
+    /* In one shot the chunk that is overwritten may still be on its way to the others. */
+    if (comm->plan.algo != RDT_ALGO_ONE_SHOT || all_flushed(comm))
+        moved |= rdt_reduce_step_st(comm, work);
     moved |= rdt_direct_copy_st(comm);
     if (all_received(comm) && all_flushed(comm) && is_valid(comm, work)) {
         finish(comm, work);

@@ -179,6 +179,10 @@ bool rdt_collectives_step_st(rdt_comm_t *comm);
 void rdt_collective_timeout_st(rdt_comm_t *comm, rdt_work_t *work);
 rdt_hdr_t rdt_call_hdr(const rdt_work_t *work, rdt_kind_t kind);
 
+/* reduction.c */
+/* HOT. Reduces chunks that are there from all ranks; true when there was one. */
+bool rdt_reduce_step_st(rdt_comm_t *comm, const rdt_work_t *work);
+
 /* p2p.c */
 void rdt_p2p_begin_st(rdt_comm_t *comm, rdt_work_t *work);
 bool rdt_p2p_step_st(rdt_comm_t *comm);

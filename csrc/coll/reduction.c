@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The part of a collective that adds: from the heads of the lanes, and from the peers' tensors. */
+#include <string.h>
+
+#include "coll/buffers.h"
+#include "coll/direct.h"
+#include "reduce/fpenv.h"
+
+/* Reduced between two looks at the peers and the clock. */
+#define SLICE_BYTES (256u << 10)
+
+static void drop_held(rdt_comm_t *comm)
+{
+    for (uint32_t r = 0; r < comm->cfg.world; r++) {
+        rdt_peer_state_t *peer = &comm->peers[r];
+
+        if (!peer->held) continue;
+        peer->held = false;
+        peer->rx_next[RDT_STREAM_INPUT]++;
+        peer->conn->ops->release(peer->conn, RDT_LANE_COLL);
+    }
+    comm->num_held = 0;
+}
+
+/* Where chunk comm->reduced of every rank lies. */
+static void set_sources(rdt_comm_t *comm, const rdt_work_t *work, const rdt_piece_t *p)
+{
+    for (uint32_t r = 0; r < comm->cfg.world; r++) {
+        const rdt_peer_state_t *peer = &comm->peers[r];
+
+        comm->srcs[r] = peer->in_at != NULL
+                            ? rdt_piece_at((void *)(uintptr_t)peer->in_at, NULL, work, p)
+                            : peer->held_data;
+    }
+    comm->srcs[comm->cfg.rank] = rdt_input_at(work, p);
+}
+
+/* HOT. Reduces a block and stores it for every peer whose output is exposed, while it is in cache:
+ * the lines that it is stored to have just been read. */
+static void reduce_block(rdt_comm_t *comm, const rdt_work_t *work, const rdt_piece_t *out)
+{
+    uint8_t *mine = rdt_output_at(work, out);
+    size_t bytes = out->count * rdt_elem_bytes(work);
+
+    comm->reduce[work->call.dtype][work->call.op](mine, comm->srcs, comm->cfg.world, out->count);
+    for (uint32_t r = 0; r < comm->cfg.world; r++) {
+        comm->srcs[r] = (const uint8_t *)comm->srcs[r] + bytes;
+        if (comm->peers[r].out_at != NULL)
+            memcpy(rdt_piece_at(comm->peers[r].out_at, NULL, work, out), mine, bytes);
+    }
+}
+
+/* Two ranks whose tensors are both in place: one pass reads and writes both. */
+static bool is_pair_in_place(const rdt_comm_t *comm, const rdt_work_t *work)
+{
+    const rdt_peer_state_t *peer;
+
+    if (comm->cfg.world != 2 || work->call.in != work->call.out) return false;
+    peer = &comm->peers[1 - comm->cfg.rank];
+    return peer->in_at != NULL && peer->in_at == peer->out_at;
+}
+
+static void reduce_blocks(rdt_comm_t *comm, const rdt_work_t *work, rdt_piece_t out)
+{
+    uint64_t block = comm->tuning.block / rdt_elem_bytes(work), left = out.count;
+
+    if (comm->plan.algo == RDT_ALGO_REDUCE_SCATTER && comm->bypasses) {
+        rdt_reduce_stream(comm->reduce[work->call.dtype][work->call.op], rdt_elem_bytes(work),
+                          rdt_output_at(work, &out), comm->srcs, comm->cfg.world, out.count);
+        return;
+    }
+    for (; left > 0; left -= out.count, out.first += out.count) {
+        out.count = left < block ? left : block;
+        reduce_block(comm, work, &out);
+    }
+}
+
+/* HOT. Chunk comm->reduced of every rank is there: the order of the ranks is the order of the sum. */
+static void reduce_chunk(rdt_comm_t *comm, const rdt_work_t *work)
+{
+    rdt_piece_t in = rdt_plan_own_input(&comm->plan, comm->reduced);
+    rdt_piece_t out = rdt_plan_own_output(&comm->plan, comm->reduced);
+    uint64_t mode = rdt_fp_get();
+
+    set_sources(comm, work, &in);
+    rdt_fp_set(RDT_FP_DEFAULT);
+    if (is_pair_in_place(comm, work))
+        comm->reduce_both[work->call.dtype][work->call.op](
+            (void *)(uintptr_t)comm->srcs[0], (void *)(uintptr_t)comm->srcs[1], in.count);
+    else
+        reduce_blocks(comm, work, out);
+    rdt_fp_set(mode);
+    drop_held(comm);
+    comm->reduced++;
+    comm->ready++;
+    if (comm->reduced == comm->num_reduced) rdt_direct_reduced_st(comm);
+}
+
+/* Up to a slice of what is there, so that peers and clock are looked at in between. */
+bool rdt_reduce_step_st(rdt_comm_t *comm, const rdt_work_t *work)
+{
+    uint64_t limit = SLICE_BYTES / comm->tuning.chunk + 1, num = 0;
+
+    while (num < limit && comm->reduced < comm->num_reduced &&
+           comm->num_held + comm->num_direct == comm->cfg.world - 1) {
+        reduce_chunk(comm, work);
+        num++;
+    }
+    return num > 0;
+}
