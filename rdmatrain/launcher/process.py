@@ -32,8 +32,13 @@ def become_subreaper() -> bool:
     return _load_prctl()(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
 
-def die_with_parent() -> Callable[[], None]:
-    """Return what a child runs between fork and exec so that it is killed when this process dies.
+def child_setup() -> Callable[[], None]:
+    """Return what a child runs between fork and exec.
+
+    It gets a process group of its own, and is killed when this process dies. It stays in this
+    session: where the kernel schedules each session as a group (autogroup), a worker in one of its
+    own cannot yield its CPU to another worker, which costs a factor of 3 when they share CPUs. A
+    read of the terminal, which is not its own, fails instead of stopping it.
 
     Call it, and fork, in the main thread: the kernel ties the child to the thread that forked it.
     """
@@ -41,6 +46,9 @@ def die_with_parent() -> Callable[[], None]:
     parent_pid = os.getpid()
 
     def in_child() -> None:
+        os.setpgid(0, 0)
+        for number in (signal.SIGTTIN, signal.SIGTTOU):
+            signal.signal(number, signal.SIG_IGN)
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         # The parent may have died before prctl: then no signal will ever come.
         if os.getppid() != parent_pid:

@@ -13,7 +13,7 @@ class Worker:
 
     Attributes:
         rank: its rank in the job.
-        pid: its process id, also the id of its process group and session.
+        pid: its process id, also the id of its process group.
         status: exit code, or minus the signal that ended it; None while it is not reaped.
         sent: the last signal that the launcher sent it.
 

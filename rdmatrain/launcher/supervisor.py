@@ -90,7 +90,7 @@ class Supervisor:
         return self._exit_code()
 
     def _start_workers(self) -> None:
-        in_child = process.die_with_parent()
+        in_child = process.child_setup()
         for local_rank, environment in enumerate(self._environments):
             rank = self._spec.rank(local_rank)
             try:
@@ -117,7 +117,6 @@ class Supervisor:
                 env=environment,
                 stdout=out_fd,
                 stderr=err_fd,
-                start_new_session=True,
                 preexec_fn=in_child,  # noqa: PLW1509 - the launcher has one thread
             )
             popen.returncode = 0  # not known yet: it keeps Popen from reaping, which _reap does

@@ -78,7 +78,7 @@ zombie.returncode = shell.returncode = 0
 
 def test_a_child_whose_parent_died_before_prctl_kills_itself() -> None:
     run_in_child("""
-in_child = process.die_with_parent()
+in_child = process.child_setup()
 reader, writer = os.pipe()
 middle = os.fork()
 if middle == 0:
@@ -87,7 +87,7 @@ if middle == 0:
         os.write(writer, b"%d " % inner)
         time.sleep(0.2)
         os._exit(0)
-    in_child()  # its parent is not the process that die_with_parent was called in
+    in_child()  # its parent is not the process that child_setup was called in
     os.write(writer, b"alive")
     os._exit(0)
 os.close(writer)
