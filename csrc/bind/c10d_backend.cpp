@@ -150,7 +150,7 @@ rdt_redop_t Backend::Checked::redop(const c10d::ReduceOp &op) const
 }
 
 c10::intrusive_ptr<c10d::Work> Backend::run(const Checked &check, const char *title,
-                                            TensorCall call, std::chrono::milliseconds timeout,
+                                            TensorCall &&call, std::chrono::milliseconds timeout,
                                             bool async)
 {
     if (timeout == c10d::kUnsetTimeout) timeout = options_->timeout;
@@ -162,9 +162,8 @@ c10::intrusive_ptr<c10d::Work> Backend::run(const Checked &check, const char *ti
     if (!call.shards.empty() && call.call.coll == RDT_REDUCE_SCATTER)
         call.call.in_shards = call.shards.data();
     /* The vectors keep their storage when they are moved, so the pointers stay right. */
-    auto work =
-        c10::make_intrusive<Work>(rank_, check.op, title, owner_, std::move(call),
-                                  check.collective ? ++seq_ : seq_.load());
+    auto work = c10::make_intrusive<Work>(rank_, check.op, title, owner_, std::move(call),
+                                          check.collective ? ++seq_ : seq_.load());
     Work::post(work);
     if (coalescing_) coalesced_.push_back(work);
     return work;

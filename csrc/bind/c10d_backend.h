@@ -90,7 +90,7 @@ class Backend : public c10d::Backend
         rdt_redop_t redop(const c10d::ReduceOp &op) const;
     };
 
-    c10::intrusive_ptr<c10d::Work> run(const Checked &check, const char *title, TensorCall call,
+    c10::intrusive_ptr<c10d::Work> run(const Checked &check, const char *title, TensorCall &&call,
                                        std::chrono::milliseconds timeout, bool async);
 
     std::shared_ptr<CommOwner> owner_;

@@ -137,7 +137,7 @@ static std::optional<std::vector<at::Tensor>> profiled(const TensorCall &call)
 }
 
 Work::Work(int rank, c10d::OpType op, const char *title, std::shared_ptr<CommOwner> owner,
-           TensorCall call, uint64_t seq)
+           TensorCall &&call, uint64_t seq)
     : c10d::Work(rank, op, at::hasCallbacks() ? title : nullptr, profiled(call)),
       owner_(std::move(owner)), call_(std::move(call)), seq_(seq)
 {
@@ -189,7 +189,6 @@ void Work::copy_back()
 void Work::conclude(rdt_status_t status, const char *text)
 {
     std::exception_ptr error;
-    c10::intrusive_ptr<c10::ivalue::Future> future;
 
     try {
         if (status != RDT_OK) throw_status(status, text);
@@ -198,12 +197,14 @@ void Work::conclude(rdt_status_t status, const char *text)
         error = std::current_exception();
     }
     finish(error);
-    {
-        std::lock_guard<std::mutex> lock(mutex_);
-        future = future_;
-    }
-    if (future == nullptr) return;
-    CallbackPool::instance().run([future, error, outputs = call_.outputs] {
+    /* Who asks for the future from here on finds the work completed, and completes it. */
+    if (has_future_) complete_future(error);
+    state_ = error ? State::Failed : State::Succeeded;
+}
+
+void Work::complete_future(const std::exception_ptr &error)
+{
+    CallbackPool::instance().run([future = future_, error, outputs = call_.outputs] {
         if (error)
             future->setError(error);
         else
@@ -213,7 +214,7 @@ void Work::conclude(rdt_status_t status, const char *text)
 
 bool Work::wait(std::chrono::milliseconds timeout)
 {
-    if (!isCompleted()) {
+    if (state_ == State::Pending) {
         CommOwner::User user(*owner_);
         uint64_t ns = timeout == kNoTimeout || timeout.count() < 0
                           ? RDT_NO_TIMEOUT
@@ -224,6 +225,7 @@ bool Work::wait(std::chrono::milliseconds timeout)
                                        " ms, before the operation did")
                                           .c_str());
     }
+    if (state_ == State::Succeeded) return true;
     if (!isCompleted() && rdt_work_test(work_) == RDT_AGAIN)
         throw_status(RDT_CLOSED, "a process that was forked from a rank cannot wait for its work");
     std::unique_lock<std::mutex> lock(mutex_);
@@ -243,6 +245,7 @@ c10::intrusive_ptr<c10::ivalue::Future> Work::getFuture()
 
     if (future_ != nullptr) return future_;
     future_ = new_future();
+    has_future_ = true;
     /* Nobody has it yet, so completing it under the lock runs no callback. */
     if (completed_ && exception_)
         future_->setError(exception_);

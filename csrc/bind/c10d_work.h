@@ -60,7 +60,7 @@ class Work : public c10d::Work
 {
   public:
     Work(int rank, c10d::OpType op, const char *title, std::shared_ptr<CommOwner> owner,
-         TensorCall call, uint64_t seq);
+         TensorCall &&call, uint64_t seq);
     ~Work() override;
 
     /* Posts self, which stays alive until it is over. Throws DistBackendError; then nothing runs. */
@@ -78,12 +78,17 @@ class Work : public c10d::Work
     static void done(void *self, rdt_status_t status, const char *text) noexcept;
     void conclude(rdt_status_t status, const char *text);
     void copy_back();
+    void complete_future(const std::exception_ptr &error);
 
     std::shared_ptr<CommOwner> owner_;
     TensorCall call_;
     const uint64_t seq_;
     rdt_work_t *work_ = nullptr; /* written by post before anybody else has the work */
     c10::intrusive_ptr<c10::ivalue::Future> future_; /* made on demand, under mutex_ */
+    std::atomic<bool> has_future_{false};            /* written under mutex_ */
+    /* What the base class knows too, without its mutex: most works are waited for once. */
+    enum class State { Pending, Succeeded, Failed };
+    std::atomic<State> state_{State::Pending};
 };
 
 /* Several works as one, in order. */

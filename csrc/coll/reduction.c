@@ -8,6 +8,7 @@
 
 /* Reduced between two looks at the peers and the clock. */
 #define SLICE_BYTES (256u << 10)
+#define HEAD_BYTES 1024u
 
 static void drop_held(rdt_comm_t *comm)
 {
@@ -60,6 +61,23 @@ static bool is_pair_in_place(const rdt_comm_t *comm, const rdt_work_t *work)
     return peer->in_at != NULL && peer->in_at == peer->out_at;
 }
 
+/* The prefetchers of the rank before have run on into the first lines of this rank's shard, which are
+ * slow to get back where the cores are far apart: they are asked for now and used later. */
+static void reduce_pair(rdt_comm_t *comm, const rdt_work_t *work, uint64_t count)
+{
+    rdt_reduce_both_fn both = comm->reduce_both[work->call.dtype][work->call.op];
+    uint64_t head = comm->reduced == 0 ? HEAD_BYTES / rdt_elem_bytes(work) : 0;
+    char *a = (char *)(uintptr_t)comm->srcs[0], *b = (char *)(uintptr_t)comm->srcs[1];
+
+    if (head > count / 8) head = 0;
+    for (size_t at = 0; at < head * rdt_elem_bytes(work); at += 64) {
+        __builtin_prefetch(a + at, 1);
+        __builtin_prefetch(b + at, 1);
+    }
+    both(a + head * rdt_elem_bytes(work), b + head * rdt_elem_bytes(work), count - head);
+    both(a, b, head);
+}
+
 static void reduce_blocks(rdt_comm_t *comm, const rdt_work_t *work, rdt_piece_t out)
 {
     uint64_t block = comm->tuning.block / rdt_elem_bytes(work), left = out.count;
@@ -85,8 +103,7 @@ static void reduce_chunk(rdt_comm_t *comm, const rdt_work_t *work)
     set_sources(comm, work, &in);
     rdt_fp_set(RDT_FP_DEFAULT);
     if (is_pair_in_place(comm, work))
-        comm->reduce_both[work->call.dtype][work->call.op](
-            (void *)(uintptr_t)comm->srcs[0], (void *)(uintptr_t)comm->srcs[1], in.count);
+        reduce_pair(comm, work, in.count);
     else
         reduce_blocks(comm, work, out);
     rdt_fp_set(mode);
