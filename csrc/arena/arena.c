@@ -13,7 +13,7 @@
 #include "base/error.h"
 
 #define MIN_RESERVE (1ull << 30)
-#define MAX_RESERVE (1ull << 40)
+#define MAX_RESERVE (1ull << 38) /* every local rank maps that of all the others */
 #define HOUSEKEEPING_OPS 32
 
 rdt_arena_state_t rdt_arena_state = {.lock = PTHREAD_MUTEX_INITIALIZER,
@@ -103,10 +103,9 @@ static rdt_status_t open_locked(void)
 
 rdt_status_t rdt_arena_open(void)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
     rdt_status_t st = RDT_OK;
 
-    pthread_once(&once, rdt_fork_watch);
+    rdt_fork_watch();
     pthread_mutex_lock(&S.lock);
     if (S.arena == NULL) st = open_locked();
     pthread_mutex_unlock(&S.lock);
@@ -226,9 +225,20 @@ void *rdt_arena_alloc(size_t bytes)
     return addr;
 }
 
+/* A freed block that was detached costs its addresses for good, and no memory: a peer that is very
+ * late must not meet another owner there. */
+static void abandon(const rdt_arena_t *a, const rdt_block_t *block)
+{
+    madvise(addr_of(a, block->page), (size_t)block->num_pages * RDT_ARENA_PAGE, MADV_DONTNEED);
+    punch(a, block->page, block->num_pages);
+}
+
 void rdt_arena_reuse(rdt_arena_t *a, rdt_block_t *block)
 {
-    rdt_blocks_free(&a->blocks, block, true);
+    if (block->detached)
+        abandon(a, block);
+    else
+        rdt_blocks_free(&a->blocks, block, true);
 }
 
 bool rdt_arena_remap(const rdt_arena_t *a, uint32_t page, uint32_t end, int flags)
@@ -244,21 +254,9 @@ bool rdt_arena_remap(const rdt_arena_t *a, uint32_t page, uint32_t end, int flag
     return true;
 }
 
-/* A freed block that was detached costs its addresses for good, and no memory: a peer that is very
- * late must not meet another owner there. */
-static void abandon(const rdt_arena_t *a, const rdt_block_t *block)
-{
-    madvise(addr_of(a, block->page), (size_t)block->num_pages * RDT_ARENA_PAGE, MADV_DONTNEED);
-    punch(a, block->page, block->num_pages);
-}
-
 static void free_locked(rdt_arena_t *a, rdt_block_t *block)
 {
     rdt_blocks_retire(&a->blocks, block);
-    if (block->detached) {
-        abandon(a, block);
-        return;
-    }
     block->died = a->num_forks;
     if (!rdt_fork_quarantine(a, block)) rdt_arena_reuse(a, block);
     housekeep(a);
@@ -309,7 +307,7 @@ static bool is_detached(uint32_t page, uint32_t end)
     rdt_block_t *block;
 
     pthread_mutex_lock(&S.lock);
-    for (block = S.arena->detached; block != NULL; block = block->next)
+    for (block = S.arena->detached; block != NULL; block = block->next_detached)
         if (block->page < end && page < block->page + block->num_pages) break;
     pthread_mutex_unlock(&S.lock);
     return block != NULL;
@@ -325,7 +323,7 @@ bool rdt_arena_offset(const void *addr, size_t bytes, uint64_t *offset_p)
     uintptr_t offset;
 
     if (!holds((uintptr_t)addr, bytes, &offset)) return false;
-    if (__builtin_expect(atomic_load_explicit(&S.num_detached, memory_order_relaxed) != 0, 0) &&
+    if (__builtin_expect(atomic_load(&S.num_detached) != 0, 0) &&
         is_detached((uint32_t)(offset / RDT_ARENA_PAGE), end_page(offset, bytes)))
         return false;
     *offset_p = offset;
@@ -361,15 +359,15 @@ rdt_status_t rdt_arena_detach(const void *addr, size_t bytes)
     while (page < end && (block = rdt_blocks_within(&a->blocks, page, end)) != NULL) {
         page = block->page + block->num_pages;
         if (block->detached) continue;
-        if (!replace(addr_of(a, block->page), (size_t)block->num_pages * RDT_ARENA_PAGE)) {
-            st = rdt_fail(RDT_NO_MEMORY, "arena: %u pages cannot be made private: %s",
-                          block->num_pages, strerror(errno));
-            continue;
-        }
+        /* Counted first: who finds no detached block after a peer's last store has not lost it. */
+        atomic_fetch_add(&S.num_detached, 1);
         block->detached = true;
-        block->next = a->detached;
+        block->next_detached = a->detached;
         a->detached = block;
-        atomic_fetch_add_explicit(&S.num_detached, 1, memory_order_relaxed);
+        if (replace(addr_of(a, block->page), (size_t)block->num_pages * RDT_ARENA_PAGE)) continue;
+        /* It stays shared, and is not used again all the same. */
+        st = rdt_fail(RDT_NO_MEMORY, "arena: %u pages cannot be made private: %s", block->num_pages,
+                      strerror(errno));
     }
     pthread_mutex_unlock(&S.lock);
     return st;

@@ -30,6 +30,7 @@ typedef struct rdt_block {
     /* The owner's: */
     uint64_t born, died; /* forks before it was taken, and before it was given back */
     bool detached;
+    struct rdt_block *next_detached;
 } rdt_block_t;
 
 typedef struct rdt_extent {

@@ -131,7 +131,7 @@ static const rdt_block_t *next_detached(const rdt_arena_t *a, uint32_t page)
 {
     const rdt_block_t *found = NULL;
 
-    for (const rdt_block_t *block = a->detached; block != NULL; block = block->next)
+    for (const rdt_block_t *block = a->detached; block != NULL; block = block->next_detached)
         if (block->page >= page && (found == NULL || block->page < found->page)) found = block;
     return found;
 }
@@ -192,7 +192,14 @@ static void after_in_child(void)
     pthread_mutex_unlock(&S.lock);
 }
 
-void rdt_fork_watch(void)
+static void watch(void)
 {
     pthread_atfork(before, after_in_parent, after_in_child);
+}
+
+void rdt_fork_watch(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, watch);
 }

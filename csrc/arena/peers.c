@@ -51,7 +51,10 @@ static rdt_status_t map_new(int fd, const struct stat *info, peer_t **peer_p)
         rdt_status_t st = errno == ENOMEM || errno == EAGAIN ? RDT_NO_MEMORY : RDT_PROTOCOL;
 
         free(peer);
-        return rdt_fail(st, "peer's arena of %zu MiB: mmap: %s", bytes >> 20, strerror(errno));
+        return rdt_fail(st,
+                        "mapping a peer's arena, %zu GiB of address space: %s (RDMATRAIN_ARENA=off "
+                        "does without)",
+                        bytes >> 30, strerror(errno));
     }
     madvise(base, bytes, MADV_HUGEPAGE);
     madvise(base, bytes, MADV_DONTDUMP);
@@ -69,6 +72,7 @@ rdt_status_t rdt_arena_map_peer(int fd, uint8_t **base_p, size_t *bytes_p)
     peer_t *peer;
 
     if (st != RDT_OK) return st;
+    rdt_fork_watch();
     pthread_mutex_lock(&S.lock);
     for (peer = peers; peer != NULL; peer = peer->next)
         if (peer->dev == info.st_dev && peer->ino == info.st_ino) break;

@@ -31,7 +31,8 @@ typedef struct rdt_arena {
     uint64_t window_peak, last_peak, window_ns;
     uint32_t num_ops; /* since housekeeping */
 
-    rdt_block_t *detached;    /* blocks that are private memory, used or not, linked by next */
+    rdt_block_t
+        *detached; /* blocks that are private memory, used or not, linked by next_detached */
     rdt_block_t *quarantine;  /* retired blocks that children still see, linked by next */
     uint64_t num_quarantined; /* pages */
     rdt_epoch_t *epochs;      /* the newest first */
@@ -62,7 +63,7 @@ void rdt_arena_reuse(rdt_arena_t *arena, rdt_block_t *block);
 /* Maps [page, end) of the file over whatever is there; flags: MAP_SHARED or MAP_PRIVATE. */
 bool rdt_arena_remap(const rdt_arena_t *arena, uint32_t page, uint32_t end, int flags);
 
-/* Once a process. */
+/* Has effect once a process. */
 void rdt_fork_watch(void);
 /* True when a child may still see the block, which is then kept until it ends. */
 bool rdt_fork_quarantine(rdt_arena_t *arena, rdt_block_t *block);

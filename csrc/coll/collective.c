@@ -285,12 +285,12 @@ static bool receive_peer(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank
     rdt_conn_t *conn = peer->conn;
     bool moved = false;
 
-    while (!peer->held && more_to_come(peer)) {
+    while (!peer->held && more_to_come(peer) && rdt_direct_may_take(comm, rank)) {
         rdt_msg_t msg;
         rdt_status_t st = conn->ops->peek(conn, RDT_LANE_COLL, &msg);
 
         if (is_over(peer, work, st)) lost(comm, work, rank);
-        if (st != RDT_OK || !rdt_direct_may_take(comm, rank)) break;
+        if (st != RDT_OK) break;
         moved = true;
         if (!take(comm, work, rank, &msg)) break;
     }
@@ -323,10 +323,15 @@ static bool all_flushed(const rdt_comm_t *comm)
 /* What was read directly counts only if nobody had taken it back by then. */
 static bool is_valid(rdt_comm_t *comm, const rdt_work_t *work)
 {
-    int rank = rdt_direct_revoked_st(comm, work);
-
-    if (rank >= 0) lost(comm, work, (uint32_t)rank);
-    return rank < 0;
+    if (!rdt_direct_holds_st(comm, work)) {
+        rdt_comm_latch(
+            comm, RDT_IO_ERROR,
+            "another group of rank %u failed while peers stored to the same memory: what "
+            "they stored is lost",
+            comm->cfg.rank);
+        return false;
+    }
+    return !rdt_direct_revoked_st(comm, work);
 }
 
 static bool all_received(const rdt_comm_t *comm)

@@ -38,7 +38,6 @@ static void choose_kernels(rdt_comm_t *comm)
 {
     rdt_isa_t isa = rdt_reduce_best_isa();
 
-    comm->stream = rdt_copy_get(rdt_copy_best_isa());
     for (int d = 0; d < RDT_NUM_DTYPES; d++)
         for (int o = 0; o < RDT_NUM_REDOPS; o++) {
             comm->reduce[d][o] = rdt_reduce_get(isa, (rdt_dtype_t)d, (rdt_redop_t)o);
@@ -95,12 +94,24 @@ static uint32_t clamp_u32(uint64_t n)
     return n < UINT32_MAX ? (uint32_t)n : UINT32_MAX;
 }
 
+/* Of what decides which messages there are; FNV-1a. */
+static uint32_t digest(const rdt_tuning_t *tuning)
+{
+    const uint64_t fields[] = {tuning->one_shot, tuning->direct, tuning->scatter, tuning->chunk};
+    uint32_t hash = 2166136261u;
+
+    for (size_t i = 0; i < sizeof(fields); i++)
+        hash = (hash ^ ((const uint8_t *)fields)[i]) * 16777619u;
+    return hash;
+}
+
 rdt_status_t rdt_comm_listen(rdt_comm_t *comm, const char *transport, const char *arg,
                              uint8_t wire[RDT_COMM_WIRE_BYTES], uint32_t *wire_len_p)
 {
     rdt_ctx_cfg_t cfg = {.rank = comm->cfg.rank,
                          .world = comm->cfg.world,
                          .chunk_bytes = (uint32_t)comm->tuning.chunk,
+                         .tuning = digest(&comm->tuning),
                          .stream_from = clamp_u32(comm->tuning.stream_from),
                          .stream_to = clamp_u32(comm->tuning.stream_to),
                          .addr = arg};
@@ -146,8 +157,10 @@ static rdt_status_t connect_transport(rdt_comm_t *comm, int i, const rdt_peer_in
     } else {
         rdt_fail(st, "connecting: out of memory");
     }
-    for (uint32_t k = 0; st == RDT_OK && k < num; k++)
+    for (uint32_t k = 0; st == RDT_OK && k < num; k++) {
         comm->peers[peers[k].rank].conn = conns[k];
+        comm->shares_arena |= conns[k]->shares_arena;
+    }
     free(peers);
     free(conns);
     return st;

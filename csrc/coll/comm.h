@@ -108,10 +108,10 @@ struct rdt_comm {
         num_forks; /* before it was opened: a fork of the process must not speak for the rank */
     rdt_ctx_t *ctx[RDT_NUM_TRANSPORTS]; /* NULL where not open */
     rdt_peer_state_t *peers;            /* world entries */
+    bool shares_arena;                  /* some peer maps this rank's */
     rdt_reduce_fn reduce[RDT_NUM_DTYPES][RDT_NUM_REDOPS];
     rdt_reduce_both_fn reduce_both[RDT_NUM_DTYPES][RDT_NUM_REDOPS];
     const void **srcs; /* world entries: arguments of a reduction */
-    rdt_copy_fn stream;
 
     /* shared between threads */
     _Atomic bool role;

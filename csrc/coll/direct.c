@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "coll/direct.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "arena/arena.h"
-
-/* Copied between two looks at the peers and the clock. */
-#define SLICE_BYTES (256u << 10)
 
 /* What an operation needs to reach, in bytes from the start of a rank's input and output. */
 typedef struct reach {
@@ -58,6 +56,8 @@ void rdt_direct_begin_st(rdt_comm_t *comm, const rdt_work_t *work)
     const void *in = is_broadcast(&comm->plan) ? work->call.out : work->call.in;
 
     comm->num_direct = 0;
+    comm->in_at = comm->out_at = 0;
+    if (!comm->shares_arena) return;
     comm->in_at = locate(in, need.in);
     comm->out_at = locate(work->call.out, need.out);
     /* An all_reduce is direct for a rank as a whole, or not at all; so is a broadcast for all ranks. */
@@ -183,7 +183,7 @@ bool rdt_direct_meet_st(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
 
 static void copy_slice(const rdt_comm_t *comm, rdt_peer_state_t *peer)
 {
-    size_t len = peer->copy_left < SLICE_BYTES ? peer->copy_left : SLICE_BYTES;
+    size_t len = peer->copy_left < RDT_SLICE_BYTES ? peer->copy_left : RDT_SLICE_BYTES;
 
     if (comm->bypasses)
         rdt_copy(peer->copy_dst, peer->copy_src, len, true);
@@ -214,7 +214,24 @@ void rdt_direct_reduced_st(rdt_comm_t *comm)
         comm->peers[r].direct_done = true;
 }
 
-int rdt_direct_revoked_st(const rdt_comm_t *comm, const rdt_work_t *work)
+static void latch_revoked(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank)
+{
+    char call[RDT_CALL_TEXT_BYTES];
+
+    rdt_p2p_last_words_st(comm, rank); /* a cause that the peer told comes first */
+    rdt_describe_work(work, call);
+    rdt_comm_latch(comm, RDT_PEER_LOST, "rank %u (%s) gave up %s #%llu, while rank %u was in it",
+                   rank, comm->peers[rank].label, call, (unsigned long long)work->seq,
+                   comm->cfg.rank);
+}
+
+bool rdt_direct_holds_st(const rdt_comm_t *comm, const rdt_work_t *work)
+{
+    return comm->out_at == 0 ||
+           locate(work->call.out, needed(&comm->plan, work, comm->cfg.rank).out) == comm->out_at;
+}
+
+bool rdt_direct_revoked_st(rdt_comm_t *comm, const rdt_work_t *work)
 {
 #ifndef __SANITIZE_THREAD__ /* which knows no fences */
     /* What was read from the peers was read before their words are. */
@@ -224,9 +241,24 @@ int rdt_direct_revoked_st(const rdt_comm_t *comm, const rdt_work_t *work)
         const rdt_peer_state_t *peer = &comm->peers[r];
         uint64_t from = peer->in_at != NULL ? atomic_load(peer->conn->revoked) : 0;
 
-        if (from != 0 && work->seq >= from) return (int)r;
+        if (from == 0 || work->seq < from) continue;
+        latch_revoked(comm, work, r);
+        return true;
     }
-    return -1;
+    return false;
+}
+
+static void detach(rdt_comm_t *comm, const rdt_work_t *work)
+{
+    size_t len;
+
+    if (rdt_arena_detach(work->call.out, needed(&comm->plan, work, comm->cfg.rank).out) == RDT_OK)
+        return;
+    pthread_mutex_lock(&comm->error_lock);
+    len = strlen(comm->error);
+    snprintf(comm->error + len, sizeof(comm->error) - len,
+             "; and peers may still store to its output, as there is no memory to move it to");
+    pthread_mutex_unlock(&comm->error_lock);
 }
 
 void rdt_direct_revoke_st(rdt_comm_t *comm)
@@ -236,6 +268,5 @@ void rdt_direct_revoke_st(rdt_comm_t *comm)
     for (int i = 0; i < RDT_NUM_TRANSPORTS; i++)
         if (comm->ctx[i] != NULL && comm->ctx[i]->ops->revoke != NULL)
             comm->ctx[i]->ops->revoke(comm->ctx[i], comm->coll_done + 1);
-    if (comm->active && comm->out_at != 0)
-        rdt_arena_detach(work->call.out, work->call.count * rdt_dtype_bytes(work->call.dtype));
+    if (comm->active && comm->out_at != 0) detach(comm, work);
 }

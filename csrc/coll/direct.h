@@ -18,6 +18,9 @@
 
 #include "coll/comm.h"
 
+/* Copied or reduced between two looks at the peers. */
+#define RDT_SLICE_BYTES (256u << 10)
+
 /* Finds out what this rank can expose in the active collective. */
 void rdt_direct_begin_st(rdt_comm_t *comm, const rdt_work_t *work);
 /* True when the peer gets access to anything of this rank. */
@@ -33,8 +36,11 @@ bool rdt_direct_meet_st(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
 bool rdt_direct_copy_st(rdt_comm_t *comm);
 /* This rank is done with the memory of all the peers whose inputs it reduced. */
 void rdt_direct_reduced_st(rdt_comm_t *comm);
-/* A peer that revoked its memory while this rank may have read it, or -1. */
-int rdt_direct_revoked_st(const rdt_comm_t *comm, const rdt_work_t *work);
+/* True after latching that a peer took its memory back while this rank may have read it. */
+bool rdt_direct_revoked_st(rdt_comm_t *comm, const rdt_work_t *work);
+/* False when the output is no longer where peers have stored: its block was detached for the failure
+ * of another communicator of this process. */
+bool rdt_direct_holds_st(const rdt_comm_t *comm, const rdt_work_t *work);
 /* This rank failed: takes back what it exposed in the active collective. */
 void rdt_direct_revoke_st(rdt_comm_t *comm);
 

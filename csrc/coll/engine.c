@@ -21,6 +21,7 @@
 #define THREAD_SPIN_NS 5000ull  /* it takes its time from whoever computes */
 #define YIELD_SPIN_NS 100000ull /* with more ranks than cores, before sleeping */
 #define POLLS_PER_CLOCK 64
+#define TURNS_PER_CLOCK 16 /* turns that moved something: up to a slice of data each */
 
 /* -- works -- */
 
@@ -162,6 +163,14 @@ static void check_st(rdt_comm_t *comm, uint64_t now_ns)
     rdt_p2p_deadlines_st(comm, now_ns);
 }
 
+/* While there is no end of what moves. */
+static void check_in_time_st(rdt_comm_t *comm)
+{
+    uint64_t now = rdt_now_ns();
+
+    if (now >= comm->next_check_ns) check_st(comm, now);
+}
+
 /* -- sleeping -- */
 
 static void arm_st(rdt_comm_t *comm, rdt_sleep_t *sleep)
@@ -296,7 +305,7 @@ static bool idle_st(rdt_comm_t *comm, const drive_t *drive, uint32_t *polls, uin
 static void drive(rdt_comm_t *comm, const drive_t *drive)
 {
     uint64_t idle_ns = 0;
-    uint32_t polls = 0;
+    uint32_t polls = 0, turns = 0;
 
     while (!drive_is_over(comm, drive)) {
         bool moved = progress_st(comm);
@@ -305,6 +314,7 @@ static void drive(rdt_comm_t *comm, const drive_t *drive)
             leave(comm);
             if (drive_is_over(comm, drive) || !take_role(comm)) return;
         }
+        if (moved && ++turns % TURNS_PER_CLOCK == 0) check_in_time_st(comm);
         if (moved)
             idle_ns = 0;
         else if (!idle_st(comm, drive, &polls, &idle_ns))

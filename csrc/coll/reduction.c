@@ -6,8 +6,6 @@
 #include "coll/direct.h"
 #include "reduce/fpenv.h"
 
-/* Reduced between two looks at the peers and the clock. */
-#define SLICE_BYTES (256u << 10)
 #define HEAD_BYTES 1024u
 
 static void drop_held(rdt_comm_t *comm)
@@ -108,18 +106,21 @@ static void reduce_chunk(rdt_comm_t *comm, const rdt_work_t *work)
         reduce_blocks(comm, work, out);
     rdt_fp_set(mode);
     drop_held(comm);
+    /* Results that go on in messages reach ranks that cannot ask the peer themselves. */
+    if (comm->num_direct > 0 && rdt_direct_revoked_st(comm, work)) return;
     comm->reduced++;
     comm->ready++;
     if (comm->reduced == comm->num_reduced) rdt_direct_reduced_st(comm);
 }
 
-/* Up to a slice of what is there, so that peers and clock are looked at in between. */
+/* Up to a slice of what is there, so that the peers are looked at in between. */
 bool rdt_reduce_step_st(rdt_comm_t *comm, const rdt_work_t *work)
 {
-    uint64_t limit = SLICE_BYTES / comm->tuning.chunk + 1, num = 0;
+    uint64_t limit = RDT_SLICE_BYTES / comm->tuning.chunk + 1, num = 0;
 
     while (num < limit && comm->reduced < comm->num_reduced &&
-           comm->num_held + comm->num_direct == comm->cfg.world - 1) {
+           comm->num_held + comm->num_direct == comm->cfg.world - 1 &&
+           atomic_load_explicit(&comm->status, memory_order_relaxed) == RDT_OK) {
         reduce_chunk(comm, work);
         num++;
     }

@@ -2,7 +2,7 @@
 /* float16 and bfloat16 to float32 and back, without branches so that loops over them vectorize.
  *
  * Rounding is to nearest, ties to even. Every NaN rounds to one positive quiet NaN with an empty
- * payload, in this code and in the F16C code (f16c.h): the hardware would keep sign and payload,
+ * payload, in this code and in the F16C code (half_vec.h): the hardware would keep sign and payload,
  * and which operand's payload an addition keeps depends on how a compiler orders it. With one NaN,
  * the result has the same bits on every instruction set. Widening may leave any NaN.
  *

@@ -14,18 +14,6 @@
 #include "transport/shm.h"
 #include "transport/wire.h"
 
-static rdt_status_t dial_unix(const rdt_peer_t *peer, uint64_t deadline_ns, int *fd_p)
-{
-    struct sockaddr_un addr = {.sun_family = AF_UNIX};
-
-    if (peer->wire_len == 0 || peer->wire_len > sizeof(addr.sun_path))
-        return rdt_fail(RDT_BAD_ARG, "not an address of the shm transport");
-    memcpy(addr.sun_path, peer->wire, peer->wire_len);
-    return rdt_sock_connect((struct sockaddr *)&addr,
-                            (socklen_t)(offsetof(struct sockaddr_un, sun_path) + peer->wire_len),
-                            deadline_ns, fd_p);
-}
-
 /* The token already proves the group; the kernel's word on the user is a second lock. */
 static rdt_status_t check_user(int sock, uint32_t rank)
 {
@@ -37,6 +25,22 @@ static rdt_status_t check_user(int sock, uint32_t rank)
     if (cred.uid == geteuid()) return RDT_OK;
     return rdt_fail(RDT_PEER_REFUSED, "rank %u runs as user %u, this rank as %u", rank,
                     (unsigned)cred.uid, (unsigned)geteuid());
+}
+
+static rdt_status_t dial_unix(const rdt_peer_t *peer, uint64_t deadline_ns, int *fd_p)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    rdt_status_t st;
+
+    if (peer->wire_len == 0 || peer->wire_len > sizeof(addr.sun_path))
+        return rdt_fail(RDT_BAD_ARG, "not an address of the shm transport");
+    memcpy(addr.sun_path, peer->wire, peer->wire_len);
+    st = rdt_sock_connect((struct sockaddr *)&addr,
+                          (socklen_t)(offsetof(struct sockaddr_un, sun_path) + peer->wire_len),
+                          deadline_ns, fd_p);
+    /* Before the first message, which carries the memory. Who dials is checked by its token first. */
+    if (st == RDT_OK) st = check_user(*fd_p, peer->rank);
+    return st;
 }
 
 static void set_lanes(const shm_ctx_t *ctx, uint8_t *inbox, shm_lane_t *lanes)

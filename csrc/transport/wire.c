@@ -15,7 +15,8 @@ static rdt_hello_t my_hello(const rdt_ctx_cfg_t *cfg)
     rdt_hello_t hello = {.magic = RDT_WIRE_MAGIC,
                          .rank = cfg->rank,
                          .world = cfg->world,
-                         .chunk_bytes = cfg->chunk_bytes};
+                         .chunk_bytes = cfg->chunk_bytes,
+                         .tuning = cfg->tuning};
 
     memcpy(hello.token, cfg->token, RDT_TOKEN_BYTES);
     return hello;
@@ -39,6 +40,9 @@ static rdt_status_t judge(const rdt_ctx_cfg_t *cfg, const rdt_hello_t *hello)
     if (hello->chunk_bytes != cfg->chunk_bytes)
         return rdt_fail(RDT_PEER_REFUSED, "rank %u has chunks of %u bytes, rank %u of %u",
                         hello->rank, hello->chunk_bytes, cfg->rank, cfg->chunk_bytes);
+    if (hello->tuning != cfg->tuning)
+        return rdt_fail(RDT_PEER_REFUSED, "rank %u has another tuning table than rank %u",
+                        hello->rank, cfg->rank);
     return RDT_OK;
 }
 

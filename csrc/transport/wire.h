@@ -6,7 +6,7 @@
 #include "base/sock.h"
 #include "rdmatrain/transport.h"
 
-#define RDT_WIRE_MAGIC 0x314d4152544d4452ull /* "RDMTRAM1": changes with the protocol */
+#define RDT_WIRE_MAGIC 0x324d4152544d4452ull /* "RDMTRAM2": changes with the protocol */
 
 typedef struct rdt_hello {
     uint64_t magic;
@@ -14,7 +14,7 @@ typedef struct rdt_hello {
     uint32_t rank;
     uint32_t world;
     uint32_t chunk_bytes;
-    uint32_t reserved;
+    uint32_t tuning; /* rdt_ctx_cfg_t */
 } rdt_hello_t;
 
 _Static_assert(sizeof(rdt_hello_t) == 40, "a wire format has no padding");

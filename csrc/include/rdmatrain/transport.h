@@ -34,6 +34,7 @@ typedef struct rdt_ctx_cfg {
     uint32_t rank;
     uint32_t world;
     uint32_t chunk_bytes;            /* largest data of one message; equal on all ranks */
+    uint32_t tuning;                 /* digest of what ranks must have equal besides */
     uint32_t stream_from, stream_to; /* bytes of data that shm writes past the caches */
     uint8_t token[RDT_TOKEN_BYTES];
     const char *addr; /* tcp: numeric address to listen on. fake: its script. else unused */
