@@ -3,7 +3,8 @@
  *
  *   kernels [dtype [op [num_src [bytes of one source]]]]     "all" stands for every value
  *   kernels copy        hot blocks of 16 KiB to all of a buffer, and one buffer to another
- *   kernels stream      sums of two float32 sources into a third buffer, past the caches and not
+ *   kernels stream [dtype [num_src [bytes]]]     sums into a buffer apart from the sources: through
+ *                       the caches, and past them by way of blocks and straight from registers
  *
  * GB/s (1e9) of what the call reads and writes: (num_src + 1) buffers, in place: dst is source 0, as
  * in an all-reduce. The median of the rounds; every round visits all columns, so that whatever else
@@ -193,36 +194,61 @@ static void print_copies(void)
         print_copy_row("buffer", buffers[1], COPY_BLOCK, bytes);
 }
 
-/* GB/s of the output, which is apart from the sources. */
-static double time_apart(bool stream, uint32_t num_src, size_t bytes)
+/* GB/s of the output, which is apart from the sources. A kernel without stream goes by way of
+ * blocks. */
+static double time_apart(const rdt_kernel_t *kernel, bool stream, rdt_dtype_t dtype,
+                         uint32_t num_src, size_t bytes)
 {
-    const rdt_reduce_fn reduce = rdt_reduce_get(rdt_reduce_best_isa(), RDT_F32, RDT_SUM);
-    const size_t count = bytes / sizeof(float);
+    const size_t width = rdt_dtype_bytes(dtype);
     const void *const src[] = {buffers[1], buffers[2], buffers[3], buffers[4]};
     const uint64_t start = cpu_ns();
 
     if (stream)
-        rdt_reduce_stream(reduce, sizeof(float), buffers[0], src, num_src, count);
+        rdt_reduce_stream(kernel, width, buffers[0], src, num_src, bytes / width);
     else
-        reduce(buffers[0], src, num_src, count);
+        kernel->reduce(buffers[0], src, num_src, bytes / width);
     return (double)bytes / (double)(cpu_ns() - start);
 }
 
-static void print_streams(void)
+static void print_stream_row(rdt_isa_t isa, rdt_dtype_t dtype, uint32_t num_src, size_t bytes)
 {
-    printf("%3s %9s %7s %7s\n", "src", "bytes", "cached", "stream");
-    for (uint32_t num_src = 2; num_src <= 4; num_src += 2) {
-        for (size_t bytes = 1 << 20; bytes <= MAX_BYTES; bytes *= 2) {
-            double gbps[2][NUM_ROUNDS];
+    enum { CACHED, BLOCKS, STREAM, NUM_WAYS };
+    const rdt_kernel_t kernel = rdt_kernel_get(isa, dtype, RDT_SUM);
+    const rdt_kernel_t blocks = {.reduce = kernel.reduce};
+    double gbps[NUM_WAYS][NUM_ROUNDS];
 
-            for (size_t round = 0; round < 2 * NUM_ROUNDS; round++) {
-                time_apart(round % 2 != 0, num_src, bytes);
-                gbps[round % 2][round / 2] = time_apart(round % 2 != 0, num_src, bytes);
-            }
-            printf("%3u %9zu %7.1f %7.1f\n", num_src, bytes, median(gbps[0], NUM_ROUNDS),
-                   median(gbps[1], NUM_ROUNDS));
+    for (size_t round = 0; round < NUM_ROUNDS; round++) {
+        for (int way = 0; way < NUM_WAYS; way++) {
+            const rdt_kernel_t *by = way == STREAM ? &kernel : &blocks;
+
+            /* The first time only brings the caches to where this way leaves them. */
+            time_apart(by, way != CACHED, dtype, num_src, bytes);
+            gbps[way][round] = time_apart(by, way != CACHED, dtype, num_src, bytes);
         }
     }
+    printf("%-10s %-9s %3u %9zu %7.1f %7.1f", rdt_isa_name(isa), rdt_dtype_name(dtype), num_src,
+           bytes, median(gbps[CACHED], NUM_ROUNDS), median(gbps[BLOCKS], NUM_ROUNDS));
+    if (num_src == 2)
+        printf(" %7.1f\n", median(gbps[STREAM], NUM_ROUNDS));
+    else
+        printf(" %7s\n", "-");
+    fflush(stdout);
+}
+
+static void print_streams(const char *dtype_name, const char *num_src, const char *bytes)
+{
+    static const uint32_t nums[] = {2, 4};
+
+    printf("%-10s %-9s %3s %9s %7s %7s %7s\n", "isa", "dtype", "src", "bytes", "cached", "blocks",
+           "stream");
+    for (rdt_isa_t isa = RDT_ISA_AVX2; isa < RDT_NUM_ISAS; isa++)
+        for (rdt_dtype_t dtype = 0; dtype < RDT_NUM_DTYPES; dtype++)
+            for (size_t k = 0; k < COUNT_OF(nums); k++)
+                for (size_t size = 1 << 20; size <= MAX_BYTES; size *= 2)
+                    if (rdt_kernel_get(isa, dtype, RDT_SUM).stream != NULL &&
+                        wanted(dtype_name, rdt_dtype_name(dtype), dtype == RDT_F32) &&
+                        wanted_number(num_src, nums[k]) && wanted_number(bytes, size))
+                        print_stream_row(isa, dtype, nums[k], size);
 }
 
 static bool allocate_buffers(void)
@@ -248,7 +274,7 @@ int main(int argc, char **argv)
     if (names[0] != NULL && strcmp(names[0], "copy") == 0)
         print_copies();
     else if (names[0] != NULL && strcmp(names[0], "stream") == 0)
-        print_streams();
+        print_streams(names[1], names[2], names[3]);
     else
         print_table(names[0], names[1], names[2], names[3]);
     return 0;

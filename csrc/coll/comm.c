@@ -39,10 +39,8 @@ static void choose_kernels(rdt_comm_t *comm)
     rdt_isa_t isa = rdt_reduce_best_isa();
 
     for (int d = 0; d < RDT_NUM_DTYPES; d++)
-        for (int o = 0; o < RDT_NUM_REDOPS; o++) {
-            comm->reduce[d][o] = rdt_reduce_get(isa, (rdt_dtype_t)d, (rdt_redop_t)o);
-            comm->reduce_both[d][o] = rdt_reduce_both_get(isa, (rdt_dtype_t)d, (rdt_redop_t)o);
-        }
+        for (int o = 0; o < RDT_NUM_REDOPS; o++)
+            comm->kernels[d][o] = rdt_kernel_get(isa, (rdt_dtype_t)d, (rdt_redop_t)o);
 }
 
 /* How many forks lie between this process and the first one: cheaper to ask than the pid. */

@@ -109,8 +109,7 @@ struct rdt_comm {
     rdt_ctx_t *ctx[RDT_NUM_TRANSPORTS]; /* NULL where not open */
     rdt_peer_state_t *peers;            /* world entries */
     bool shares_arena;                  /* some peer maps this rank's */
-    rdt_reduce_fn reduce[RDT_NUM_DTYPES][RDT_NUM_REDOPS];
-    rdt_reduce_both_fn reduce_both[RDT_NUM_DTYPES][RDT_NUM_REDOPS];
+    rdt_kernel_t kernels[RDT_NUM_DTYPES][RDT_NUM_REDOPS];
     const void **srcs; /* world entries: arguments of a reduction */
 
     /* shared between threads */

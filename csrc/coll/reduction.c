@@ -34,6 +34,11 @@ static void set_sources(rdt_comm_t *comm, const rdt_work_t *work, const rdt_piec
     comm->srcs[comm->cfg.rank] = rdt_input_at(work, p);
 }
 
+static const rdt_kernel_t *kernel_of(const rdt_comm_t *comm, const rdt_work_t *work)
+{
+    return &comm->kernels[work->call.dtype][work->call.op];
+}
+
 /* HOT. Reduces a block and stores it for every peer whose output is exposed, while it is in cache:
  * the lines that it is stored to have just been read. */
 static void reduce_block(rdt_comm_t *comm, const rdt_work_t *work, const rdt_piece_t *out)
@@ -41,7 +46,7 @@ static void reduce_block(rdt_comm_t *comm, const rdt_work_t *work, const rdt_pie
     uint8_t *mine = rdt_output_at(work, out);
     size_t bytes = out->count * rdt_elem_bytes(work);
 
-    comm->reduce[work->call.dtype][work->call.op](mine, comm->srcs, comm->cfg.world, out->count);
+    kernel_of(comm, work)->reduce(mine, comm->srcs, comm->cfg.world, out->count);
     for (uint32_t r = 0; r < comm->cfg.world; r++) {
         comm->srcs[r] = (const uint8_t *)comm->srcs[r] + bytes;
         if (comm->peers[r].out_at != NULL)
@@ -63,7 +68,7 @@ static bool is_pair_in_place(const rdt_comm_t *comm, const rdt_work_t *work)
  * slow to get back where the cores are far apart: they are asked for now and used later. */
 static void reduce_pair(rdt_comm_t *comm, const rdt_work_t *work, uint64_t count)
 {
-    rdt_reduce_both_fn both = comm->reduce_both[work->call.dtype][work->call.op];
+    rdt_reduce_both_fn both = kernel_of(comm, work)->both;
     uint64_t head = comm->reduced == 0 ? HEAD_BYTES / rdt_elem_bytes(work) : 0;
     char *a = (char *)(uintptr_t)comm->srcs[0], *b = (char *)(uintptr_t)comm->srcs[1];
 
@@ -81,8 +86,8 @@ static void reduce_blocks(rdt_comm_t *comm, const rdt_work_t *work, rdt_piece_t 
     uint64_t block = comm->tuning.block / rdt_elem_bytes(work), left = out.count;
 
     if (comm->plan.algo == RDT_ALGO_REDUCE_SCATTER && comm->bypasses) {
-        rdt_reduce_stream(comm->reduce[work->call.dtype][work->call.op], rdt_elem_bytes(work),
-                          rdt_output_at(work, &out), comm->srcs, comm->cfg.world, out.count);
+        rdt_reduce_stream(kernel_of(comm, work), rdt_elem_bytes(work), rdt_output_at(work, &out),
+                          comm->srcs, comm->cfg.world, out.count);
         return;
     }
     for (; left > 0; left -= out.count, out.first += out.count) {

@@ -37,6 +37,7 @@ typedef __m512i rdt_vi_t;
 #define RDT_VI_JOIN(low, high) _mm512_inserti64x4(_mm512_castsi256_si512(low), (high), 1)
 #define RDT_VI_LOAD(src) _mm512_loadu_si512(src)
 #define RDT_VI_STORE(dst, x) _mm512_storeu_si512((dst), (x))
+#define RDT_VI_STREAM(dst, x) _mm512_stream_si512((void *)(dst), (x))
 #define RDT_VI_SET1_32(x) _mm512_set1_epi32((int)(x))
 #define RDT_VI_SET1_16(x) _mm512_set1_epi16(x)
 #define RDT_VI_SHL_32 _mm512_slli_epi32
@@ -61,6 +62,7 @@ typedef __m256i rdt_vi_t;
 #define RDT_VI_JOIN(low, high) _mm256_inserti128_si256(_mm256_castsi128_si256(low), (high), 1)
 #define RDT_VI_LOAD(src) _mm256_loadu_si256((const void *)(src))
 #define RDT_VI_STORE(dst, x) _mm256_storeu_si256((void *)(dst), (x))
+#define RDT_VI_STREAM(dst, x) _mm256_stream_si256((void *)(dst), (x))
 #define RDT_VI_SET1_32(x) _mm256_set1_epi32((int)(x))
 #define RDT_VI_SET1_16(x) _mm256_set1_epi16(x)
 #define RDT_VI_SHL_32 _mm256_slli_epi32
@@ -260,6 +262,14 @@ static inline rdt_vf_t rdt_vf_average(rdt_vf_t acc, uint32_t num_src)
         if (whole == count) return;                                                            \
         fn##_rest(a, src, 2, whole, count - whole);                                            \
         memcpy(b + whole, a + whole, (count - whole) * sizeof(uint16_t));                      \
+    }                                                                                          \
+    static void fn##_stream(void *dst, const void *first, const void *second, size_t count)    \
+    {                                                                                          \
+        const uint16_t *a = first, *b = second;                                                \
+        uint16_t *to = dst;                                                                    \
+                                                                                               \
+        for (size_t i = 0; i < count; i += RDT_VH_LEN)                                         \
+            RDT_VI_STREAM(to + i, fn##_end(fn##_more(rdt_vf2_load_##tag(a + i), b + i), 2));   \
     }
 
 #define RDT_HALF_KERNELS(tag)                              \

@@ -8,11 +8,6 @@
 
 #include "reduce/reduce.h"
 
-typedef struct rdt_kernel {
-    rdt_reduce_fn reduce;
-    rdt_reduce_both_fn both;
-} rdt_kernel_t;
-
 rdt_kernel_t rdt_reduce_scalar(rdt_dtype_t dtype, rdt_redop_t op);
 rdt_kernel_t rdt_reduce_base(rdt_dtype_t dtype, rdt_redop_t op);
 rdt_kernel_t rdt_reduce_avx2(rdt_dtype_t dtype, rdt_redop_t op);

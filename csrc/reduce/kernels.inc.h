@@ -37,6 +37,13 @@
 #define RDT_IVDEP _Pragma("GCC ivdep")
 #endif
 
+/* For the loop over one vector: unrolled before it is vectorized, gcc leaves it scalar. */
+#if defined(__clang__)
+#define RDT_ROLLED _Pragma("clang loop unroll(disable)")
+#else
+#define RDT_ROLLED _Pragma("GCC unroll 1")
+#endif
+
 #define RDT_ALWAYS_INLINE __attribute__((always_inline))
 #define RDT_NOINLINE __attribute__((noinline))
 
@@ -172,6 +179,29 @@ static inline size_t block_len(size_t count, size_t at, size_t step)
             acc[i] = fn##_more(acc[i], x, 4, i);                                                \
     }
 
+/* A vector at a time, which the compiler keeps in a register from the sources to the store. */
+#if defined(RDT_HALF_VECTORS)
+#define RDT_STREAM_KERNEL(fn, pass, T, WIDEN, FINISH)                                       \
+    static void fn##_stream(void *dst, const void *first, const void *second, size_t count) \
+    {                                                                                       \
+        const T *a = first, *b = second;                                                    \
+        T *to = dst, vector[sizeof(rdt_vi_t) / sizeof(T)];                                  \
+                                                                                            \
+        for (size_t i = 0; i < count; i += sizeof(rdt_vi_t) / sizeof(T)) {                  \
+            const T *const x[1] = {b + i};                                                  \
+                                                                                            \
+            RDT_ROLLED                                                                      \
+            for (size_t k = 0; k < sizeof(rdt_vi_t) / sizeof(T); k++)                       \
+                vector[k] = FINISH(pass##_more(WIDEN(a[i + k]), x, 1, k), 2);               \
+            RDT_VI_STREAM(to + i, RDT_VI_LOAD(vector));                                     \
+        }                                                                                   \
+    }
+#define RDT_STREAM_ENTRY(fn) fn##_stream
+#else
+#define RDT_STREAM_KERNEL(fn, pass, T, WIDEN, FINISH)
+#define RDT_STREAM_ENTRY(fn) NULL
+#endif
+
 /* One kernel over the passes of its operation; FINISH writes an element. Two to four sources are
  * read in one pass, more through blocks: a head that leaves a multiple of four, then four a pass. */
 #define RDT_KERNEL(fn, pass, T, A, WIDEN, FINISH)                                                 \
@@ -238,7 +268,8 @@ static inline size_t block_len(size_t count, size_t at, size_t step)
             a[i] = sum;                                                                           \
             b[i] = sum;                                                                           \
         }                                                                                         \
-    }
+    }                                                                                             \
+    RDT_STREAM_KERNEL(fn, pass, T, WIDEN, FINISH)
 
 /* The five kernels of one dtype; ops names the accumulator's operations. AVG is SUM but for its
  * end. */
@@ -272,7 +303,7 @@ RDT_KERNELS(F16, uint16_t, float, F32)
 RDT_KERNELS(BF16, uint16_t, float, F32)
 #endif
 
-#define RDT_KERNEL_ENTRY(fn) {fn, fn##_both}
+#define RDT_KERNEL_ENTRY(fn) {fn, fn##_both, RDT_STREAM_ENTRY(fn)}
 #define RDT_KERNEL_ROW(tag, bytes, text)                          \
     [RDT_##tag] = {                                               \
         [RDT_SUM] = RDT_KERNEL_ENTRY(reduce_##tag##_SUM),         \

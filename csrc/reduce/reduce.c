@@ -72,22 +72,17 @@ static const isa_entry_t isas[RDT_NUM_ISAS] = {
     [RDT_ISA_AVX512BF16] = {"avx512bf16", cpu_has_avx512bf16, rdt_reduce_avx512bf16},
 };
 
-static rdt_kernel_t get(rdt_isa_t isa, rdt_dtype_t dtype, rdt_redop_t op)
+rdt_kernel_t rdt_kernel_get(rdt_isa_t isa, rdt_dtype_t dtype, rdt_redop_t op)
 {
     if ((unsigned)isa >= RDT_NUM_ISAS || (unsigned)dtype >= RDT_NUM_DTYPES ||
         (unsigned)op >= RDT_NUM_REDOPS || !isas[isa].is_usable())
-        return (rdt_kernel_t){NULL, NULL};
+        return (rdt_kernel_t){NULL, NULL, NULL};
     return isas[isa].lookup(dtype, op);
 }
 
 rdt_reduce_fn rdt_reduce_get(rdt_isa_t isa, rdt_dtype_t dtype, rdt_redop_t op)
 {
-    return get(isa, dtype, op).reduce;
-}
-
-rdt_reduce_both_fn rdt_reduce_both_get(rdt_isa_t isa, rdt_dtype_t dtype, rdt_redop_t op)
-{
-    return get(isa, dtype, op).both;
+    return rdt_kernel_get(isa, dtype, op).reduce;
 }
 
 rdt_isa_t rdt_reduce_best_isa(void)

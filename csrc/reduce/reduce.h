@@ -25,12 +25,23 @@ typedef void (*rdt_reduce_fn)(void *dst, const void *const *src, uint32_t num_sr
 /* The same for two buffers that both become the result, in one pass; they do not overlap. */
 typedef void (*rdt_reduce_both_fn)(void *first, void *second, size_t count);
 
+/* The same for two sources and a dst apart from both, of whole 64-byte lines, that is written by
+ * non-temporal stores; without rdt_copy_fence. */
+typedef void (*rdt_reduce_stream_fn)(void *dst, const void *first, const void *second,
+                                     size_t count);
+
+typedef struct rdt_kernel {
+    rdt_reduce_fn reduce;
+    rdt_reduce_both_fn both;     /* NULL for SCALAR */
+    rdt_reduce_stream_fn stream; /* NULL for SCALAR and BASE */
+} rdt_kernel_t;
+
 #define RDT_MAX_STREAM_SRC 64
 
-/* What reduce, a kernel for elements of that many bytes, does, but past the caches: for a dst that is
+/* What kernel->reduce does for elements of that many bytes, but past the caches: for a dst that is
  * none of the sources and so large that it would not stay in them (rdt_copy_stream_bytes). Ends with
  * rdt_copy_fence. Just the kernel where the CPU cannot stream, and beyond RDT_MAX_STREAM_SRC. */
-void rdt_reduce_stream(rdt_reduce_fn reduce, size_t element_bytes, void *dst,
+void rdt_reduce_stream(const rdt_kernel_t *kernel, size_t element_bytes, void *dst,
                        const void *const *src, uint32_t num_src, size_t count);
 
 typedef enum rdt_isa {
@@ -44,10 +55,10 @@ typedef enum rdt_isa {
 
 /* SCALAR is the plain oracle; BASE what the compiler makes of the generic kernels on any CPU. */
 rdt_isa_t rdt_reduce_best_isa(void);
-/* NULL where this CPU or build lacks the instruction set, or for values out of the tables. */
+/* NULLs where this CPU or build lacks the instruction set, or for values out of the tables. */
+rdt_kernel_t rdt_kernel_get(rdt_isa_t isa, rdt_dtype_t dtype, rdt_redop_t op);
+/* Its reduce. */
 rdt_reduce_fn rdt_reduce_get(rdt_isa_t isa, rdt_dtype_t dtype, rdt_redop_t op);
-/* NULL for SCALAR, too. */
-rdt_reduce_both_fn rdt_reduce_both_get(rdt_isa_t isa, rdt_dtype_t dtype, rdt_redop_t op);
 const char *rdt_isa_name(rdt_isa_t isa);
 
 #endif

@@ -14,6 +14,6 @@ rdt_kernel_t rdt_reduce_avx512(rdt_dtype_t dtype, rdt_redop_t op)
 {
     (void)dtype;
     (void)op;
-    return (rdt_kernel_t){NULL, NULL};
+    return (rdt_kernel_t){NULL, NULL, NULL};
 }
 #endif

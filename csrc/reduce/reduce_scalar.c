@@ -238,14 +238,13 @@ static void reduce_any(rdt_dtype_t dtype, rdt_redop_t op, void *dst, const void 
     RDT_SCALAR_KERNEL(dtype, MIN)              \
     RDT_SCALAR_KERNEL(dtype, MAX)              \
     RDT_SCALAR_KERNEL(dtype, PRODUCT)
-#define RDT_SCALAR_ROW(dtype, bytes, text)                    \
-    [RDT_##dtype] =                                           \
-        {                                                     \
-            [RDT_SUM] = {scalar_##dtype##_SUM, NULL},         \
-            [RDT_AVG] = {scalar_##dtype##_AVG, NULL},         \
-            [RDT_MIN] = {scalar_##dtype##_MIN, NULL},         \
-            [RDT_MAX] = {scalar_##dtype##_MAX, NULL},         \
-            [RDT_PRODUCT] = {scalar_##dtype##_PRODUCT, NULL}, \
+#define RDT_SCALAR_ROW(dtype, bytes, text)                      \
+    [RDT_##dtype] = {                                           \
+        [RDT_SUM] = {scalar_##dtype##_SUM, NULL, NULL},         \
+        [RDT_AVG] = {scalar_##dtype##_AVG, NULL, NULL},         \
+        [RDT_MIN] = {scalar_##dtype##_MIN, NULL, NULL},         \
+        [RDT_MAX] = {scalar_##dtype##_MAX, NULL, NULL},         \
+        [RDT_PRODUCT] = {scalar_##dtype##_PRODUCT, NULL, NULL}, \
     },
 
 RDT_DTYPE_TABLE(RDT_SCALAR_KERNELS)

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "rdmatrain/types.h"
+#include "reduce/copy.h"
 #include "reduce/half.h"
 #include "reduce/reduce.h"
 
@@ -19,6 +20,7 @@
 #define MANY_SRC 300
 #define NUM_HALVES 65536
 #define GUARD_BYTES 64
+#define LINE_BYTES 64
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
 static int num_failures;
@@ -414,7 +416,7 @@ static void check_aliased(const subject_t *who, const sources_t *set, const char
 /* The first two sources both become the result. */
 static void check_both(const subject_t *who, const sources_t *set, const char *want)
 {
-    rdt_reduce_both_fn both = rdt_reduce_both_get(who->isa, who->dtype, who->op);
+    rdt_reduce_both_fn both = rdt_kernel_get(who->isa, who->dtype, who->op).both;
 
     if (who->num_src != 2 || who->isa == RDT_ISA_SCALAR) return;
     both(set->src[0], set->src[1], set->count);
@@ -422,6 +424,31 @@ static void check_both(const subject_t *who, const sources_t *set, const char *w
         expect_equal(who, "both", want, set->src[k], set->count);
         memcpy(set->src[k], set->pristine[k], set->count * set->bytes);
     }
+}
+
+/* Whole lines of two sources: what is streamed, and not a byte more. */
+static void check_stream(const subject_t *who, const sources_t *set, const char *want)
+{
+    const rdt_reduce_stream_fn stream = rdt_kernel_get(who->isa, who->dtype, who->op).stream;
+    const size_t count = set->count - set->count % (LINE_BYTES / set->bytes);
+    const size_t size = count * set->bytes;
+    unsigned char *room, *dst;
+    size_t touched = 0;
+
+    expect_value("streams, ISA", who->isa, who->isa > RDT_ISA_BASE, stream != NULL);
+    if (who->num_src != 2 || stream == NULL) return;
+    room = must_alloc(size + 3 * LINE_BYTES);
+    dst = room + LINE_BYTES + -(uintptr_t)room % LINE_BYTES;
+    memset(room, 0x5a, size + 3 * LINE_BYTES);
+    stream(dst, set->src[0], set->src[1], count);
+    rdt_copy_fence();
+    expect_equal(who, "streamed", want, dst, count);
+    for (unsigned char *p = room; p < room + size + 3 * LINE_BYTES; p++)
+        touched += (p < dst || p >= dst + size) && *p != 0x5a;
+    expect_value("bytes touched around a streamed dst, count", count, 0, touched);
+    for (size_t k = 0; k < 2; k++)
+        expect_equal(who, "source unchanged", set->pristine[k], set->src[k], set->count);
+    free(room);
 }
 
 static void check_against_oracle(rdt_isa_t isa, rdt_dtype_t dtype, const sources_t *set,
@@ -438,6 +465,7 @@ static void check_against_oracle(rdt_isa_t isa, rdt_dtype_t dtype, const sources
                                                       set->count);
             check_apart(&who, set, want, shift);
             check_both(&who, set, want);
+            check_stream(&who, set, want);
             for (size_t same = 0; shift != 0 && same < nums[i]; same++)
                 check_aliased(&who, set, want, same);
         }
