@@ -44,6 +44,14 @@ static void die(const char *what)
     exit(1);
 }
 
+static void append(trace_t *t, event_t event)
+{
+    if (t->num_events % 1024 == 0)
+        t->events = realloc(t->events, (t->num_events + 1024) * sizeof(event_t));
+    if (event.block >= t->num_blocks) t->num_blocks = event.block + 1;
+    t->events[t->num_events++] = event;
+}
+
 static trace_t read_trace(const char *path)
 {
     FILE *file = fopen(path, "r");
@@ -56,12 +64,9 @@ static trace_t read_trace(const char *path)
     if (fscanf(file, "%*[^\n]") < 0) die("empty trace");
     while (fscanf(file, " %7[a-z],%u,%zu", name, &block, &bytes) == 3) {
         if (strcmp(name, "step") == 0) continue;
-        if (t.num_events % 1024 == 0)
-            t.events = realloc(t.events, (t.num_events + 1024) * sizeof(event_t));
         alive += name[0] == 'a' ? bytes : -bytes;
         if (alive > t.peak_bytes) t.peak_bytes = alive;
-        if (block >= t.num_blocks) t.num_blocks = block + 1;
-        t.events[t.num_events++] = (event_t){block, name[0] == 'a' ? bytes : 0};
+        append(&t, (event_t){block, name[0] == 'a' ? bytes : 0});
     }
     if (!feof(file)) die("a line that is no event");
     fclose(file);

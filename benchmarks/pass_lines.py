@@ -53,8 +53,11 @@ class Cell:
 
     @property
     def ratio(self) -> float:
-        """Return ours as a part of what is allowed; it passes up to 1."""
-        return self.ours / self.allowed
+        """Return ours as a part of what is allowed; it passes up to 1.
+
+        Where nothing is allowed, as when the other's share is lost in the noise, nothing passes.
+        """
+        return self.ours / self.allowed if self.allowed > 0 else float("inf")
 
     def __str__(self) -> str:
         """Write both values and the ratio."""

@@ -1,9 +1,10 @@
 """Measure where the switch points of the tuning table lie on this machine.
 
-Started plainly it starts its ranks. For each entry of ``rdmatrain topo --tuning`` that is a switch,
+Started plainly it starts its ranks. For an entry of ``rdmatrain topo --tuning`` that is a switch,
 groups that always and that never take it are timed in turns over a range of sizes; the size from
-which the winner stays the winner is the switch point. For sizes of pieces, some are timed and the
-fastest is taken. Prints the table's entries and a line for ``RDMATRAIN_TUNING``.
+which one way stays the faster one is the switch point. For sizes of pieces, some are timed and the
+fastest is taken. ``stream_to`` is left out: beyond it the transport tries by itself. Prints the
+times and a line for ``RDMATRAIN_TUNING``, which holds for groups of that many ranks.
 """
 
 import argparse
@@ -96,17 +97,23 @@ def measure_switch(switch: Switch) -> dict[str, Any]:
     groups = [new_group(f"{switch.name}={side}{fixed}") for side in sides]
     sizes = [switch.low << i for i in range((switch.high // switch.low).bit_length())]
     us = {n: time_groups(groups, switch.op, n, switch.in_arena) for n in sizes}
-    # The way of groups[0] is the one above the point, or below it where the entry ends a way.
     wins = [us[n][0] < us[n][1] for n in sizes]
-    if switch.up_to:
-        below = [n for n, win in zip(sizes, wins, strict=True) if win]
-        best = max(below, default=0)
-    else:
-        first = len(sizes)
-        while first > 0 and wins[first - 1]:
-            first -= 1
-        best = sizes[first] if first < len(sizes) else NEVER
+    best = last_before_a_loss(sizes, wins) if switch.up_to else first_of_all_wins(sizes, wins)
     return {"name": switch.name, "op": switch.op, "ways": ["on", "off"], "us": us, "best": best}
+
+
+def last_before_a_loss(sizes: list[int], wins: list[bool]) -> int:
+    """Return the largest size up to which all win, or 0."""
+    losses = [i for i, win in enumerate(wins) if not win]
+    first = losses[0] if losses else len(sizes)
+    return sizes[first - 1] if first > 0 else 0
+
+
+def first_of_all_wins(sizes: list[int], wins: list[bool]) -> int:
+    """Return the smallest size from which on all win; beyond the largest one if that loses."""
+    losses = [i for i, win in enumerate(wins) if not win]
+    first = losses[-1] + 1 if losses else 0
+    return sizes[first] if first < len(sizes) else 2 * sizes[-1]
 
 
 def measure_piece(name: str) -> dict[str, Any]:

@@ -49,9 +49,12 @@ def transports(group: object = None) -> list[str]:
 def install_allocator() -> None:
     """Make the arena, which the ranks of this host can reach, torch's allocator for CPU memory.
 
-    Storages of 64 KiB and more are in it from here on, while it has room. Once is enough, and
-    under ``rdmatrain run`` or with ``RDMATRAIN_ARENA=on`` it has been done. A forked child has
-    torch's own allocator until it calls this.
+    What torch allocates from here on in storages of 64 KiB and more is in it, while it has room;
+    what comes from elsewhere, as from NumPy, a file, pickle or shared memory, is not, and works
+    all the same. Once is enough, and under ``rdmatrain run`` or with ``RDMATRAIN_ARENA=on`` it has
+    been done. A forked child has torch's own allocator until it calls this or :func:`empty`, or
+    forms a group. It sees the parent's tensors privately, but what the parent writes to them in
+    place later it sees as well: a checkpoint written by a fork needs ``RDMATRAIN_ARENA=off``.
 
     Raises:
         SettingError: ``RDMATRAIN_ARENA=off``.
@@ -71,11 +74,12 @@ def empty(*size: Any, dtype: Any = None, requires_grad: bool = False) -> Any:
 
     Args:
         size: integers, or one sequence of them.
-        dtype: torch's default if None.
+        dtype: a ``torch.dtype``; torch's default if None.
         requires_grad: as in ``torch.empty``.
 
     Raises:
         SettingError: ``RDMATRAIN_ARENA=off``.
+        TypeError: a size is no integer, or dtype is none.
         RuntimeError: there is no address space, or no room (``torch.OutOfMemoryError``).
 
     """

@@ -80,18 +80,23 @@ def run(**options: object) -> None:
 
 @cli.command()
 @click.option(
-    "--tuning", is_flag=True, help="The switch points of collectives, in bytes, and their source."
+    "--tuning",
+    is_flag=True,
+    expose_value=False,
+    help="The switch points of collectives, in bytes, and their source; so far all there is.",
 )
 @click.option(
-    "--ranks", type=click.IntRange(1), default=2, show_default=True, help="Ranks of the group."
+    "--ranks",
+    type=click.IntRange(1, 4096),
+    default=2,
+    show_default=True,
+    help="Ranks of the group.",
 )
-def topo(*, tuning: bool, ranks: int) -> None:
+def topo(*, ranks: int) -> None:
     """Show what the backend would use here."""
     from rdmatrain.comm.tuning import parse_tuning, tuning_table  # noqa: PLC0415
     from rdmatrain.config import load_settings  # noqa: PLC0415
 
-    if not tuning:
-        raise click.UsageError("say what to show: --tuning")
     try:
         click.echo(tuning_table(ranks, parse_tuning(load_settings().tuning)))
     except SettingError as error:

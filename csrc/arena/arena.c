@@ -68,16 +68,18 @@ static rdt_status_t map_file(rdt_arena_t *a)
         if (!try_map(a, bytes)) continue;
         /* Sealed: nobody can shrink it under a peer and turn a load into SIGBUS. */
         if (fcntl(a->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
+            rdt_fail(RDT_NO_MEMORY, "arena: sealing the memfd: %s", strerror(errno));
             munmap(a->base, bytes);
             rdt_blocks_fini(&a->blocks);
-            break;
+            close(a->fd);
+            return RDT_NO_MEMORY;
         }
         madvise(a->base, bytes, MADV_HUGEPAGE);
         if (node >= 0) rdt_numa_prefer(a->base, bytes, node);
         return RDT_OK;
     }
-    rdt_fail(RDT_NO_MEMORY, "arena: not even %llu MiB of address space: %s", MIN_RESERVE >> 20,
-             strerror(errno));
+    rdt_fail(RDT_NO_MEMORY, "arena: not even a file and address space of %llu MiB (ulimit -f, -v)",
+             MIN_RESERVE >> 20);
     close(a->fd);
     return RDT_NO_MEMORY;
 }

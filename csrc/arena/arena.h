@@ -51,9 +51,9 @@ RDT_API bool rdt_arena_offset(const void *addr, size_t bytes, uint64_t *offset_p
 
 /* After a failure: peers may still write the blocks that hold [addr, addr + bytes). From here on
  * their writes go nowhere: the blocks keep their addresses and contents, in private memory, until
- * they are freed, and are not used again. What another thread writes there during the call may be lost. Ranges outside the
- * arena are ignored. Other operations whose buffers are in these blocks find that rdt_arena_offset no
- * longer holds. NO_MEMORY: some of it is still shared. */
+ * they are freed, and are not used again. What another thread writes there during the call may be
+ * lost. Other operations whose buffers are in these blocks find that rdt_arena_offset no longer
+ * holds. Ranges outside the arena are ignored. NO_MEMORY: some of it is still shared. */
 rdt_status_t rdt_arena_detach(const void *addr, size_t bytes);
 
 RDT_API void rdt_arena_get_stats(rdt_arena_stats_t *stats_p);

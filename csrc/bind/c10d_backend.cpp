@@ -396,9 +396,10 @@ c10::intrusive_ptr<c10d::Work> Backend::endCoalescing()
     return c10::make_intrusive<CoalescedWork>(rank_, std::exchange(coalesced_, {}));
 }
 
-bool Backend::supportsTensorAlloc(c10::DeviceIndex)
+/* The CPU has no index. */
+bool Backend::supportsTensorAlloc(c10::DeviceIndex device)
 {
-    return rdt_arena_is_open();
+    return device < 0 && rdt_arena_is_open();
 }
 
 at::Tensor Backend::allocateTensor(long size, at::TensorOptions options)

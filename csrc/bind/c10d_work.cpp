@@ -197,8 +197,8 @@ void Work::conclude(rdt_status_t status, const char *text)
         error = std::current_exception();
     }
     finish(error);
-    /* Who asks for the future from here on finds the work completed, and completes it. */
-    if (has_future_) complete_future(error);
+    /* Who asks for the future from here on finds the work completed, and may be the one. */
+    if (has_future_ && !future_done_.exchange(true)) complete_future(error);
     state_ = error ? State::Failed : State::Succeeded;
 }
 
@@ -246,10 +246,11 @@ c10::intrusive_ptr<c10::ivalue::Future> Work::getFuture()
     if (future_ != nullptr) return future_;
     future_ = new_future();
     has_future_ = true;
+    if (!completed_ || future_done_.exchange(true)) return future_;
     /* Nobody has it yet, so completing it under the lock runs no callback. */
-    if (completed_ && exception_)
+    if (exception_)
         future_->setError(exception_);
-    else if (completed_)
+    else
         future_->markCompleted(c10::IValue(call_.outputs));
     return future_;
 }

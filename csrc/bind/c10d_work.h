@@ -86,6 +86,7 @@ class Work : public c10d::Work
     rdt_work_t *work_ = nullptr; /* written by post before anybody else has the work */
     c10::intrusive_ptr<c10::ivalue::Future> future_; /* made on demand, under mutex_ */
     std::atomic<bool> has_future_{false};            /* written under mutex_ */
+    std::atomic<bool> future_done_{false};           /* somebody completes it: once */
     /* What the base class knows too, without its mutex: most works are waited for once. */
     enum class State { Pending, Succeeded, Failed };
     std::atomic<State> state_{State::Pending};

@@ -577,6 +577,8 @@ static PyObject *rdma_devices(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(u
 }
 
 static PyMethodDef core_functions[] = {
+    {"check_tuning", rdt_core_check_tuning, METH_O,
+     "check_tuning(changes, /)\n--\n\nRaise ValueError where the table would not be usable."},
     {"default_tuning", rdt_core_default_tuning, METH_O,
      "default_tuning(world, /)\n--\n\nThe switch points in bytes for a group of world ranks, by "
      "name."},

@@ -4,6 +4,8 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "rdmatrain/coll.h"
+
 #define FIELD(name, text) {#name, text, offsetof(rdt_tuning_t, name)},
 static const struct {
     const char *name, *text;
@@ -60,6 +62,16 @@ static bool put(PyObject *dict, const char *name, PyObject *value)
     return done;
 }
 
+PyObject *rdt_core_check_tuning(PyObject *Py_UNUSED(module), PyObject *changes)
+{
+    rdt_tuning_t tuning = rdt_tuning_default(1);
+
+    if (!rdt_core_tune(&tuning, changes)) return NULL;
+    if (rdt_tuning_check(&tuning) == RDT_OK) Py_RETURN_NONE;
+    PyErr_SetString(PyExc_ValueError, rdt_last_error());
+    return NULL;
+}
+
 PyObject *rdt_core_tuning_texts(void)
 {
     PyObject *dict = PyDict_New();
@@ -76,6 +88,9 @@ PyObject *rdt_core_default_tuning(PyObject *Py_UNUSED(module), PyObject *arg)
     PyObject *dict;
 
     if (world == (unsigned long)-1 && PyErr_Occurred()) return NULL;
+    if (world == 0 || world > RDT_MAX_WORLD)
+        return PyErr_Format(PyExc_ValueError, "world size %lu is not between 1 and %u", world,
+                            RDT_MAX_WORLD);
     tuning = rdt_tuning_default((uint32_t)world);
     dict = PyDict_New();
     for (size_t i = 0; dict != NULL && i < NUM_FIELDS; i++)

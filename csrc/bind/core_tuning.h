@@ -12,6 +12,8 @@
 bool rdt_core_tune(rdt_tuning_t *tuning, PyObject *changes);
 /* What each name means. */
 PyObject *rdt_core_tuning_texts(void);
+/* None, or a ValueError that names what is wrong. */
+PyObject *rdt_core_check_tuning(PyObject *module, PyObject *changes);
 PyObject *rdt_core_default_tuning(PyObject *module, PyObject *world);
 
 #endif

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 from rdmatrain import __version__, _core
 from rdmatrain.comm import host
 from rdmatrain.comm.tuning import parse_tuning, tuning_text
-from rdmatrain.config import Settings
+from rdmatrain.config import Settings, rank_env
 from rdmatrain.errors import BootstrapError, CommError
 
 logger = logging.getLogger(__name__)
@@ -245,15 +245,15 @@ def _exchange_hellos(turn: Turn, settings: Settings) -> list[Hello]:
 
 def _compare(mine: dict[str, Any], other: dict[str, Any]) -> None:
     for field, what in (
-        ("version", "rdmatrain version"),
-        ("world", "world size"),
+        ("version", "the rdmatrain version"),
+        ("world", "the world size"),
         ("transport", "RDMATRAIN_TRANSPORT"),
         ("tuning", "RDMATRAIN_TUNING"),
     ):
         ours, theirs = mine[field], other.get(field)
         if ours != theirs:
             raise BootstrapError(
-                f"ranks disagree about the {what}: rank {mine['rank']} ({mine['label']}) has "
+                f"ranks disagree about {what}: rank {mine['rank']} ({mine['label']}) has "
                 f"{ours or 'none'}, rank {other['rank']} ({other['label']}) has {theirs or 'none'}"
             )
 
@@ -288,7 +288,7 @@ def _listen_and_connect(turn: Turn, settings: Settings, hellos: Sequence[Hello])
         place.rank,
         place.world,
         bytes.fromhex(hellos[0].token),
-        spin_ns=0 if host.share_cpus([int(near.cpus, 16) for near in neighbours]) else SPIN_NS,
+        spin_ns=0 if _is_crowded(neighbours) else SPIN_NS,
         tuning=parse_tuning(settings.tuning),
     )
     wires = _listen(comm, place, settings, chosen, one_host=len(neighbours) == place.world)
@@ -304,13 +304,31 @@ def _listen_and_connect(turn: Turn, settings: Settings, hellos: Sequence[Hello])
     return comm
 
 
+def _is_crowded(neighbours: Sequence[Hello]) -> bool:
+    """Tell whether ranks of this host share CPUs; those of other groups count as well."""
+    ranks = rank_env().local_world_size or 0
+    masks = [int(near.cpus, 16) for near in neighbours]
+    return ranks > (os.cpu_count() or 1) or host.share_cpus(masks)
+
+
+def _open_arena(settings: Settings) -> None:
+    """Open the arena, which peers map when they connect: it may fail where nobody asked for it."""
+    if settings.arena == "off":
+        return
+    try:
+        _core.arena_open()
+    except MemoryError as error:
+        if settings.arena == "on":
+            raise MemoryError(f"{error}; RDMATRAIN_ARENA=off does without") from error
+        logger.warning("no memory can be shared with the ranks of this host: %s", error)
+
+
 def _listen(
     comm: _core.Comm, place: Place, settings: Settings, chosen: Sequence[str], *, one_host: bool
 ) -> dict[str, str]:
     wires = {}
     if "shm" in chosen:
-        if settings.arena != "off":
-            _core.arena_open()  # peers map it when they connect
+        _open_arena(settings)
         wires["shm"] = comm.listen("shm").hex()
     if "tcp" in chosen:
         address = ""

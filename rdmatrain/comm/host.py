@@ -4,8 +4,6 @@ import hashlib
 import os
 import socket
 from collections.abc import Sequence
-from functools import reduce
-from operator import or_
 from pathlib import Path
 
 from rdmatrain.errors import BootstrapError
@@ -33,8 +31,20 @@ def cpu_mask() -> int:
 
 
 def share_cpus(masks: Sequence[int]) -> bool:
-    """Tell whether ranks have fewer CPUs between them than there are ranks; a mask for each."""
-    return reduce(or_, masks, 0).bit_count() < len(masks)
+    """Tell whether ranks cannot have a CPU each; masks are the CPUs that each may run on."""
+    taken: dict[int, int] = {}  # CPU -> rank: a bipartite matching, by augmenting paths
+
+    def place(rank: int, tried: set[int]) -> bool:
+        for cpu in range(masks[rank].bit_length()):
+            if not masks[rank] >> cpu & 1 or cpu in tried:
+                continue
+            tried.add(cpu)
+            if cpu not in taken or place(taken[cpu], tried):
+                taken[cpu] = rank
+                return True
+        return False
+
+    return not all(place(rank, set()) for rank in range(len(masks)))
 
 
 def listen_address(wanted: str, master_addr: str, *, one_host: bool) -> str:

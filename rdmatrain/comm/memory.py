@@ -1,5 +1,6 @@
 """Tensors in the arena: the memory that the other ranks of this host can reach."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,12 @@ def empty(size: Sequence[Any], dtype: torch.dtype | None, requires_grad: bool) -
     _require_allowed()
     if len(size) == 1 and isinstance(size[0], Sequence):
         (size,) = size
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"rdmatrain.empty: dtype must be a torch.dtype, not {dtype!r}")
+    try:
+        size = [operator.index(length) for length in size]
+    except TypeError as error:
+        raise TypeError(f"rdmatrain.empty: {error}") from None
     extension = load_extension()
     try:
         _core.arena_open()

@@ -12,7 +12,7 @@ from rdmatrain import _core
 from rdmatrain.errors import SettingError
 
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30}
-_SIZE = re.compile(r"(\d{1,12})([KMG]?)")
+_SIZE = re.compile(r"(\d{1,8}|\d{1,15}(?=$))([KMG]?)")
 
 
 def parse_tuning(text: str) -> dict[str, int]:
@@ -26,7 +26,7 @@ def parse_tuning(text: str) -> dict[str, int]:
         Bytes by name, in the table's order.
 
     Raises:
-        SettingError: a name is not in the table, or a size is no size.
+        SettingError: a name is not in the table, a size is no size, or it cannot be used.
 
     """
     found = {}
@@ -42,6 +42,10 @@ def parse_tuning(text: str) -> dict[str, int]:
                 f"RDMATRAIN_TUNING: {pair!r} has no size: write {name}=65536 or {name}=64K"
             )
         found[name] = int(match[1]) << _UNITS[match[2]]
+    try:
+        _core.check_tuning(found)
+    except ValueError as error:
+        raise SettingError(f"RDMATRAIN_TUNING: {error}") from None
     return {name: found[name] for name in _core.TUNING if name in found}
 
 

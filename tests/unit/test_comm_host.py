@@ -52,9 +52,11 @@ def test_cpus_are_those_this_process_may_use() -> None:
         ([0b01, 0b01], True),
         ([0b01, 0b10, 0b01, 0b10], True),
         ([0b11], False),
+        ([0b1, 0b1, 0b1110], True),  # more CPUs than ranks, and two are pinned to one
+        ([0b11, 0b11, 0b1100], False),
     ],
 )
-def test_ranks_share_cpus_when_they_have_fewer_together(masks: list[int], shared: bool) -> None:
+def test_ranks_share_cpus_when_they_cannot_have_one_each(masks: list[int], shared: bool) -> None:
     assert host.share_cpus(masks) == shared
 
 

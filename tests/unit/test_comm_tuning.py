@@ -105,8 +105,15 @@ def test_a_wrong_variable_is_one_line_and_exit_code_2() -> None:
     )
 
 
-@pytest.mark.parametrize(("args", "text"), [((), "--tuning"), (("--tuning", "--ranks", "0"), "0")])
-def test_the_command_says_what_it_needs(args: tuple[str, ...], text: str) -> None:
-    ended = topo(*args)
+@pytest.mark.parametrize("ranks", ["0", "4097", "99999999999999999999"])
+def test_the_command_refuses_a_world_that_no_group_has(ranks: str) -> None:
+    ended = topo("--ranks", ranks)
     assert ended.exit_code == 2
-    assert text in ended.output
+    assert ranks in ended.output
+
+
+@pytest.mark.parametrize("text", ["chunk=100", "chunk=0", "block=1", "one_shot=999999999999G"])
+def test_a_table_that_a_job_would_refuse_is_refused_at_once(text: str) -> None:
+    with pytest.raises(SettingError, match="RDMATRAIN_TUNING"):
+        parse_tuning(text)
+    assert topo(tuning=text).exit_code == 2
