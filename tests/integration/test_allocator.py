@@ -84,6 +84,10 @@ def test_a_wrong_value_is_a_warning_and_torch_works(tmp_path: Path) -> None:
 
 def test_too_little_address_space_is_an_error_that_says_so(tmp_path: Path) -> None:
     facts = alone(tmp_path, SWITCHED + LITTLE_SPACE + USED, None).of(0)
-    assert facts["install"].startswith("OutOfMemoryError: arena: not even 1024 MiB"), facts
-    assert facts["empty"].startswith("RuntimeError: arena: not even 1024 MiB"), facts
+    assert facts["install"].startswith(
+        "OutOfMemoryError: arena: not even a file and address space of 1024 MiB"
+    ), facts
+    assert facts["empty"].startswith(
+        "RuntimeError: arena: not even a file and address space of 1024 MiB"
+    ), facts
     assert (facts["sum"], facts["num_blocks"]) == (100_000, 0)
