@@ -5,11 +5,18 @@
 #include <string.h>
 
 #include "arena/arena.h"
+#include "coll/buffers.h"
 
 /* What an operation needs to reach, in bytes from the start of a rank's input and output. */
 typedef struct reach {
     uint64_t in, out;
 } reach_t;
+
+/* Of count elements; reduce_scatter's input and all_gather's output have world times that. */
+static uint64_t call_bytes(const rdt_work_t *work)
+{
+    return work->call.count * rdt_elem_bytes(work);
+}
 
 static bool is_broadcast(const rdt_plan_t *plan)
 {
@@ -19,7 +26,7 @@ static bool is_broadcast(const rdt_plan_t *plan)
 /* Of the buffers of rank; nothing when the collective is not run directly. */
 static reach_t needed(const rdt_plan_t *plan, const rdt_work_t *work, uint32_t rank)
 {
-    uint64_t bytes = work->call.count * rdt_dtype_bytes(work->call.dtype);
+    uint64_t bytes = call_bytes(work);
 
     if (!plan->direct) return (reach_t){0, 0};
     switch (plan->algo) {
@@ -113,7 +120,7 @@ static void set_copy(rdt_peer_state_t *peer, void *dst, const void *src, uint64_
  * world ranks, of the copying. */
 static uint64_t root_share(const rdt_comm_t *comm, const rdt_work_t *work)
 {
-    uint64_t bytes = work->call.count * rdt_dtype_bytes(work->call.dtype);
+    uint64_t bytes = call_bytes(work);
 
     return bytes / comm->cfg.world / RDT_ARENA_PAGE * RDT_ARENA_PAGE;
 }
@@ -121,7 +128,7 @@ static uint64_t root_share(const rdt_comm_t *comm, const rdt_work_t *work)
 /* The root exposes its tensor: nothing goes in messages, so no rank passes anything on. */
 static void meet_root(rdt_comm_t *comm, const rdt_work_t *work, rdt_peer_state_t *root)
 {
-    uint64_t bytes = work->call.count * rdt_dtype_bytes(work->call.dtype);
+    uint64_t bytes = call_bytes(work);
     uint64_t share = comm->out_at != 0 && root->conn->shares_arena ? root_share(comm, work) : 0;
 
     for (uint32_t r = 0; r < comm->cfg.world; r++)
@@ -145,7 +152,7 @@ static void meet_receiver(rdt_comm_t *comm, const rdt_work_t *work, rdt_peer_sta
 static void meet_reducer(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank)
 {
     rdt_peer_state_t *peer = &comm->peers[rank];
-    uint64_t bytes = work->call.count * rdt_dtype_bytes(work->call.dtype);
+    uint64_t bytes = call_bytes(work);
 
     peer->rx_total[RDT_STREAM_INPUT] = 1;
     peer->tx_total[RDT_STREAM_RESULT] = 1;

@@ -7,7 +7,13 @@
  *   reduce_scatter  the owner reads its shard from all ranks' inputs;
  *   all_gather      every rank copies the others' inputs;
  *   broadcast       every rank copies most of the root's tensor, and the root stores the rest.
- * What is not in an arena goes in messages, as to a peer without direct access.
+ * What is not in an arena goes in messages, as to a peer without direct access. Between two ranks:
+ *
+ *   exposed by A to B                  messages INPUT, A to B       messages RESULT, B to A
+ *   nothing                            A's input, in chunks         what B made for A, in chunks
+ *   A's input (all_reduce: and output) 1, empty: where it lies      1, empty: B is done with it
+ *   a receiver's output, to a root     1, empty: where it lies      1, empty: B has stored its part
+ *     that exposes its input                                          (none: its part is 0 bytes)
  *
  * An operation ends when all peers are done with this rank's buffers, so nobody touches them later.
  * A rank that fails cannot wait for that. It revokes what it exposed: a peer that read too late finds
