@@ -252,6 +252,35 @@ static void a_detached_block_is_out_of_reach(void)
     rdt_arena_unmap_peer(peer);
 }
 
+static void read_after_all(int sock, void *arg)
+{
+    hear(sock); /* the parent has detached it, freed it and taken others */
+    CHECK(is_filled(arg, 3 * MIB, 45), "a child's view of a block that was detached and freed");
+}
+
+static void what_a_child_sees_outlives_detach_and_free(void)
+{
+    uint8_t *block = alloc(3 * MIB);
+    child_t child;
+
+    fill(block, 3 * MIB, 45);
+    child = start(read_after_all, block);
+    CHECK(rdt_arena_detach(block, 3 * MIB) == RDT_OK, "%s", rdt_last_error());
+    CHECK(rdt_arena_free(block), "not freed");
+    let_windows_pass();
+    for (int i = 0; i < 8; i++) {
+        uint8_t *other = alloc(3 * MIB);
+
+        CHECK(other + 3 * MIB <= block || other >= block + 3 * MIB, "it is used again");
+        fill(other, 3 * MIB, 46);
+        rdt_arena_free(other);
+    }
+    say(child.sock);
+    finish(child);
+    let_windows_pass();
+    CHECK_EQ(rdt_arena_state.arena->num_quarantined, 0);
+}
+
 /* -- peers -- */
 
 static void own_an_arena(int sock, void *arg)
@@ -306,6 +335,52 @@ static void a_peer_reads_and_writes_and_outlives_the_owner(void)
     CHECK(is_filled(base + offset + 99 * MIB, PAGE, 52), "gone with its owner");
     rdt_arena_unmap_peer(base);
     CHECK(mincore(base, PAGE, (unsigned char[1]){0}) < 0 && errno == ENOMEM, "still mapped");
+}
+
+typedef struct mapped {
+    int fd;
+    uint8_t *base; /* in the process that mapped it, not in its children */
+    uint64_t offset;
+} mapped_t;
+
+static void map_again(int sock, void *arg)
+{
+    const mapped_t *peer = arg;
+    uint8_t *base;
+    size_t bytes;
+
+    (void)sock;
+    CHECK(rdt_arena_map_peer(peer->fd, &base, &bytes) == RDT_OK, "%s", rdt_last_error());
+    CHECK(base != peer->base, "the mapping of the parent, which no child has");
+    CHECK(is_filled(base + peer->offset, 2 * MIB, 50), "the peer's block");
+    fill(base + peer->offset, 2 * MIB, 51);
+}
+
+/* What forgets the peers in a child must be there though no arena is. */
+static void map_without_an_arena(int sock, void *arg)
+{
+    uint64_t limit = rdt_now_ns() + 60 * RDT_NS_PER_S;
+    child_t owner = start(own_an_arena, NULL);
+    mapped_t peer;
+    size_t bytes;
+    rdt_fds_t fds;
+
+    (void)sock, (void)arg;
+    fcntl(owner.sock, F_SETFL, O_NONBLOCK);
+    CHECK(rdt_sock_recv(owner.sock, &peer.offset, sizeof(peer.offset), &fds, limit) == RDT_OK, "%s",
+          rdt_last_error());
+    peer.fd = fds.fd[0];
+    CHECK(rdt_arena_map_peer(peer.fd, &peer.base, &bytes) == RDT_OK, "%s", rdt_last_error());
+    finish(start(map_again, &peer));
+    CHECK(!rdt_arena_is_open(), "open by itself");
+    CHECK(is_filled(peer.base + peer.offset, 2 * MIB, 51), "what the child wrote");
+    rdt_fds_close(&fds);
+    say(owner.sock);
+    CHECK(rdt_sock_recv(owner.sock, &peer.offset, sizeof(peer.offset), NULL, limit) == RDT_OK, "%s",
+          rdt_last_error());
+    say(owner.sock);
+    finish(owner);
+    rdt_arena_unmap_peer(peer.base);
 }
 
 static void refuse(const char *what, int fd)
@@ -378,6 +453,7 @@ static void before_the_arena_is_open(void)
     CHECK(rdt_arena_alloc(1) == NULL && !rdt_arena_free(&here), "it has memory");
     CHECK_EQ(rdt_arena_fd(), -1);
     CHECK_EQ(stats().reserved_bytes, 0);
+    finish(start(map_without_an_arena, NULL));
     if (SANITIZED) {
         printf("skipped: limits of the address space, the sanitizer itself needs more\n");
         return;
@@ -399,6 +475,7 @@ int main(void)
     many_forks_leave_no_descriptors();
     forks_among_threads_do_not_deadlock();
     a_detached_block_is_out_of_reach();
+    what_a_child_sees_outlives_detach_and_free();
     a_peer_reads_and_writes_and_outlives_the_owner();
     what_is_no_arena_is_refused();
     return 0;
