@@ -61,10 +61,6 @@ def require_arena(wanted: str | None) -> None:
 
     if wanted is None:
         return
-    if not hasattr(rdmatrain, "arena_stats"):
-        if wanted == "on" and dist.get_rank() == 0:
-            print(json.dumps({"note": "this build has no arena: all its tensors are staged"}))
-        return
     before = rdmatrain.arena_stats()["num_blocks"]
     tensor = torch.empty(1 << 20)
     found = "on" if rdmatrain.arena_stats()["num_blocks"] > before else "off"
