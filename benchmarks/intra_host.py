@@ -9,7 +9,6 @@ Exit code 1: a line is missed. 2: something could not run.
 """
 
 import argparse
-import functools
 import os
 import statistics
 import subprocess
@@ -202,23 +201,10 @@ def cases_of(name: str, ranks: int, sizes: list[int]) -> list[Case]:
 def run(name: str, ranks: int, cases: list[Case]) -> dict[Case, float]:
     """Time the cases once; every one of them must come back."""
     lines = json_lines(run_job(commands(name, ranks, cases), JOB_TIMEOUT))
-    found = {
-        Case(line["op"], line["dtype"], line["nbytes"]): line["seconds_p50"]
-        for line in lines
-        if "op" in line
-    }
-    for line in lines:
-        if "note" in line:
-            note_once(f"{name}: {line['note']}")
+    found = {Case(line["op"], line["dtype"], line["nbytes"]): line["seconds_p50"] for line in lines}
     if set(found) != set(cases):
         raise JobError(f"{name}, {ranks} ranks: not timed: {set(cases) - set(found)}")
     return found
-
-
-@functools.cache
-def note_once(text: str) -> None:
-    """Print what the reader of the table must know; every round says it again."""
-    print(f"{CLEAR}# note: {text}", flush=True)
 
 
 def commands(name: str, ranks: int, cases: list[Case]) -> list[Command]:
