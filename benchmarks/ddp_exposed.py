@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from common import JobError, append_records, json_lines, pin, rank_commands, run_job, where
-from pass_lines import Cell, Line
+from common import append_records, json_lines, pin, rank_commands, run_job, where
+from pass_lines import Cell, Line, exit_code
 
 RANKS = 2
 WIDTH, LAYERS, BATCH = 1000, 10, 64
@@ -38,13 +38,7 @@ def main() -> int:
     args = parser.parse_args()
     if "RANK" in os.environ:
         return run_rank(args.steps)
-    try:
-        line = measure(args.steps, args.json)
-    except JobError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(line)
-    return int(line.verdict == "MISS")
+    return exit_code(lambda: measure(args.steps, args.json))
 
 
 def measure(steps: int, json_path: Path | None) -> Line:

@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import ROOT, JobError, append_records, rank_commands, run_job, where
-from pass_lines import Cell, Line
+from common import ROOT, append_records, rank_commands, run_job, where
+from pass_lines import Cell, Line, exit_code
 
 RANKS = 2
 STEPS = 40
@@ -26,13 +26,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=STEPS, help=f"default: {STEPS}")
     parser.add_argument("--json", type=Path, help="append a record a backend to this file")
     args = parser.parse_args()
-    try:
-        line = measure(args.steps, args.json)
-    except JobError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(line)
-    return int(line.verdict == "MISS")
+    return exit_code(lambda: measure(args.steps, args.json))
 
 
 def measure(steps: int, json_path: Path | None) -> Line:

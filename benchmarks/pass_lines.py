@@ -3,11 +3,12 @@
 Each line compares a time of ours with the most that is allowed; nothing here measures.
 """
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from common import Case, size_text
+from common import Case, JobError, size_text
 
 KIB, MIB = 1 << 10, 1 << 20
 UNITS = {"us": 1e6, "ms": 1e3, "MiB": 1 / MIB}  # how many of them one second or byte is
@@ -218,3 +219,14 @@ def other_collectives(j: Judge, sizes: list[int]) -> list[Line]:
             j.compare(size_text(n), j.time("rdmatrain", n, dtype=dtype), allowed)
         lines.append(j.line(f"all_reduce {dtype}, 2 ranks: at least 0.8 of float32's bytes/s"))
     return lines
+
+
+def exit_code(measure: Callable[[], Line]) -> int:
+    """Print the one line that a program measures: 1 when it is missed, 2 when a job failed."""
+    try:
+        line = measure()
+    except JobError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(line)
+    return int(line.verdict == "MISS")

@@ -6,9 +6,9 @@ import sys
 
 import torch
 import torch.distributed as dist
-from checklib import check, expect_equal, main, raised_by, values
+from checklib import SpoiledRows, check, expect_equal, main, raised_by, values
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 import rdmatrain
 from rdmatrain import _core
@@ -147,26 +147,11 @@ def a_forked_child_has_its_own_tensors(group: dist.ProcessGroup) -> None:
     dist.all_reduce(tensor, group=group)
 
 
-class Spoiled(Dataset):
-    """Spoils each row of its tensor after reading it."""
-
-    def __init__(self, rows: torch.Tensor) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, i: int) -> torch.Tensor:
-        row = self.rows[i].clone()
-        self.rows[i] = -1
-        return row
-
-
 @check
 def workers_of_a_data_loader_read_and_cannot_write(group: dist.ProcessGroup) -> None:
     rows = torch.arange(float(64 * 1024)).view(64, 1024)
     assert offset(rows) is not None
-    loader = DataLoader(Spoiled(rows), 8, num_workers=2, multiprocessing_context="fork")
+    loader = DataLoader(SpoiledRows(rows), 8, num_workers=2, multiprocessing_context="fork")
     for _ in range(2):
         found = []
         for part in loader:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.distributed as dist
-from checklib import check, expect_equal, main, values
-from torch.utils.data import DataLoader, Dataset
+from checklib import SpoiledRows, check, expect_equal, main, values
+from torch.utils.data import DataLoader
 
 from rdmatrain import _core
 
@@ -82,27 +82,12 @@ def results_that_are_dropped_before_the_peer_has_read_its_own(group: dist.Proces
 # -- forks --
 
 
-class Rows(Dataset):
-    """Rows of a tensor of the parent, spoilt after they were read."""
-
-    def __init__(self, rows: torch.Tensor) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, i: int) -> torch.Tensor:
-        row = self.rows[i].clone()
-        self.rows[i] = -1
-        return row
-
-
 @check
 def workers_of_a_data_loader_while_collectives_run(group: dist.ProcessGroup) -> None:
     rows = torch.arange(64.0 * 1024).view(64, 1024)
     assert in_arena(rows)
     for epoch in range(3):
-        loader = DataLoader(Rows(rows), 8, num_workers=2, multiprocessing_context=FORK)
+        loader = DataLoader(SpoiledRows(rows), 8, num_workers=2, multiprocessing_context=FORK)
         found, pending = [], []
         for step, part in enumerate(loader):
             tensor = values(rank(), N, shift=step + epoch)

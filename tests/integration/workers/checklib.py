@@ -12,11 +12,27 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.utils.data import Dataset
 
 JOB_S = 85  # less than the test waits: a hang ends with the stack of each thread
 CHECK_S = 20
 
 CHECKS: list[Callable[[dist.ProcessGroup], None]] = []
+
+
+class SpoiledRows(Dataset):
+    """Rows of a tensor, each spoilt in the tensor after it was read."""
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        row = self.rows[i].clone()
+        self.rows[i] = -1
+        return row
 
 
 def check(function: Callable[[dist.ProcessGroup], None]) -> Callable[[dist.ProcessGroup], None]:
