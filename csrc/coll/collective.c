@@ -146,6 +146,14 @@ static rdt_status_t send_stream(rdt_comm_t *comm, const rdt_work_t *work, uint32
     return RDT_OK;
 }
 
+/* What a lost connection still had to send will never leave. */
+static rdt_status_t flush_state(const rdt_peer_state_t *peer)
+{
+    bool flushed = peer->conn->flushed[RDT_LANE_COLL] >= peer->posted;
+
+    return flushed ? RDT_OK : peer->conn->status;
+}
+
 /* HOT. Results first: peers can finish with them, while inputs only queue up. */
 static bool send_phase(rdt_comm_t *comm, const rdt_work_t *work)
 {
@@ -157,6 +165,7 @@ static bool send_phase(rdt_comm_t *comm, const rdt_work_t *work)
         rdt_status_t st = send_stream(comm, work, rank, RDT_STREAM_RESULT, &moved);
 
         if (st == RDT_OK) st = send_stream(comm, work, rank, RDT_STREAM_INPUT, &moved);
+        if (st == RDT_OK) st = flush_state(&comm->peers[rank]);
         if (st < 0) lost(comm, work, rank);
     }
     return moved;
