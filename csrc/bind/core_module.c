@@ -338,9 +338,13 @@ enum { WORLD = 2 };
 static const struct {
     uint8_t in, out;
 } shapes[] = {[RDT_ALL_REDUCE] = {1, 1},
+              [RDT_REDUCE] = {1, 1},
               [RDT_BROADCAST] = {0, 1},
               [RDT_ALL_GATHER] = {1, WORLD},
+              [RDT_GATHER] = {1, WORLD},
+              [RDT_SCATTER] = {WORLD, 1},
               [RDT_REDUCE_SCATTER] = {WORLD, 1},
+              [RDT_ALL_TO_ALL] = {WORLD, WORLD},
               [RDT_BARRIER] = {0, 0},
               [RDT_SEND] = {1, 0},
               [RDT_RECV] = {0, 1}};

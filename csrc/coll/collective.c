@@ -174,7 +174,9 @@ static bool send_phase(rdt_comm_t *comm, const rdt_work_t *work)
 static bool same_call(const rdt_hdr_t *a, const rdt_hdr_t *b)
 {
     return a->coll == b->coll && a->dtype == b->dtype && a->op == b->op && a->peer == b->peer &&
-           a->count == b->count && a->seq == b->seq;
+           a->count == b->count && a->seq == b->seq &&
+           memcmp(&a->factor, &b->factor, sizeof(a->factor)) == 0 &&
+           memcmp(&a->shape, &b->shape, sizeof(a->shape)) == 0;
 }
 
 static __attribute__((noinline)) void mismatch(rdt_comm_t *comm, const rdt_work_t *work,

@@ -64,6 +64,8 @@ typedef struct rdt_hdr {
         uint64_t in_at; /* collective: offset + 1 of the sender's input in its arena, or 0; */
     };
     uint64_t out_at; /* of its output: see direct.h */
+    double factor;
+    rdt_shape_t shape;
 } rdt_hdr_t;
 
 _Static_assert(sizeof(rdt_hdr_t) == RDT_HDR_BYTES, "a wire format has no padding");
@@ -160,10 +162,15 @@ void rdt_comm_lost_st(rdt_comm_t *comm, uint32_t peer, const char *doing);
 void rdt_comm_tell_st(rdt_comm_t *comm);
 
 /* describe.c */
-#define RDT_CALL_TEXT_BYTES 160
+#define RDT_CALL_TEXT_BYTES 224
 /* "all_reduce(float32, 1000 elements, SUM)" */
 void rdt_describe_hdr(const rdt_hdr_t *hdr, char *text);
 void rdt_describe_work(const rdt_work_t *work, char *text);
+
+/* shape.c */
+#define RDT_SHAPE_TEXT_BYTES 96
+/* "[2, 3]"; "" where no shape is said. */
+void rdt_shape_text(const rdt_shape_t *shape, char *text);
 
 /* engine.c */
 /* The work is over with the status: its callback runs soon, without the role. */

@@ -7,9 +7,13 @@ const char *rdt_coll_name(rdt_coll_t coll)
 {
     static const char *const names[RDT_NUM_COLLS] = {
         [RDT_ALL_REDUCE] = "all_reduce",
+        [RDT_REDUCE] = "reduce",
         [RDT_BROADCAST] = "broadcast",
         [RDT_ALL_GATHER] = "all_gather",
+        [RDT_GATHER] = "gather",
+        [RDT_SCATTER] = "scatter",
         [RDT_REDUCE_SCATTER] = "reduce_scatter",
+        [RDT_ALL_TO_ALL] = "all_to_all",
         [RDT_BARRIER] = "barrier",
         [RDT_SEND] = "send",
         [RDT_RECV] = "recv",
@@ -19,33 +23,56 @@ const char *rdt_coll_name(rdt_coll_t coll)
     return (unsigned)coll < RDT_NUM_COLLS ? names[coll] : "unknown";
 }
 
-void rdt_describe_hdr(const rdt_hdr_t *hdr, char *text)
+/* ", SUM", ", root 1", ... */
+static void describe_rest(const rdt_hdr_t *hdr, char *text, size_t room)
 {
-    const char *name = rdt_coll_name((rdt_coll_t)hdr->coll);
-    const char *dtype = rdt_dtype_name((rdt_dtype_t)hdr->dtype);
-    unsigned long long count = hdr->count;
-    size_t room = RDT_CALL_TEXT_BYTES;
+    const char *op = rdt_redop_name((rdt_redop_t)hdr->op);
 
+    text[0] = '\0';
     switch (hdr->coll) {
     case RDT_ALL_REDUCE:
     case RDT_REDUCE_SCATTER:
-        snprintf(text, room, "%s(%s, %llu elements, %s)", name, dtype, count,
-                 rdt_redop_name((rdt_redop_t)hdr->op));
+        if (hdr->op == RDT_PREMUL_SUM)
+            snprintf(text, room, ", %s of %g", op, hdr->factor);
+        else
+            snprintf(text, room, ", %s", op);
+        break;
+    case RDT_REDUCE:
+        snprintf(text, room, ", %s, root %u", op, hdr->peer);
         break;
     case RDT_BROADCAST:
-        snprintf(text, room, "%s(%s, %llu elements, root %u)", name, dtype, count, hdr->peer);
-        break;
-    case RDT_ALL_GATHER:
-        snprintf(text, room, "%s(%s, %llu elements)", name, dtype, count);
+    case RDT_GATHER:
+    case RDT_SCATTER:
+        snprintf(text, room, ", root %u", hdr->peer);
         break;
     case RDT_SEND:
+        snprintf(text, room, ", to rank %u, tag %d", hdr->peer, hdr->tag);
+        break;
     case RDT_RECV:
-        snprintf(text, room, "%s(%s, %llu elements, %s rank %u, tag %d)", name, dtype, count,
-                 hdr->coll == RDT_SEND ? "to" : "from", hdr->peer, hdr->tag);
+        if (hdr->peer == RDT_ANY_PEER)
+            snprintf(text, room, ", from any rank, tag %d", hdr->tag);
+        else
+            snprintf(text, room, ", from rank %u, tag %d", hdr->peer, hdr->tag);
         break;
     default:
-        snprintf(text, room, "%s", name);
+        break;
     }
+}
+
+void rdt_describe_hdr(const rdt_hdr_t *hdr, char *text)
+{
+    const char *name = rdt_coll_name((rdt_coll_t)hdr->coll);
+    char shape[RDT_SHAPE_TEXT_BYTES], rest[64];
+
+    if (hdr->coll == RDT_BARRIER || hdr->coll >= RDT_REFUSED) {
+        snprintf(text, RDT_CALL_TEXT_BYTES, "%s", name);
+        return;
+    }
+    rdt_shape_text(&hdr->shape, shape);
+    describe_rest(hdr, rest, sizeof(rest));
+    snprintf(text, RDT_CALL_TEXT_BYTES, "%s(%s%s, %llu element%s%s)", name,
+             rdt_dtype_name((rdt_dtype_t)hdr->dtype), shape, (unsigned long long)hdr->count,
+             hdr->count == 1 ? "" : "s", rest);
 }
 
 rdt_hdr_t rdt_call_hdr(const rdt_work_t *work, rdt_kind_t kind)
@@ -59,7 +86,9 @@ rdt_hdr_t rdt_call_hdr(const rdt_work_t *work, rdt_kind_t kind)
                        .peer = call->peer,
                        .tag = call->tag,
                        .seq = work->seq,
-                       .count = call->count};
+                       .count = call->count,
+                       .factor = call->factor,
+                       .shape = call->shape};
 }
 
 void rdt_describe_work(const rdt_work_t *work, char *text)

@@ -414,14 +414,29 @@ const char *rdt_work_text(const rdt_work_t *work)
     return atomic_load(&work->state) == RDT_WORK_DONE ? text_of(work) : "";
 }
 
+uint32_t rdt_work_peer(const rdt_work_t *work)
+{
+    return work->call.peer;
+}
+
 void rdt_work_free(rdt_work_t *work)
 {
     unref(work);
 }
 
+static bool is_p2p(rdt_coll_t coll)
+{
+    return coll == RDT_SEND || coll == RDT_RECV;
+}
+
 static bool has_root(rdt_coll_t coll)
 {
-    return coll == RDT_BROADCAST || coll == RDT_SEND || coll == RDT_RECV;
+    return coll == RDT_REDUCE || coll == RDT_BROADCAST || coll == RDT_GATHER || coll == RDT_SCATTER;
+}
+
+static bool reduces(rdt_coll_t coll)
+{
+    return coll == RDT_ALL_REDUCE || coll == RDT_REDUCE || coll == RDT_REDUCE_SCATTER;
 }
 
 static rdt_status_t check_call(const rdt_comm_t *comm, const rdt_call_t *call)
@@ -430,24 +445,33 @@ static rdt_status_t check_call(const rdt_comm_t *comm, const rdt_call_t *call)
         (unsigned)call->op >= RDT_NUM_REDOPS)
         return rdt_fail(RDT_BAD_ARG, "operation %d, dtype %d or reduction %d is out of range",
                         call->coll, call->dtype, call->op);
-    if (has_root(call->coll) && call->peer >= comm->cfg.world)
+    if ((has_root(call->coll) || is_p2p(call->coll)) && call->peer >= comm->cfg.world &&
+        !(call->coll == RDT_RECV && call->peer == RDT_ANY_PEER))
         return rdt_fail(RDT_BAD_ARG, "%s: rank %u is not below world size %u",
                         rdt_coll_name(call->coll), call->peer, comm->cfg.world);
-    if ((call->coll == RDT_SEND || call->coll == RDT_RECV) && call->peer == comm->cfg.rank)
+    if (is_p2p(call->coll) && call->peer == comm->cfg.rank)
         return rdt_fail(RDT_BAD_ARG, "%s: rank %u with itself", rdt_coll_name(call->coll),
                         call->peer);
+    if (reduces(call->coll) && !rdt_can_reduce(call->dtype, call->op))
+        return rdt_fail(RDT_UNSUPPORTED, "%s: %s of %s has no meaning", rdt_coll_name(call->coll),
+                        rdt_redop_name(call->op), rdt_dtype_name(call->dtype));
     return RDT_OK;
 }
 
 /* What does not count for the operation is made equal, since the ranks' calls are compared. */
 static void normalise(rdt_call_t *call)
 {
-    if (call->coll != RDT_ALL_REDUCE && call->coll != RDT_REDUCE_SCATTER) call->op = RDT_SUM;
-    if (!has_root(call->coll)) call->peer = 0;
-    if (call->coll != RDT_SEND && call->coll != RDT_RECV) call->tag = 0;
+    if (!reduces(call->coll)) call->op = RDT_SUM;
+    if (call->op != RDT_PREMUL_SUM) call->factor = 0;
+    if (!has_root(call->coll) && !is_p2p(call->coll)) call->peer = 0;
+    if (!is_p2p(call->coll)) call->tag = 0;
+    if (is_p2p(call->coll) || call->coll == RDT_ALL_TO_ALL || call->in_counts != NULL ||
+        call->out_counts != NULL)
+        call->shape = (rdt_shape_t){{0}};
     if (call->coll == RDT_BARRIER || call->coll == RDT_REFUSED) {
         call->dtype = RDT_U8;
         call->count = 0;
+        call->shape = (rdt_shape_t){{0}};
     }
 }
 

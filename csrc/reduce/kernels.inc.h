@@ -315,6 +315,6 @@ RDT_KERNELS(BF16, uint16_t, float, F32)
 
 /* unused: where this file is compiled alone, to check that it includes what it needs. */
 __attribute__((unused)) static const rdt_kernel_t kernel_table[RDT_NUM_DTYPES][RDT_NUM_REDOPS] = {
-    RDT_DTYPE_TABLE(RDT_KERNEL_ROW)};
+    RDT_NUMBER_TABLE(RDT_KERNEL_ROW)};
 
 #endif

@@ -98,3 +98,8 @@ const char *rdt_isa_name(rdt_isa_t isa)
 {
     return (unsigned)isa < RDT_NUM_ISAS ? isas[isa].name : "unknown";
 }
+
+bool rdt_can_reduce(rdt_dtype_t dtype, rdt_redop_t op)
+{
+    return rdt_reduce_get(RDT_ISA_SCALAR, dtype, op) != NULL;
+}

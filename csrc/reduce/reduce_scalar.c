@@ -247,12 +247,12 @@ static void reduce_any(rdt_dtype_t dtype, rdt_redop_t op, void *dst, const void 
         [RDT_PRODUCT] = {scalar_##dtype##_PRODUCT, NULL, NULL}, \
     },
 
-RDT_DTYPE_TABLE(RDT_SCALAR_KERNELS)
+RDT_NUMBER_TABLE(RDT_SCALAR_KERNELS)
 
 rdt_kernel_t rdt_reduce_scalar(rdt_dtype_t dtype, rdt_redop_t op)
 {
     static const rdt_kernel_t table[RDT_NUM_DTYPES][RDT_NUM_REDOPS] = {
-        RDT_DTYPE_TABLE(RDT_SCALAR_ROW)};
+        RDT_NUMBER_TABLE(RDT_SCALAR_ROW)};
 
     return table[dtype][op];
 }

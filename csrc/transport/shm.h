@@ -20,7 +20,7 @@
 #define SHM_PAGE 4096
 #define SHM_COLL_SLOTS 8
 #define SHM_P2P_SLOTS 4
-#define SHM_INLINE_BYTES 64 /* data that travels in the slot's first line, beside the flag */
+#define SHM_INLINE_BYTES 40 /* data that travels in the slot's first line, beside the flag */
 
 enum { SHM_AWAKE, SHM_ON_FUTEX, SHM_ON_SOCKET };
 

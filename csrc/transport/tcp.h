@@ -27,7 +27,7 @@ typedef struct tcp_head {
     uint8_t hdr[RDT_HDR_BYTES];
 } tcp_head_t;
 
-_Static_assert(sizeof(tcp_head_t) == 64, "a wire format has no padding");
+_Static_assert(sizeof(tcp_head_t) == RDT_HDR_BYTES + 16, "a wire format has no padding");
 _Static_assert(TCP_TX_FRAMES >= RDT_NUM_LANES * TCP_SLOTS + 2, "credits bound the queue");
 
 typedef struct tcp_frame {

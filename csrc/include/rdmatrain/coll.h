@@ -74,34 +74,53 @@ RDT_API const char *rdt_comm_transport(const rdt_comm_t *comm, uint32_t peer);
 
 typedef enum rdt_coll {
     RDT_ALL_REDUCE,     /* in, out: count elements; in == out is in place */
+    RDT_REDUCE,         /* in: count elements; out: count, written on the root alone */
     RDT_BROADCAST,      /* out: count elements, read on the root, written elsewhere */
     RDT_ALL_GATHER,     /* in: count elements; out: world shards of count */
+    RDT_GATHER,         /* the same, with an output on the root alone */
+    RDT_SCATTER,        /* in: world shards of count elements, on the root alone; out: count */
     RDT_REDUCE_SCATTER, /* in: world shards of count elements; out: count */
-    RDT_BARRIER,        /* nothing moves */
-    RDT_SEND,           /* in: count elements to peer; done when the receiver has them coming */
-    RDT_RECV,           /* out: count elements from peer with the same tag, in order of sending */
-    RDT_REFUSED,        /* moves nothing: tells the others that this rank refused, see rdt_call_t */
+    RDT_ALL_TO_ALL, /* in: world shards of count elements, one to each rank; out: one from each */
+    RDT_BARRIER,    /* nothing moves */
+    RDT_SEND,       /* in: count elements to peer; done when the receiver has them coming */
+    RDT_RECV,       /* out: count elements from peer with the same tag, in order of sending */
+    RDT_REFUSED,    /* moves nothing: tells the others that this rank refused, see rdt_call_t */
     RDT_NUM_COLLS
 } rdt_coll_t;
 
 RDT_API const char *rdt_coll_name(rdt_coll_t coll);
 
+#define RDT_ANY_PEER UINT32_MAX /* a recv from whoever sends with the tag */
+
+/* The dimensions of a tensor, packed to travel with a call: all zero where none are said. */
+typedef struct rdt_shape {
+    uint8_t code[16];
+} rdt_shape_t;
+
+/* Never fails: what does not fit becomes a hash. Any thread. */
+RDT_API rdt_shape_t rdt_shape_pack(const int64_t *dims, size_t num_dims);
+
 typedef struct rdt_call {
     rdt_coll_t coll;
     rdt_dtype_t dtype;
     rdt_redop_t op;
-    uint32_t peer;  /* root of a broadcast, receiver of a send, sender for a recv */
-    int32_t tag;    /* send and recv */
-    uint64_t count; /* elements, as said at each rdt_coll_t */
+    uint32_t peer;     /* root, receiver of a send, sender for a recv (or RDT_ANY_PEER) */
+    int32_t tag;       /* send and recv */
+    double factor;     /* PREMUL_SUM; equal on all ranks */
+    uint64_t count;    /* elements, as said at each rdt_coll_t */
+    rdt_shape_t shape; /* of the tensor, where it must be the same on all ranks; not looked at in
+                        * all_to_all, send, recv, and where there are in_counts or out_counts */
     const void *in;
     void *out;
-    /* Shards that do not lie one behind the other: world pointers instead of in or out. The arrays
-     * are copied by post. */
-    const void *const *in_shards; /* reduce_scatter */
-    void *const *out_shards;      /* all_gather */
-    uint64_t timeout_ns;          /* from now; RDT_NO_TIMEOUT for none */
-    const char *refusal;          /* RDT_REFUSED: the reason, shown to ranks that did not refuse */
-    bool background;              /* nobody will wait soon: wake the progress thread at once */
+    /* Shards that do not lie one behind the other: world pointers instead of in or out. */
+    const void *const *in_shards;
+    void *const *out_shards;
+    /* Shards that differ in size: world counts of elements, else NULL. The rank's own shard has count
+     * elements (all_to_all: no matter). All four arrays are copied by post. */
+    const uint64_t *in_counts, *out_counts;
+    uint64_t timeout_ns; /* from now; RDT_NO_TIMEOUT for none */
+    const char *refusal; /* RDT_REFUSED: the reason, shown to ranks that did not refuse */
+    bool background;     /* nobody will wait soon: wake the progress thread at once */
     /* Called once when the work is over, from a thread that waits or the progress thread, with no
      * lock held; it may post. text explains status. NULL for none. */
     void (*done)(void *arg, rdt_status_t status, const char *text);
@@ -118,6 +137,8 @@ RDT_API rdt_status_t rdt_work_wait(rdt_work_t *work, uint64_t timeout_ns);
 RDT_API rdt_status_t rdt_work_test(const rdt_work_t *work);
 /* Explanation of a status that is not OK: valid until the work is freed. */
 RDT_API const char *rdt_work_text(const rdt_work_t *work);
+/* The sender of a recv that is done, whoever it was asked of. */
+RDT_API uint32_t rdt_work_peer(const rdt_work_t *work);
 /* Gives up the caller's handle; a work that was posted with background runs on. */
 RDT_API void rdt_work_free(rdt_work_t *work);
 

@@ -20,7 +20,7 @@
 
 #include "rdmatrain/status.h"
 
-#define RDT_HDR_BYTES 48   /* header of a message, opaque to the transport */
+#define RDT_HDR_BYTES 72   /* header of a message, opaque to the transport */
 #define RDT_WIRE_BYTES 128 /* largest address that a context publishes */
 #define RDT_TOKEN_BYTES 16 /* incarnation of the group: a stale or foreign peer is refused by it */
 #define RDT_LABEL_BYTES 96 /* "host, pid" of a peer, for error texts */

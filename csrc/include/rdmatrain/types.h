@@ -3,6 +3,7 @@
 #ifndef RDMATRAIN_TYPES_H
 #define RDMATRAIN_TYPES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "rdmatrain/status.h"
@@ -12,32 +13,51 @@ extern "C" {
 #endif
 
 /* name, bytes. Sums of integers wrap modulo 2^bits; F16 and BF16 accumulate in float32. */
-#define RDT_DTYPE_TABLE(X) \
-    X(F16, 2, "float16")   \
-    X(BF16, 2, "bfloat16") \
-    X(F32, 4, "float32")   \
-    X(F64, 8, "float64")   \
-    X(I8, 1, "int8")       \
-    X(U8, 1, "uint8")      \
-    X(I16, 2, "int16")     \
-    X(U16, 2, "uint16")    \
-    X(I32, 4, "int32")     \
-    X(U32, 4, "uint32")    \
-    X(I64, 8, "int64")     \
+#define RDT_NUMBER_TABLE(X) \
+    X(F16, 2, "float16")    \
+    X(BF16, 2, "bfloat16")  \
+    X(F32, 4, "float32")    \
+    X(F64, 8, "float64")    \
+    X(I8, 1, "int8")        \
+    X(U8, 1, "uint8")       \
+    X(I16, 2, "int16")      \
+    X(U16, 2, "uint16")     \
+    X(I32, 4, "int32")      \
+    X(U32, 4, "uint32")     \
+    X(I64, 8, "int64")      \
     X(U64, 8, "uint64")
+
+/* Float8 kinds accumulate in float32 (E8M0, a bare exponent, is only moved). Of BOOL, SUM and MAX are
+ * "or", PRODUCT and MIN "and". Complex numbers are pairs, real part first: no order, so no MIN. */
+#define RDT_DTYPE_TABLE(X)              \
+    RDT_NUMBER_TABLE(X)                 \
+    X(BOOL, 1, "bool")                  \
+    X(F8E4M3FN, 1, "float8_e4m3fn")     \
+    X(F8E5M2, 1, "float8_e5m2")         \
+    X(F8E4M3FNUZ, 1, "float8_e4m3fnuz") \
+    X(F8E5M2FNUZ, 1, "float8_e5m2fnuz") \
+    X(F8E8M0FNU, 1, "float8_e8m0fnu")   \
+    X(C32, 4, "complex32")              \
+    X(C64, 8, "complex64")              \
+    X(C128, 16, "complex128")
 
 #define RDT_DTYPE_ENUM(name, bytes, text) RDT_##name,
 typedef enum rdt_dtype { RDT_DTYPE_TABLE(RDT_DTYPE_ENUM) RDT_NUM_DTYPES } rdt_dtype_t;
 #undef RDT_DTYPE_ENUM
 
 /* AVG is the sum divided by the number of ranks: in float32 before the one rounding for half
- * types, truncated towards zero for integers. MIN and MAX return NaN if any operand is NaN. */
+ * types, truncated towards zero for integers. MIN and MAX return NaN if any operand is NaN.
+ * PREMUL_SUM multiplies every input by the call's factor, then sums: in float32 for half types. */
 #define RDT_REDOP_TABLE(X) \
     X(SUM, "SUM")          \
     X(AVG, "AVG")          \
     X(MIN, "MIN")          \
     X(MAX, "MAX")          \
-    X(PRODUCT, "PRODUCT")
+    X(PRODUCT, "PRODUCT")  \
+    X(BAND, "BAND")        \
+    X(BOR, "BOR")          \
+    X(BXOR, "BXOR")        \
+    X(PREMUL_SUM, "PREMUL_SUM")
 
 #define RDT_REDOP_ENUM(name, text) RDT_##name,
 typedef enum rdt_redop { RDT_REDOP_TABLE(RDT_REDOP_ENUM) RDT_NUM_REDOPS } rdt_redop_t;
@@ -47,6 +67,8 @@ typedef enum rdt_redop { RDT_REDOP_TABLE(RDT_REDOP_ENUM) RDT_NUM_REDOPS } rdt_re
 RDT_API size_t rdt_dtype_bytes(rdt_dtype_t dtype);
 RDT_API const char *rdt_dtype_name(rdt_dtype_t dtype);
 RDT_API const char *rdt_redop_name(rdt_redop_t op);
+/* Whether the reduction has a meaning for the dtype. Any thread. */
+RDT_API bool rdt_can_reduce(rdt_dtype_t dtype, rdt_redop_t op);
 
 #ifdef __cplusplus
 }
