@@ -11,6 +11,7 @@ STATUSES: dict[str, tuple[int, str, str]]
 DTYPES: tuple[str, ...]
 REDOPS: tuple[str, ...]
 COLLS: tuple[str, ...]
+ANY_PEER: int
 
 def check_tuning(changes: dict[str, int], /) -> None: ...
 def default_tuning(world: int, /) -> dict[str, int]: ...
@@ -23,6 +24,7 @@ def arena_buffer(nbytes: int, /) -> memoryview: ...
 class Work:
     def wait(self, timeout: float | None = None) -> None: ...
     def done(self) -> bool: ...
+    def peer(self) -> int: ...
 
 @final
 class Comm:
@@ -47,6 +49,10 @@ class Comm:
         out: Buffer | None = None,
         peer: int = 0,
         tag: int = 0,
+        factor: float = 0.0,
+        shape: Sequence[int] | None = None,
+        in_counts: Sequence[int] | None = None,
+        out_counts: Sequence[int] | None = None,
         timeout: float | None = None,
         background: bool = False,
     ) -> Work: ...

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "bind/core_arena.h"
+#include "bind/core_call.h"
 #include "bind/core_tuning.h"
 #include "rdmatrain/coll.h"
 #include "rdmatrain/verbs.h"
@@ -16,7 +17,7 @@
 typedef struct {
     PyObject_HEAD
     rdt_comm_t *comm; /* NULL once closed or detached */
-    uint32_t world;
+    uint32_t rank, world;
     int users; /* calls that use comm without the GIL; changed with the GIL */
 } CommObject;
 
@@ -24,7 +25,7 @@ typedef struct {
     PyObject_HEAD
     CommObject *owner;
     rdt_work_t *work;
-    Py_buffer in, out; /* obj == NULL where not used */
+    rdt_core_buffers_t buffers;
 } WorkObject;
 
 static PyTypeObject WorkType;
@@ -62,66 +63,7 @@ static PyObject *raise_status(rdt_status_t status, const char *text)
     return NULL;
 }
 
-/* Seconds to nanoseconds: None is no limit. False with an exception set. */
-static int to_ns(PyObject *seconds, uint64_t *ns_p)
-{
-    double value;
-
-    if (seconds == NULL || seconds == Py_None) {
-        *ns_p = RDT_NO_TIMEOUT;
-        return 1;
-    }
-    value = PyFloat_AsDouble(seconds);
-    if (value == -1.0 && PyErr_Occurred()) return 0;
-    if (!(value >= 0)) {
-        PyErr_SetString(PyExc_ValueError, "timeout must be a number of seconds >= 0, or None");
-        return 0;
-    }
-    *ns_p = value < 1e9 ? (uint64_t)(value * 1e9) : RDT_NO_TIMEOUT;
-    return 1;
-}
-
-/* An O& converter: "I" of PyArg_Parse would take numbers modulo 2^32. */
-static int to_u32(PyObject *obj, void *value_p)
-{
-    long long value = PyLong_AsLongLong(obj);
-
-    if (value == -1 && PyErr_Occurred()) {
-        if (!PyErr_ExceptionMatches(PyExc_OverflowError)) return 0;
-        PyErr_Clear();
-    }
-    if (value < 0 || value > UINT32_MAX) {
-        PyErr_Format(PyExc_ValueError, "%R is not between 0 and %u", obj, UINT32_MAX);
-        return 0;
-    }
-    *(uint32_t *)value_p = (uint32_t)value;
-    return 1;
-}
-
-/* -- names to numbers -- */
-
-static int find_name(const char *what, const char *name, const char *(*name_of)(int), int num)
-{
-    for (int i = 0; i < num; i++)
-        if (strcmp(name_of(i), name) == 0) return i;
-    PyErr_Format(PyExc_ValueError, "unknown %s \"%s\"", what, name);
-    return -1;
-}
-
-static const char *dtype_name(int i)
-{
-    return rdt_dtype_name((rdt_dtype_t)i);
-}
-
-static const char *redop_name(int i)
-{
-    return rdt_redop_name((rdt_redop_t)i);
-}
-
-static const char *coll_name(int i)
-{
-    return rdt_coll_name((rdt_coll_t)i);
-}
+/* -- names -- */
 
 static PyObject *names(const char *(*name_of)(int), int num)
 {
@@ -158,8 +100,9 @@ static PyObject *comm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     CommObject *self;
     rdt_status_t st;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&y#|KO", keywords, to_u32, &cfg.rank, to_u32,
-                                     &cfg.world, &token, &token_len, &spin_ns, &changes))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&y#|KO", keywords, rdt_core_to_u32,
+                                     &cfg.rank, rdt_core_to_u32, &cfg.world, &token, &token_len,
+                                     &spin_ns, &changes))
         return NULL;
     if (token_len != RDT_COMM_TOKEN_BYTES)
         return PyErr_Format(PyExc_ValueError, "token must have %d bytes", RDT_COMM_TOKEN_BYTES);
@@ -170,6 +113,7 @@ static PyObject *comm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     cfg.tuning = &tuning;
     self = (CommObject *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
+    self->rank = cfg.rank;
     self->world = cfg.world;
     st = rdt_comm_open(&cfg, &self->comm);
     if (st == RDT_OK) return (PyObject *)self;
@@ -290,7 +234,7 @@ static PyObject *comm_connect(CommObject *self, PyObject *args, PyObject *kwargs
     uint64_t ns;
 
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO", keywords, &peers, &timeout)) return NULL;
-    if (comm_of(self) == NULL || !to_ns(timeout, &ns)) return NULL;
+    if (comm_of(self) == NULL || !rdt_core_to_ns(timeout, &ns)) return NULL;
     peers = PySequence_Tuple(peers);
     if (peers == NULL) return NULL;
     result = connect_to(self, peers, ns);
@@ -302,7 +246,7 @@ static PyObject *comm_transport(CommObject *self, PyObject *arg)
 {
     uint32_t rank;
 
-    if (!to_u32(arg, &rank) || comm_of(self) == NULL) return NULL;
+    if (!rdt_core_to_u32(arg, &rank) || comm_of(self) == NULL) return NULL;
     return PyUnicode_FromString(rdt_comm_transport(self->comm, rank));
 }
 
@@ -333,103 +277,6 @@ static PyObject *comm_detach(CommObject *self, PyObject *Py_UNUSED(unused))
 
 /* -- posting -- */
 
-/* Which buffers an operation has: 0 none, 1 one of count elements, WORLD one of world times that. */
-enum { WORLD = 2 };
-static const struct {
-    uint8_t in, out;
-} shapes[] = {[RDT_ALL_REDUCE] = {1, 1},
-              [RDT_REDUCE] = {1, 1},
-              [RDT_BROADCAST] = {0, 1},
-              [RDT_ALL_GATHER] = {1, WORLD},
-              [RDT_GATHER] = {1, WORLD},
-              [RDT_SCATTER] = {WORLD, 1},
-              [RDT_REDUCE_SCATTER] = {WORLD, 1},
-              [RDT_ALL_TO_ALL] = {WORLD, WORLD},
-              [RDT_BARRIER] = {0, 0},
-              [RDT_SEND] = {1, 0},
-              [RDT_RECV] = {0, 1}};
-
-/* Elements of a shard of the buffer, 0 for none; false with an exception set. */
-static int count_elements(const rdt_call_t *call, const Py_buffer *view, size_t shards,
-                          uint64_t *count_p)
-{
-    size_t unit = rdt_dtype_bytes(call->dtype) * shards;
-
-    if (view->obj == NULL) return 1;
-    *count_p = (size_t)view->len / unit;
-    if ((size_t)view->len % unit == 0) return 1;
-    PyErr_Format(PyExc_ValueError, "%s: a buffer of %zd bytes is not %zu shards of %s",
-                 rdt_coll_name(call->coll), view->len, shards, rdt_dtype_name(call->dtype));
-    return 0;
-}
-
-static int check_presence(const rdt_call_t *call, const WorkObject *work)
-{
-    int in = shapes[call->coll].in != 0, out = shapes[call->coll].out != 0;
-
-    if (call->coll == RDT_ALL_REDUCE) in = work->in.obj != NULL; /* else it is in place */
-    if (in == (work->in.obj != NULL) && out == (work->out.obj != NULL)) return 1;
-    PyErr_Format(PyExc_ValueError, "%s takes %s and %s", rdt_coll_name(call->coll),
-                 in ? "an input" : "no input", out ? "an output" : "no output");
-    return 0;
-}
-
-static size_t num_shards(uint8_t shape, uint32_t world)
-{
-    return shape == WORLD ? world : 1;
-}
-
-/* Fills in the pointers and the count. False with an exception set. */
-static int check_buffers(WorkObject *work, rdt_call_t *call, uint32_t world)
-{
-    const Py_buffer *in = &work->in, *out = &work->out;
-    size_t in_shards = num_shards(shapes[call->coll].in, world);
-    size_t out_shards = num_shards(shapes[call->coll].out, world);
-    uint64_t num_in = 0, num_out = 0;
-
-    if (!check_presence(call, work) || !count_elements(call, in, in_shards, &num_in) ||
-        !count_elements(call, out, out_shards, &num_out))
-        return 0;
-    call->count = num_in > num_out ? num_in : num_out; /* equal, or one of them is not there */
-    call->in = in->obj != NULL ? in->buf : out->buf;
-    call->out = out->buf;
-    if (in->obj == NULL || out->obj == NULL || num_in == num_out) return 1;
-    PyErr_Format(PyExc_ValueError, "%s over %u ranks: %zd bytes in, %zd bytes out",
-                 rdt_coll_name(call->coll), world, in->len, out->len);
-    return 0;
-}
-
-static int get_buffer(PyObject *obj, Py_buffer *view, int flags)
-{
-    return obj == NULL || obj == Py_None || PyObject_GetBuffer(obj, view, flags) == 0;
-}
-
-static int parse_call(CommObject *self, PyObject *args, PyObject *kwargs, WorkObject *work,
-                      rdt_call_t *call)
-{
-    static char *keywords[] = {"coll", "dtype", "op",      "in_",        "out",
-                               "peer", "tag",   "timeout", "background", NULL};
-    const char *coll, *dtype = "uint8", *op = "SUM";
-    PyObject *in = NULL, *out = NULL, *timeout = NULL;
-    int background = 0, c, d, o;
-
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s|ss$OOO&iOp", keywords, &coll, &dtype, &op,
-                                     &in, &out, to_u32, &call->peer, &call->tag, &timeout,
-                                     &background))
-        return 0;
-    c = find_name("operation", coll, coll_name, RDT_REFUSED);
-    d = c < 0 ? -1 : find_name("dtype", dtype, dtype_name, RDT_NUM_DTYPES);
-    o = d < 0 ? -1 : find_name("reduction", op, redop_name, RDT_NUM_REDOPS);
-    if (o < 0 || !to_ns(timeout, &call->timeout_ns)) return 0;
-    call->coll = (rdt_coll_t)c;
-    call->dtype = (rdt_dtype_t)d;
-    call->op = (rdt_redop_t)o;
-    call->background = background;
-    return get_buffer(in, &work->in, PyBUF_C_CONTIGUOUS) &&
-           get_buffer(out, &work->out, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) &&
-           check_buffers(work, call, self->world);
-}
-
 static PyObject *comm_post(CommObject *self, PyObject *args, PyObject *kwargs)
 {
     WorkObject *work;
@@ -441,7 +288,8 @@ static PyObject *comm_post(CommObject *self, PyObject *args, PyObject *kwargs)
     work = (WorkObject *)WorkType.tp_alloc(&WorkType, 0);
     if (work == NULL) return NULL;
     work->owner = (CommObject *)Py_NewRef(self);
-    if (!parse_call(self, args, kwargs, work, &call)) {
+    if (!rdt_core_parse_call((rdt_core_args_t){args, kwargs}, self->rank, self->world,
+                             &work->buffers, &call)) {
         Py_DECREF(work);
         return NULL;
     }
@@ -473,10 +321,13 @@ static PyMethodDef comm_methods[] = {
     {"transport", (PyCFunction)comm_transport, METH_O,
      "transport($self, rank, /)\n--\n\nName of the transport that joins this rank to another one."},
     {"post", (PyCFunction)(void (*)(void))comm_post, METH_VARARGS | METH_KEYWORDS,
-     "post($self, coll, dtype='uint8', op='SUM', *, in_=None, out=None, peer=0, tag=0, "
-     "timeout=None, "
-     "background=False)\n--\n\nStart an operation on contiguous buffers and return its Work.\n\n"
-     "timeout is in seconds. All ranks must post the same collectives in the same order."},
+     "post($self, coll, dtype='uint8', op='SUM', *, in_=None, out=None, peer=0, tag=0, factor=0.0, "
+     "shape=None, in_counts=None, out_counts=None, timeout=None, background=False)\n--\n\n"
+     "Start an operation on contiguous buffers and return its Work.\n\n"
+     "peer is the root, the receiver, the sender, or ANY_PEER. factor is PREMUL_SUM's. shape is "
+     "compared between the ranks. in_counts and out_counts: elements of each rank's shard, where "
+     "they differ. timeout is in seconds. All ranks must post the same collectives in the same "
+     "order."},
     {"abort", (PyCFunction)comm_abort, METH_O,
      "abort($self, reason, /)\n--\n\nFail everything that is pending or comes later, and tell the "
      "peers."},
@@ -508,7 +359,7 @@ static PyObject *work_wait(WorkObject *self, PyObject *args, PyObject *kwargs)
     rdt_status_t st;
 
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O", keywords, &timeout)) return NULL;
-    if (!to_ns(timeout, &ns)) return NULL;
+    if (!rdt_core_to_ns(timeout, &ns)) return NULL;
     self->owner->users++;
     Py_BEGIN_ALLOW_THREADS /* the whole wait, and nothing else */
     st = rdt_work_wait(self->work, ns);
@@ -536,10 +387,14 @@ static void work_dealloc(WorkObject *self)
         Py_END_ALLOW_THREADS
         self->owner->users--;
     }
-    if (self->in.obj != NULL) PyBuffer_Release(&self->in);
-    if (self->out.obj != NULL) PyBuffer_Release(&self->out);
+    rdt_core_release(&self->buffers);
     Py_XDECREF(self->owner);
     Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyObject *work_peer(WorkObject *self, PyObject *Py_UNUSED(unused))
+{
+    return PyLong_FromUnsignedLong(rdt_work_peer(self->work));
 }
 
 static PyMethodDef work_methods[] = {
@@ -549,6 +404,9 @@ static PyMethodDef work_methods[] = {
      "seconds.\n\nRaises CommError, or CommTimeoutError when the wait itself ran out."},
     {"done", (PyCFunction)work_done, METH_NOARGS,
      "done($self)\n--\n\nWhether the work is over, well or not."},
+    {"peer", (PyCFunction)work_peer, METH_NOARGS,
+     "peer($self)\n--\n\nThe root, or the other rank; of a recv from any rank that is done, the "
+     "sender."},
     {NULL, NULL, 0, NULL}};
 
 static PyTypeObject WorkType = {
@@ -624,9 +482,10 @@ static int add_all(PyObject *module)
            add(module, "TORCH_MINOR", PyUnicode_FromString(RDT_TORCH_MINOR)) ||
            add(module, "TUNING", rdt_core_tuning_texts()) ||
            add(module, "STATUSES", status_table()) ||
-           add(module, "DTYPES", names(dtype_name, RDT_NUM_DTYPES)) ||
-           add(module, "REDOPS", names(redop_name, RDT_NUM_REDOPS)) ||
-           add(module, "COLLS", names(coll_name, RDT_REFUSED));
+           add(module, "DTYPES", names(rdt_core_dtype_name, RDT_NUM_DTYPES)) ||
+           add(module, "REDOPS", names(rdt_core_redop_name, RDT_NUM_REDOPS)) ||
+           add(module, "COLLS", names(rdt_core_coll_name, RDT_REFUSED)) ||
+           add(module, "ANY_PEER", PyLong_FromUnsignedLong(RDT_ANY_PEER));
 }
 
 static PyModuleDef core_module = {

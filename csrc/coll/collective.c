@@ -17,8 +17,6 @@ static void begin_peer(rdt_comm_t *comm, uint32_t rank)
 {
     rdt_peer_state_t *peer = &comm->peers[rank];
 
-    bool exposed = rdt_direct_exposes(comm, rank);
-
     for (int s = 0; s < RDT_NUM_STREAMS; s++) {
         peer->tx_next[s] = peer->rx_next[s] = 0;
         peer->tx_total[s] = rdt_plan_num_chunks(&comm->plan, comm->cfg.rank, rank, s);
@@ -26,7 +24,7 @@ static void begin_peer(rdt_comm_t *comm, uint32_t rank)
     }
     /* What is exposed goes in no message: one says where it is, and one comes back when the peer is
      * done with it. What the peer exposes is known when its first message comes. */
-    if (exposed && comm->in_at != 0) {
+    if (peer->exposed_at != 0) {
         peer->tx_total[RDT_STREAM_INPUT] = 1;
         peer->rx_total[RDT_STREAM_RESULT] = 1;
     }
@@ -38,20 +36,28 @@ static void begin_peer(rdt_comm_t *comm, uint32_t rank)
     peer->held = false;
 }
 
-/* The own input of an all_gather goes to its place; with one rank that is all there is to do. */
+/* What an exchange leaves on the rank goes to its place; with one rank that is all there is to do. */
 static void place_own(rdt_comm_t *comm, const rdt_work_t *work)
 {
-    rdt_piece_t p = {.shard = comm->cfg.rank, .first = 0, .count = work->call.count};
+    uint32_t rank = comm->cfg.rank;
+    rdt_piece_t from, to;
+    const uint8_t *source;
     uint8_t *target;
+    size_t len;
 
     comm->placed = true;
-    if (work->call.coll != RDT_ALL_GATHER || p.count == 0) return;
-    target = rdt_output_at(work, &p);
-    if (target == work->call.in) return;
+    if (comm->plan.algo != RDT_ALGO_EXCHANGE) return;
+    from = rdt_plan_exchange_source(&comm->plan, rank, rank);
+    to = rdt_plan_exchange_target(&comm->plan, rank, rank);
+    if (from.count == 0) return;
+    source = rdt_input_at(work, &from);
+    target = rdt_output_at(work, &to);
+    len = from.count * rdt_elem_bytes(work);
+    if (target == source) return;
     if (comm->bypasses)
-        rdt_copy(target, work->call.in, p.count * rdt_elem_bytes(work), true);
+        rdt_copy(target, source, len, true);
     else
-        memcpy(target, work->call.in, p.count * rdt_elem_bytes(work));
+        memcpy(target, source, len);
 }
 
 static void begin(rdt_comm_t *comm, rdt_work_t *work)
@@ -84,7 +90,7 @@ static bool sends_notice(const rdt_comm_t *comm, uint32_t rank, rdt_stream_t s)
 {
     const rdt_peer_state_t *peer = &comm->peers[rank];
 
-    if (s == RDT_STREAM_INPUT) return comm->in_at != 0 && rdt_direct_exposes(comm, rank);
+    if (s == RDT_STREAM_INPUT) return peer->exposed_at != 0;
     return peer->in_at != NULL || peer->out_at != NULL;
 }
 
@@ -117,6 +123,38 @@ static const void *chunk_data(const rdt_comm_t *comm, const rdt_work_t *work, ui
     return s == RDT_STREAM_INPUT ? rdt_input_at(work, &p) : rdt_output_at(work, &p);
 }
 
+/* The size of the call as the peer is told: of what the two have in common where that differs. */
+static uint64_t said_count(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t to)
+{
+    rdt_coll_t coll = work->call.coll;
+
+    if (coll == RDT_ALL_TO_ALL || coll == RDT_REDUCE_SCATTER ||
+        (coll == RDT_SCATTER && comm->cfg.rank == comm->plan.root))
+        return rdt_plan_count(&comm->plan, comm->cfg.rank, to, RDT_STREAM_INPUT);
+    return work->call.count;
+}
+
+/* And as the peer must say it. */
+static uint64_t expected_count(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t from)
+{
+    const rdt_plan_t *plan = &comm->plan;
+    bool is_root = comm->cfg.rank == plan->root;
+
+    switch (work->call.coll) {
+    case RDT_SCATTER: /* the root knows what each one takes, */
+        if (!is_root) return work->call.count;
+        return rdt_plan_count(plan, comm->cfg.rank, from, RDT_STREAM_INPUT);
+    case RDT_GATHER: /* or brings */
+        if (!is_root) return work->call.count;
+        return rdt_plan_count(plan, from, comm->cfg.rank, RDT_STREAM_INPUT);
+    case RDT_ALL_GATHER:
+    case RDT_ALL_TO_ALL:
+        return rdt_plan_count(plan, from, comm->cfg.rank, RDT_STREAM_INPUT);
+    default:
+        return work->call.count;
+    }
+}
+
 /* HOT. RDT_OK when the stream has nothing more to send for now. */
 static rdt_status_t send_stream(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
                                 rdt_stream_t s, bool *moved)
@@ -127,8 +165,9 @@ static rdt_status_t send_stream(rdt_comm_t *comm, const rdt_work_t *work, uint32
 
     if (peer->tx_next[s] >= limit) return RDT_OK;
     hdr = rdt_call_hdr(work, s == RDT_STREAM_INPUT ? RDT_KIND_INPUT : RDT_KIND_RESULT);
+    hdr.count = said_count(comm, work, rank);
     if (rdt_direct_exposes(comm, rank)) {
-        hdr.in_at = comm->in_at;
+        hdr.in_at = peer->exposed_at;
         hdr.out_at = comm->out_at;
     }
     while (peer->tx_next[s] < limit) {
@@ -171,12 +210,30 @@ static bool send_phase(rdt_comm_t *comm, const rdt_work_t *work)
     return moved;
 }
 
-static bool same_call(const rdt_hdr_t *a, const rdt_hdr_t *b)
+static bool same_shape(const rdt_shape_t *a, const rdt_shape_t *b)
 {
-    return a->coll == b->coll && a->dtype == b->dtype && a->op == b->op && a->peer == b->peer &&
-           a->count == b->count && a->seq == b->seq &&
-           memcmp(&a->factor, &b->factor, sizeof(a->factor)) == 0 &&
-           memcmp(&a->shape, &b->shape, sizeof(a->shape)) == 0;
+    return a->code[0] == 0 || b->code[0] == 0 || memcmp(a, b, sizeof(*a)) == 0;
+}
+
+/* Of a gather or a scatter with pieces of any sizes, only the root knows which ones are right. */
+static bool compares_sizes(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank)
+{
+    bool has_root = work->call.coll == RDT_GATHER || work->call.coll == RDT_SCATTER;
+
+    return !has_root || rank == work->call.peer || comm->cfg.rank == work->call.peer;
+}
+
+static bool same_call(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
+                      const rdt_hdr_t *hdr)
+{
+    const rdt_call_t *call = &work->call;
+
+    if (hdr->coll != call->coll || hdr->dtype != call->dtype || hdr->op != call->op ||
+        hdr->peer != call->peer || hdr->seq != work->seq ||
+        memcmp(&hdr->factor, &call->factor, sizeof(hdr->factor)) != 0)
+        return false;
+    return !compares_sizes(comm, work, rank) || (hdr->count == expected_count(comm, work, rank) &&
+                                                 same_shape(&hdr->shape, &call->shape));
 }
 
 static __attribute__((noinline)) void mismatch(rdt_comm_t *comm, const rdt_work_t *work,
@@ -185,8 +242,10 @@ static __attribute__((noinline)) void mismatch(rdt_comm_t *comm, const rdt_work_
     char mine[RDT_CALL_TEXT_BYTES], theirs[RDT_CALL_TEXT_BYTES];
     rdt_hdr_t hdr;
 
+    hdr = rdt_call_hdr(work, RDT_KIND_INPUT);
+    hdr.count = expected_count(comm, work, rank);
+    rdt_describe_hdr(&hdr, mine);
     memcpy(&hdr, msg->hdr, sizeof(hdr));
-    rdt_describe_work(work, mine);
     rdt_describe_hdr(&hdr, theirs);
     if (work->refusal != NULL) snprintf(mine, sizeof(mine), "refused: %.140s", work->refusal);
     if (hdr.coll == RDT_REFUSED)
@@ -200,11 +259,10 @@ static __attribute__((noinline)) void mismatch(rdt_comm_t *comm, const rdt_work_
 /* The message is of this call, and the next one of its stream. */
 static bool expected(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, const rdt_msg_t *msg)
 {
-    rdt_hdr_t mine = rdt_call_hdr(work, RDT_KIND_INPUT);
     const rdt_hdr_t *hdr = msg->hdr;
     const rdt_peer_state_t *peer = &comm->peers[rank];
 
-    if (__builtin_expect(!same_call(hdr, &mine), 0)) {
+    if (__builtin_expect(!same_call(comm, work, rank, hdr), 0)) {
         mismatch(comm, work, rank, msg);
         return false;
     }

@@ -26,7 +26,7 @@ struct rdt_work {
     rdt_work_t *next;
     rdt_comm_t *comm; /* not to be touched once DONE: the communicator may be gone */
     rdt_call_t call;
-    void **shards; /* owned copy behind call.in_shards or call.out_shards, or NULL */
+    void *arrays;  /* owned: the shards and counts of call, or NULL */
     char *refusal; /* owned copy behind call.refusal, or NULL */
     uint64_t seq;  /* 1, 2, 3...: of collectives, and of a peer's point-to-point works */
     uint64_t deadline_ns;
@@ -35,6 +35,7 @@ struct rdt_work {
     rdt_status_t status;
     char *text; /* owned: why it failed; NULL when it did not, or when there was no memory */
     /* point-to-point, see p2p.c */
+    uint64_t p2p_order; /* of posting, over all peers */
     uint32_t p2p_state;
     uint64_t p2p_done; /* bytes sent or received */
     uint64_t p2p_id;   /* seq of the other side's work, once matched */
@@ -73,6 +74,7 @@ _Static_assert(sizeof(rdt_hdr_t) == RDT_HDR_BYTES, "a wire format has no padding
 /* A send that the peer announced and that no recv has matched yet. */
 typedef struct rdt_rts {
     struct rdt_rts *next;
+    uint64_t order; /* of arrival, over all peers */
     rdt_hdr_t hdr;
 } rdt_rts_t;
 
@@ -89,6 +91,7 @@ typedef struct rdt_peer_state {
     bool held;       /* the chunk to be reduced next lies at the head of the lane */
     const void *held_data;
     /* direct access in the active collective, see direct.h; _st */
+    uint64_t exposed_at;  /* offset + 1 of what the peer may read here, or 0 */
     const uint8_t *in_at; /* the peer's input and output as this rank sees them, or NULL */
     uint8_t *out_at;
     uint8_t *copy_dst; /* what this rank has yet to copy, from or to the peer's memory */
@@ -141,9 +144,11 @@ struct rdt_comm {
     bool bypasses;                 /* it is so large that what it writes goes past the caches */
     uint32_t num_held;
     uint32_t num_direct;          /* peers whose input this rank reads where it lies */
-    uint64_t in_at, out_at;       /* offset + 1 of what this rank exposes, or 0 */
+    uint64_t out_at;              /* offset + 1 of the output that this rank exposes, or 0 */
     uint64_t coll_seq, coll_done; /* collectives begun, and finished */
-    bool told;                    /* the peers know of the error or goodbye, or are cut off */
+    rdt_work_t *any_recvs;        /* from whoever sends: not yet matched */
+    uint64_t p2p_posted, rts_arrived;
+    bool told; /* the peers know of the error or goodbye, or are cut off */
     uint64_t next_check_ns;
     struct pollfd *fds;
     int event_fd; /* wakes a driver that sleeps in poll() */
@@ -166,6 +171,11 @@ void rdt_comm_tell_st(rdt_comm_t *comm);
 /* "all_reduce(float32, 1000 elements, SUM)" */
 void rdt_describe_hdr(const rdt_hdr_t *hdr, char *text);
 void rdt_describe_work(const rdt_work_t *work, char *text);
+
+/* call.c */
+rdt_status_t rdt_call_check(const rdt_comm_t *comm, const rdt_call_t *call);
+/* With two references; NULL where there is no memory. */
+rdt_work_t *rdt_work_new(rdt_comm_t *comm, const rdt_call_t *call);
 
 /* shape.c */
 #define RDT_SHAPE_TEXT_BYTES 96

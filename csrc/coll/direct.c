@@ -7,7 +7,7 @@
 #include "arena/arena.h"
 #include "coll/buffers.h"
 
-/* What an operation needs to reach, in bytes from the start of a rank's input and output. */
+/* What an operation needs to reach, in bytes of what is exposed of a rank's input and output. */
 typedef struct reach {
     uint64_t in, out;
 } reach_t;
@@ -23,23 +23,39 @@ static bool is_broadcast(const rdt_plan_t *plan)
     return plan->algo == RDT_ALGO_FLAT_BROADCAST || plan->algo == RDT_ALGO_SCATTERED_BROADCAST;
 }
 
-/* Of the buffers of rank; nothing when the collective is not run directly. */
-static reach_t needed(const rdt_plan_t *plan, const rdt_work_t *work, uint32_t rank)
+static uint64_t piece_bytes(const rdt_work_t *work, const rdt_plan_t *plan, uint32_t from,
+                            uint32_t to)
 {
-    uint64_t bytes = call_bytes(work);
+    return rdt_plan_count(plan, from, to, RDT_STREAM_INPUT) * rdt_elem_bytes(work);
+}
 
-    if (!plan->direct) return (reach_t){0, 0};
+/* Of the buffers of from, by to: of both there are, or of the piece that is for it. */
+static reach_t needed(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t from, uint32_t to)
+{
+    const rdt_plan_t *plan = &comm->plan;
+    reach_t reach = {0, 0};
+
     switch (plan->algo) {
     case RDT_ALGO_TWO_PHASE:
-        return (reach_t){bytes, bytes};
+        reach = (reach_t){call_bytes(work), call_bytes(work)};
+        break;
+    case RDT_ALGO_REDUCE:
     case RDT_ALGO_REDUCE_SCATTER:
-        return (reach_t){bytes * plan->world, 0};
-    case RDT_ALGO_ALL_GATHER:
-        return (reach_t){bytes, 0};
+    case RDT_ALGO_EXCHANGE:
+        reach.in = piece_bytes(work, plan, from, to);
+        break;
+    case RDT_ALGO_FLAT_BROADCAST:
+    case RDT_ALGO_SCATTERED_BROADCAST:
+        if (from == plan->root)
+            reach.in = call_bytes(work);
+        else if (to == plan->root)
+            reach.out = call_bytes(work);
+        break;
     default:
-        if (!is_broadcast(plan)) return (reach_t){0, 0};
-        return rank == plan->root ? (reach_t){bytes, 0} : (reach_t){0, bytes};
+        break;
     }
+    return reach.in >= comm->tuning.direct || reach.out >= comm->tuning.direct ? reach
+                                                                               : (reach_t){0, 0};
 }
 
 /* Offset + 1 of memory that peers can reach, else 0. */
@@ -57,29 +73,49 @@ static bool all_share(const rdt_comm_t *comm)
     return true;
 }
 
+/* What goes to the peer, where it lies. */
+static const void *source(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t to)
+{
+    rdt_piece_t piece = {0, 0, 0};
+
+    if (comm->plan.algo == RDT_ALGO_REDUCE_SCATTER) piece.shard = to;
+    if (comm->plan.algo == RDT_ALGO_EXCHANGE)
+        piece = rdt_plan_exchange_source(&comm->plan, comm->cfg.rank, to);
+    return rdt_input_at(work, &piece);
+}
+
+/* An all_reduce is direct for a rank as a whole, or not at all. */
+static void expose(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank)
+{
+    rdt_peer_state_t *peer = &comm->peers[rank];
+    reach_t need = needed(comm, work, comm->cfg.rank, rank);
+
+    if (!peer->conn->shares_arena || need.in + need.out == 0) return;
+    if (need.in > 0) peer->exposed_at = locate(source(comm, work, rank), need.in);
+    if (need.in > 0 && peer->exposed_at == 0) return;
+    if (need.out > 0) comm->out_at = locate(work->call.out, need.out);
+    if (need.out > 0 && comm->out_at == 0) peer->exposed_at = 0;
+}
+
 void rdt_direct_begin_st(rdt_comm_t *comm, const rdt_work_t *work)
 {
-    reach_t need = needed(&comm->plan, work, comm->cfg.rank);
-    const void *in = is_broadcast(&comm->plan) ? work->call.out : work->call.in;
-
     comm->num_direct = 0;
-    comm->in_at = comm->out_at = 0;
-    if (!comm->shares_arena) return;
-    comm->in_at = locate(in, need.in);
-    comm->out_at = locate(work->call.out, need.out);
-    /* An all_reduce is direct for a rank as a whole, or not at all; so is a broadcast for all ranks. */
-    if ((need.in > 0 && need.out > 0 && (comm->in_at == 0 || comm->out_at == 0)) ||
-        (is_broadcast(&comm->plan) && !all_share(comm)))
-        comm->in_at = comm->out_at = 0;
+    comm->out_at = 0;
+    for (uint32_t r = 0; r < comm->cfg.world; r++)
+        comm->peers[r].exposed_at = 0;
+    /* So is a broadcast for all ranks. */
+    if (!comm->shares_arena || (is_broadcast(&comm->plan) && !all_share(comm))) return;
+    for (uint32_t r = 0; r < comm->cfg.world; r++)
+        if (r != comm->cfg.rank) expose(comm, work, r);
 }
 
 bool rdt_direct_exposes(const rdt_comm_t *comm, uint32_t rank)
 {
-    const rdt_plan_t *plan = &comm->plan;
+    const rdt_peer_state_t *peer = &comm->peers[rank];
 
-    if (!comm->peers[rank].conn->shares_arena) return false;
-    if (is_broadcast(plan) && plan->rank != plan->root && rank != plan->root) return false;
-    return comm->in_at != 0 || comm->out_at != 0;
+    if (peer->exposed_at != 0) return true;
+    return comm->out_at != 0 && is_broadcast(&comm->plan) && rank == comm->plan.root &&
+           peer->conn->shares_arena;
 }
 
 bool rdt_direct_may_take(const rdt_comm_t *comm, uint32_t rank)
@@ -144,33 +180,33 @@ static void meet_receiver(rdt_comm_t *comm, const rdt_work_t *work, rdt_peer_sta
 {
     uint64_t share = root_share(comm, work);
 
-    if (comm->in_at == 0 || !peer->conn->shares_arena || peer->out_at == NULL || share == 0) return;
+    if (peer->exposed_at == 0 || peer->out_at == NULL || share == 0) return;
     peer->tx_total[RDT_STREAM_RESULT] = 1;
     set_copy(peer, peer->out_at, work->call.out, share);
 }
 
-static void meet_reducer(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank)
+/* The peer exposes what this rank reduces, or has to place. */
+static void meet_input(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank)
 {
     rdt_peer_state_t *peer = &comm->peers[rank];
-    uint64_t bytes = call_bytes(work);
 
     peer->rx_total[RDT_STREAM_INPUT] = 1;
     peer->tx_total[RDT_STREAM_RESULT] = 1;
     comm->num_direct++;
-    if (comm->plan.algo == RDT_ALGO_ALL_GATHER)
-        set_copy(peer,
-                 work->call.out_shards != NULL ? work->call.out_shards[rank]
-                                               : (uint8_t *)work->call.out + bytes * rank,
-                 peer->in_at, bytes);
-    else
+    if (comm->plan.algo == RDT_ALGO_EXCHANGE) {
+        rdt_piece_t to = rdt_plan_exchange_target(&comm->plan, rank, comm->cfg.rank);
+
+        set_copy(peer, rdt_output_at(work, &to), peer->in_at, to.count * rdt_elem_bytes(work));
+    } else {
         peer->direct_done = comm->num_reduced == 0;
+    }
 }
 
 bool rdt_direct_meet_st(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
                         const rdt_hdr_t *hdr)
 {
     rdt_peer_state_t *peer = &comm->peers[rank];
-    reach_t need = needed(&comm->plan, work, rank);
+    reach_t need = needed(comm, work, rank, comm->cfg.rank);
     uint8_t *in;
 
     if (!resolve(comm, rank, hdr->in_at, need.in, &in) ||
@@ -183,7 +219,7 @@ bool rdt_direct_meet_st(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
         else if (in != NULL)
             meet_root(comm, work, peer);
     } else if (in != NULL) {
-        meet_reducer(comm, work, rank);
+        meet_input(comm, work, rank);
     }
     return true;
 }
@@ -234,8 +270,7 @@ static void latch_revoked(rdt_comm_t *comm, const rdt_work_t *work, uint32_t ran
 
 bool rdt_direct_holds_st(const rdt_comm_t *comm, const rdt_work_t *work)
 {
-    return comm->out_at == 0 ||
-           locate(work->call.out, needed(&comm->plan, work, comm->cfg.rank).out) == comm->out_at;
+    return comm->out_at == 0 || locate(work->call.out, call_bytes(work)) == comm->out_at;
 }
 
 bool rdt_direct_revoked_st(rdt_comm_t *comm, const rdt_work_t *work)
@@ -259,8 +294,7 @@ static void detach(rdt_comm_t *comm, const rdt_work_t *work)
 {
     size_t len;
 
-    if (rdt_arena_detach(work->call.out, needed(&comm->plan, work, comm->cfg.rank).out) == RDT_OK)
-        return;
+    if (rdt_arena_detach(work->call.out, call_bytes(work)) == RDT_OK) return;
     pthread_mutex_lock(&comm->error_lock);
     len = strlen(comm->error);
     snprintf(comm->error + len, sizeof(comm->error) - len,

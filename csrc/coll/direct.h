@@ -5,7 +5,9 @@
  * "done", the peer may load from them and store to them. Each pair of ranks decides by itself:
  *   all_reduce      the owner of a shard reduces it from all ranks' tensors into all ranks' tensors;
  *   reduce_scatter  the owner reads its shard from all ranks' inputs;
- *   all_gather      every rank copies the others' inputs;
+ *   reduce          the root reads all ranks' inputs;
+ *   all_gather, gather, scatter, all_to_all
+ *                   every rank copies what is for it from the others' inputs;
  *   broadcast       every rank copies most of the root's tensor, and the root stores the rest.
  * What is not in an arena goes in messages, as to a peer without direct access. Between two ranks:
  *
@@ -27,7 +29,7 @@
 /* Copied or reduced between two looks at the peers. */
 #define RDT_SLICE_BYTES (256u << 10)
 
-/* Finds out what this rank can expose in the active collective. */
+/* Finds out what this rank can expose, and to whom, in the active collective. */
 void rdt_direct_begin_st(rdt_comm_t *comm, const rdt_work_t *work);
 /* True when the peer gets access to anything of this rank. */
 bool rdt_direct_exposes(const rdt_comm_t *comm, uint32_t rank);

@@ -28,7 +28,7 @@
 static void unref(rdt_work_t *work)
 {
     if (atomic_fetch_sub(&work->refs, 1) > 1) return;
-    free(work->shards);
+    free(work->arrays);
     free(work->refusal);
     free(work->text);
     free(work);
@@ -355,13 +355,6 @@ void *rdt_progress_thread(void *arg)
 
 /* -- the calls of other threads -- */
 
-static uint64_t deadline_after(uint64_t timeout_ns)
-{
-    uint64_t now = rdt_now_ns();
-
-    return timeout_ns < UINT64_MAX - now ? now + timeout_ns : UINT64_MAX;
-}
-
 static rdt_status_t wait_turn(rdt_comm_t *comm, rdt_work_t *work, uint64_t deadline_ns)
 {
     drive_t mine = {.until = work, .deadline_ns = deadline_ns, .spin_ns = comm->cfg.spin_ns};
@@ -395,7 +388,7 @@ rdt_status_t rdt_work_wait(rdt_work_t *work, uint64_t timeout_ns)
         return rdt_fail(RDT_CLOSED,
                         "this process was forked from the rank that waits for this work");
     atomic_fetch_add(&comm->waiting, 1);
-    if (timeout_ns != RDT_NO_TIMEOUT) deadline_ns = deadline_after(timeout_ns);
+    if (timeout_ns != RDT_NO_TIMEOUT) deadline_ns = rdt_deadline_after(timeout_ns);
     st = wait_turn(comm, work, deadline_ns);
     wake_waiters(comm);
     if (atomic_fetch_sub(&comm->waiting, 1) == 1 && atomic_load(&comm->pending) > 0)
@@ -424,93 +417,6 @@ void rdt_work_free(rdt_work_t *work)
     unref(work);
 }
 
-static bool is_p2p(rdt_coll_t coll)
-{
-    return coll == RDT_SEND || coll == RDT_RECV;
-}
-
-static bool has_root(rdt_coll_t coll)
-{
-    return coll == RDT_REDUCE || coll == RDT_BROADCAST || coll == RDT_GATHER || coll == RDT_SCATTER;
-}
-
-static bool reduces(rdt_coll_t coll)
-{
-    return coll == RDT_ALL_REDUCE || coll == RDT_REDUCE || coll == RDT_REDUCE_SCATTER;
-}
-
-static rdt_status_t check_call(const rdt_comm_t *comm, const rdt_call_t *call)
-{
-    if ((unsigned)call->coll >= RDT_NUM_COLLS || (unsigned)call->dtype >= RDT_NUM_DTYPES ||
-        (unsigned)call->op >= RDT_NUM_REDOPS)
-        return rdt_fail(RDT_BAD_ARG, "operation %d, dtype %d or reduction %d is out of range",
-                        call->coll, call->dtype, call->op);
-    if ((has_root(call->coll) || is_p2p(call->coll)) && call->peer >= comm->cfg.world &&
-        !(call->coll == RDT_RECV && call->peer == RDT_ANY_PEER))
-        return rdt_fail(RDT_BAD_ARG, "%s: rank %u is not below world size %u",
-                        rdt_coll_name(call->coll), call->peer, comm->cfg.world);
-    if (is_p2p(call->coll) && call->peer == comm->cfg.rank)
-        return rdt_fail(RDT_BAD_ARG, "%s: rank %u with itself", rdt_coll_name(call->coll),
-                        call->peer);
-    if (reduces(call->coll) && !rdt_can_reduce(call->dtype, call->op))
-        return rdt_fail(RDT_UNSUPPORTED, "%s: %s of %s has no meaning", rdt_coll_name(call->coll),
-                        rdt_redop_name(call->op), rdt_dtype_name(call->dtype));
-    return RDT_OK;
-}
-
-/* What does not count for the operation is made equal, since the ranks' calls are compared. */
-static void normalise(rdt_call_t *call)
-{
-    if (!reduces(call->coll)) call->op = RDT_SUM;
-    if (call->op != RDT_PREMUL_SUM) call->factor = 0;
-    if (!has_root(call->coll) && !is_p2p(call->coll)) call->peer = 0;
-    if (!is_p2p(call->coll)) call->tag = 0;
-    if (is_p2p(call->coll) || call->coll == RDT_ALL_TO_ALL || call->in_counts != NULL ||
-        call->out_counts != NULL)
-        call->shape = (rdt_shape_t){{0}};
-    if (call->coll == RDT_BARRIER || call->coll == RDT_REFUSED) {
-        call->dtype = RDT_U8;
-        call->count = 0;
-        call->shape = (rdt_shape_t){{0}};
-    }
-}
-
-/* Shard pointers and texts that post borrowed become the work's own. */
-static bool own_copies(rdt_work_t *work, uint32_t world)
-{
-    const void *shards = work->call.in_shards != NULL ? (const void *)work->call.in_shards
-                                                      : (const void *)work->call.out_shards;
-
-    if (shards != NULL) {
-        work->shards = malloc(world * sizeof(void *));
-        if (work->shards == NULL) return false;
-        memcpy(work->shards, shards, world * sizeof(void *));
-        if (work->call.in_shards != NULL)
-            work->call.in_shards = (const void *const *)work->shards;
-        else
-            work->call.out_shards = work->shards;
-    }
-    if (work->call.refusal == NULL) return true;
-    work->refusal = strndup(work->call.refusal, RDT_ERROR_BYTES / 2);
-    return work->refusal != NULL;
-}
-
-static rdt_work_t *new_work(rdt_comm_t *comm, const rdt_call_t *call)
-{
-    rdt_work_t *work = calloc(1, sizeof(*work));
-
-    if (work == NULL) return NULL;
-    work->comm = comm;
-    work->call = *call;
-    normalise(&work->call);
-    work->deadline_ns = deadline_after(call->timeout_ns);
-    atomic_init(&work->refs, 2);
-    if (own_copies(work, comm->cfg.world)) return work;
-    free(work->shards);
-    free(work);
-    return NULL;
-}
-
 static void submit(rdt_comm_t *comm, rdt_work_t *work)
 {
     atomic_fetch_add(&comm->pending, 1);
@@ -521,7 +427,7 @@ static void submit(rdt_comm_t *comm, rdt_work_t *work)
 
 rdt_status_t rdt_post(rdt_comm_t *comm, const rdt_call_t *call, rdt_work_t **work_p)
 {
-    rdt_status_t st = check_call(comm, call);
+    rdt_status_t st = rdt_call_check(comm, call);
     char text[RDT_ERROR_BYTES];
     rdt_work_t *work;
 
@@ -537,7 +443,7 @@ rdt_status_t rdt_post(rdt_comm_t *comm, const rdt_call_t *call, rdt_work_t **wor
         st = rdt_comm_status(comm, text, sizeof(text));
         return rdt_fail(st, "%s", text);
     }
-    work = new_work(comm, call);
+    work = rdt_work_new(comm, call);
     if (work == NULL) return rdt_fail(RDT_NO_MEMORY, "work: out of memory");
     *work_p = work;
     submit(comm, work);

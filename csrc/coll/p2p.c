@@ -42,48 +42,84 @@ static void mismatch(rdt_comm_t *comm, const rdt_work_t *work, const rdt_hdr_t *
                    comm->cfg.rank, mine, work->call.peer, theirs);
 }
 
-static bool match(rdt_comm_t *comm, rdt_work_t *work, const rdt_hdr_t *rts)
+/* Works of a peer are numbered from here on: their messages name them so. */
+static void join_peer(rdt_peer_state_t *peer, rdt_work_t **list, rdt_work_t *work)
 {
-    if (work->call.tag != rts->tag) return false;
+    work->seq = ++peer->p2p_seq;
+    append(list, work);
+}
+
+/* The recv takes what the peer has announced. */
+static void match(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t *work, const rdt_hdr_t *rts)
+{
+    if (work->call.peer == RDT_ANY_PEER) {
+        work->call.peer = peer->conn->peer;
+        join_peer(peer, &peer->recvs, work);
+    }
     if (work->call.count != rts->count || work->call.dtype != (rdt_dtype_t)rts->dtype) {
         mismatch(comm, work, rts);
-        return true;
+        return;
     }
     work->p2p_state = RECV_MATCHED;
     work->p2p_id = rts->seq;
-    return true;
+}
+
+static rdt_rts_t **find_rts(rdt_peer_state_t *peer, int32_t tag)
+{
+    rdt_rts_t **link = &peer->rts;
+
+    while (*link != NULL && (*link)->hdr.tag != tag)
+        link = &(*link)->next;
+    return link;
+}
+
+static void take_rts(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_rts_t **link, rdt_work_t *work)
+{
+    rdt_rts_t *rts = *link;
+
+    *link = rts->next;
+    match(comm, peer, work, &rts->hdr);
+    free(rts);
 }
 
 static void begin_recv(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t *work)
 {
-    rdt_rts_t **link = &peer->rts;
+    rdt_rts_t **link = find_rts(peer, work->call.tag);
 
-    append(&peer->recvs, work);
-    work->p2p_state = RECV_WAITING;
-    while (*link != NULL) {
-        rdt_rts_t *rts = *link;
+    join_peer(peer, &peer->recvs, work);
+    if (*link != NULL) take_rts(comm, peer, link, work);
+}
 
-        if (match(comm, work, &rts->hdr)) {
-            *link = rts->next;
-            free(rts);
-            return;
-        }
-        link = &rts->next;
+/* The first that was announced by anybody. */
+static void begin_any_recv(rdt_comm_t *comm, rdt_work_t *work)
+{
+    rdt_peer_state_t *first = NULL;
+    rdt_rts_t **link = NULL;
+
+    for (uint32_t r = 0; r < comm->cfg.world; r++) {
+        rdt_rts_t **other = find_rts(&comm->peers[r], work->call.tag);
+
+        if (*other == NULL || (link != NULL && (*link)->order < (*other)->order)) continue;
+        first = &comm->peers[r];
+        link = other;
     }
+    if (first != NULL)
+        take_rts(comm, first, link, work);
+    else
+        append(&comm->any_recvs, work);
 }
 
 void rdt_p2p_begin_st(rdt_comm_t *comm, rdt_work_t *work)
 {
-    rdt_peer_state_t *peer = &comm->peers[work->call.peer];
-
     work->p2p_done = 0;
-    work->seq = ++peer->p2p_seq;
-    if (work->call.coll == RDT_RECV) {
-        begin_recv(comm, peer, work);
-        return;
-    }
-    work->p2p_state = SEND_NEW;
-    append(&peer->sends, work);
+    work->p2p_order = ++comm->p2p_posted;
+    work->p2p_state = work->call.coll == RDT_SEND ? SEND_NEW : RECV_WAITING;
+    if (work->call.coll == RDT_SEND)
+        join_peer(&comm->peers[work->call.peer], &comm->peers[work->call.peer].sends, work);
+    else if (work->call.peer == RDT_ANY_PEER)
+        begin_any_recv(comm, work);
+    else
+        begin_recv(comm, &comm->peers[work->call.peer], work);
 }
 
 /* -- what goes out -- */
@@ -94,26 +130,25 @@ static rdt_status_t post(rdt_peer_state_t *peer, const rdt_hdr_t *hdr, const voi
     return peer->conn->ops->send(peer->conn, RDT_LANE_P2P, hdr, data, len);
 }
 
-static rdt_status_t announce(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t *work)
+static rdt_status_t announce(rdt_peer_state_t *peer, rdt_work_t *work)
 {
     rdt_hdr_t hdr = rdt_call_hdr(work, RDT_KIND_RTS);
     rdt_status_t st = post(peer, &hdr, NULL, 0);
 
-    (void)comm;
     if (st == RDT_OK) work->p2p_state = SEND_ANNOUNCED;
     return st;
 }
 
 /* HOT. */
-static rdt_status_t move_data(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t *work)
+static rdt_status_t move_data(rdt_peer_state_t *peer, rdt_work_t *work)
 {
     rdt_hdr_t hdr = rdt_call_hdr(work, RDT_KIND_DATA);
-    uint64_t total = total_bytes(work);
+    uint64_t total = total_bytes(work), chunk = work->comm->tuning.chunk;
 
     hdr.id = work->p2p_id;
     while (work->p2p_done < total) {
         uint64_t left = total - work->p2p_done;
-        uint32_t len = (uint32_t)(left < comm->tuning.chunk ? left : comm->tuning.chunk);
+        uint32_t len = (uint32_t)(left < chunk ? left : chunk);
         rdt_status_t st = post(peer, &hdr, (const uint8_t *)work->call.in + work->p2p_done, len);
 
         if (st != RDT_OK) return st;
@@ -130,14 +165,14 @@ static bool is_flushed(const rdt_peer_state_t *peer, const rdt_work_t *work)
 }
 
 /* RDT_OK when the work has nothing more to do for now, AGAIN when the lane is full. */
-static rdt_status_t step_send(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t **link)
+static rdt_status_t step_send(rdt_peer_state_t *peer, rdt_work_t **link)
 {
     rdt_work_t *work = *link;
     rdt_status_t st = RDT_OK;
 
-    if (work->p2p_state == SEND_NEW) return announce(comm, peer, work);
+    if (work->p2p_state == SEND_NEW) return announce(peer, work);
     if (work->p2p_state != SEND_MOVING) return RDT_OK;
-    if (work->p2p_done < total_bytes(work)) st = move_data(comm, peer, work);
+    if (work->p2p_done < total_bytes(work)) st = move_data(peer, work);
     if (st == RDT_OK && is_flushed(peer, work)) finish(link, RDT_OK, "");
     return st;
 }
@@ -156,12 +191,11 @@ static rdt_status_t answer(rdt_peer_state_t *peer, rdt_work_t *work)
     return RDT_OK;
 }
 
-static rdt_status_t step_recv(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t **link)
+static rdt_status_t step_recv(rdt_peer_state_t *peer, rdt_work_t **link)
 {
     rdt_work_t *work = *link;
     rdt_status_t st = RDT_OK;
 
-    (void)comm;
     if (work->p2p_state == RECV_MATCHED) st = answer(peer, work);
     /* With no data to come, it is the answer that must be on its way before anybody stops polling. */
     if (work->p2p_state == RECV_MOVING && total_bytes(work) == 0 && is_flushed(peer, work))
@@ -169,14 +203,13 @@ static rdt_status_t step_recv(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work
     return st;
 }
 
-typedef rdt_status_t (*step_fn)(rdt_comm_t *, rdt_peer_state_t *, rdt_work_t **);
+typedef rdt_status_t (*step_fn)(rdt_peer_state_t *, rdt_work_t **);
 
-static rdt_status_t step_list(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t **link,
-                              step_fn step)
+static rdt_status_t step_list(rdt_peer_state_t *peer, rdt_work_t **link, step_fn step)
 {
     while (*link != NULL) {
         rdt_work_t *work = *link;
-        rdt_status_t st = step(comm, peer, link);
+        rdt_status_t st = step(peer, link);
 
         if (st != RDT_OK) return st;
         if (*link == work) link = &work->next;
@@ -199,22 +232,42 @@ static void protocol_error(rdt_comm_t *comm, const rdt_peer_state_t *peer, const
                    peer->conn->peer, hdr->kind, comm->cfg.rank);
 }
 
-static void on_rts(rdt_comm_t *comm, rdt_peer_state_t *peer, const rdt_hdr_t *hdr)
+static rdt_work_t **find_waiting(rdt_work_t **link, int32_t tag)
 {
-    rdt_rts_t *rts, **link = &peer->rts;
+    while (*link != NULL && ((*link)->p2p_state != RECV_WAITING || (*link)->call.tag != tag))
+        link = &(*link)->next;
+    return link;
+}
 
-    for (rdt_work_t *work = peer->recvs; work != NULL; work = work->next)
-        if (work->p2p_state == RECV_WAITING && match(comm, work, hdr)) return;
-    rts = malloc(sizeof(*rts));
+static void keep_rts(rdt_comm_t *comm, rdt_peer_state_t *peer, const rdt_hdr_t *hdr)
+{
+    rdt_rts_t *rts = malloc(sizeof(*rts)), **link = &peer->rts;
+
     if (rts == NULL) {
         rdt_comm_latch(comm, RDT_NO_MEMORY, "rank %u: out of memory for an announced send",
                        comm->cfg.rank);
         return;
     }
-    *rts = (rdt_rts_t){.hdr = *hdr};
+    *rts = (rdt_rts_t){.order = ++comm->rts_arrived, .hdr = *hdr};
     while (*link != NULL)
         link = &(*link)->next;
     *link = rts;
+}
+
+/* Of the recvs that it matches, from this peer or from any, the one that was posted first. */
+static void on_rts(rdt_comm_t *comm, rdt_peer_state_t *peer, const rdt_hdr_t *hdr)
+{
+    rdt_work_t *work = *find_waiting(&peer->recvs, hdr->tag);
+    rdt_work_t **any_link = find_waiting(&comm->any_recvs, hdr->tag), *any = *any_link;
+
+    if (any != NULL && (work == NULL || any->p2p_order < work->p2p_order)) {
+        *any_link = any->next;
+        work = any;
+    }
+    if (work != NULL)
+        match(comm, peer, work, hdr);
+    else
+        keep_rts(comm, peer, hdr);
 }
 
 static void on_cts(rdt_comm_t *comm, rdt_peer_state_t *peer, const rdt_hdr_t *hdr)
@@ -303,8 +356,9 @@ void rdt_p2p_last_words_st(rdt_comm_t *comm, uint32_t rank)
 static void lost(rdt_comm_t *comm, rdt_peer_state_t *peer)
 {
     char call[RDT_CALL_TEXT_BYTES];
+    const rdt_work_t *work = peer->recvs != NULL ? peer->recvs : peer->sends;
 
-    rdt_describe_work(peer->recvs != NULL ? peer->recvs : peer->sends, call);
+    rdt_describe_work(work != NULL ? work : comm->any_recvs, call);
     rdt_comm_lost_st(comm, peer->conn->peer, call);
 }
 
@@ -313,11 +367,26 @@ static void step_peer(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_status_t lan
 {
     rdt_status_t st;
 
+    /* The one that died may be the one that would have sent. */
+    if (comm->any_recvs != NULL && lane < 0 && !peer->bye) lost(comm, peer);
     if (peer->sends == NULL && peer->recvs == NULL) return;
-    st = step_list(comm, peer, &peer->recvs, step_recv);
-    if (st >= 0) st = step_list(comm, peer, &peer->sends, step_send);
+    st = step_list(peer, &peer->recvs, step_recv);
+    if (st >= 0) st = step_list(peer, &peer->sends, step_send);
     if (peer->sends == NULL && peer->recvs == NULL) return;
     if (st < 0 || lane < 0 || peer->bye) lost(comm, peer);
+}
+
+/* A recv from any rank ends when there is none left. */
+static void check_any_recvs(rdt_comm_t *comm)
+{
+    rdt_peer_state_t *last = NULL;
+
+    for (uint32_t r = 0; r < comm->cfg.world; r++) {
+        if (comm->peers[r].conn == NULL) continue;
+        last = &comm->peers[r];
+        if (!last->bye) return;
+    }
+    lost(comm, last);
 }
 
 /* True when something moved. */
@@ -335,32 +404,42 @@ bool rdt_p2p_step_st(rdt_comm_t *comm)
         step_peer(comm, peer, receive(comm, peer, &moved));
         moved |= peer->conn->posted[RDT_LANE_P2P] != posted;
     }
+    if (comm->any_recvs != NULL) check_any_recvs(comm);
     return moved;
+}
+
+static void check_deadlines(rdt_comm_t *comm, const rdt_work_t *work, uint64_t now_ns)
+{
+    char call[RDT_CALL_TEXT_BYTES];
+
+    for (; work != NULL; work = work->next) {
+        if (now_ns < work->deadline_ns) continue;
+        rdt_describe_work(work, call);
+        rdt_comm_latch(comm, RDT_TIMEOUT, "%s did not finish within %.1f s on rank %u", call,
+                       (double)work->call.timeout_ns * 1e-9, comm->cfg.rank);
+    }
 }
 
 void rdt_p2p_deadlines_st(rdt_comm_t *comm, uint64_t now_ns)
 {
+    check_deadlines(comm, comm->any_recvs, now_ns);
     for (uint32_t r = 0; r < comm->cfg.world; r++) {
-        rdt_work_t *lists[] = {comm->peers[r].sends, comm->peers[r].recvs};
-
-        for (int i = 0; i < 2; i++)
-            for (rdt_work_t *work = lists[i]; work != NULL; work = work->next) {
-                char call[RDT_CALL_TEXT_BYTES];
-
-                if (now_ns < work->deadline_ns) continue;
-                rdt_describe_work(work, call);
-                rdt_comm_latch(comm, RDT_TIMEOUT, "%s did not finish within %.1f s on rank %u",
-                               call, (double)work->call.timeout_ns * 1e-9, comm->cfg.rank);
-            }
+        check_deadlines(comm, comm->peers[r].sends, now_ns);
+        check_deadlines(comm, comm->peers[r].recvs, now_ns);
     }
+}
+
+static void finish_all(rdt_work_t **list, rdt_status_t status, const char *text)
+{
+    while (*list != NULL)
+        finish(list, status, text);
 }
 
 void rdt_p2p_fail_st(rdt_comm_t *comm, rdt_status_t status, const char *text)
 {
+    finish_all(&comm->any_recvs, status, text);
     for (uint32_t r = 0; r < comm->cfg.world; r++) {
-        while (comm->peers[r].sends != NULL)
-            finish(&comm->peers[r].sends, status, text);
-        while (comm->peers[r].recvs != NULL)
-            finish(&comm->peers[r].recvs, status, text);
+        finish_all(&comm->peers[r].sends, status, text);
+        finish_all(&comm->peers[r].recvs, status, text);
     }
 }

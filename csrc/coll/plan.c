@@ -28,7 +28,12 @@ static rdt_algo_t choose(const rdt_call_t *call, uint32_t world, uint64_t bytes,
         return bytes >= tuning->scatter && world > 2 ? RDT_ALGO_SCATTERED_BROADCAST
                                                      : RDT_ALGO_FLAT_BROADCAST;
     case RDT_ALL_GATHER:
-        return RDT_ALGO_ALL_GATHER;
+    case RDT_GATHER:
+    case RDT_SCATTER:
+    case RDT_ALL_TO_ALL:
+        return RDT_ALGO_EXCHANGE;
+    case RDT_REDUCE:
+        return RDT_ALGO_REDUCE;
     case RDT_REDUCE_SCATTER:
         return RDT_ALGO_REDUCE_SCATTER;
     default:
@@ -39,12 +44,17 @@ static rdt_algo_t choose(const rdt_call_t *call, uint32_t world, uint64_t bytes,
 rdt_plan_t rdt_plan_make(const rdt_call_t *call, uint32_t rank, uint32_t world, uint32_t elem_bytes,
                          const rdt_tuning_t *tuning)
 {
-    rdt_plan_t plan = {.rank = rank, .world = world, .root = call->peer, .count = call->count};
+    rdt_plan_t plan = {.coll = call->coll,
+                       .rank = rank,
+                       .world = world,
+                       .root = call->peer,
+                       .in_counts = call->in_counts,
+                       .out_counts = call->out_counts,
+                       .count = call->count};
     uint64_t unit = SHARD_ALIGN_BYTES / elem_bytes;
     uint32_t owners;
 
     plan.algo = choose(call, world, call->count * elem_bytes, tuning);
-    plan.direct = call->count * elem_bytes >= tuning->direct;
     plan.chunk = tuning->chunk / elem_bytes;
     /* A scattered broadcast leaves the root without a shard: it has everything. */
     owners = plan.algo == RDT_ALGO_SCATTERED_BROADCAST ? world - 1 : world;
@@ -83,16 +93,39 @@ static uint64_t scattered_count(const rdt_plan_t *plan, uint32_t from, uint32_t 
     return cut_count(plan, cut_of(plan, input ? to : from));
 }
 
-/* Elements that the stream carries, before they are cut into chunks. */
-static uint64_t stream_count(const rdt_plan_t *plan, uint32_t from, uint32_t to, rdt_stream_t s)
+static uint64_t shard_count(const rdt_plan_t *plan, const uint64_t *counts, uint32_t shard)
+{
+    return counts != NULL ? counts[shard] : plan->count;
+}
+
+static uint64_t exchange_count(const rdt_plan_t *plan, uint32_t from, uint32_t to)
+{
+    switch (plan->coll) {
+    case RDT_GATHER:
+        return to == plan->root ? shard_count(plan, plan->out_counts, from) : 0;
+    case RDT_SCATTER:
+        return from == plan->root ? shard_count(plan, plan->in_counts, to) : 0;
+    case RDT_ALL_TO_ALL:
+        return from == plan->rank ? shard_count(plan, plan->in_counts, to)
+                                  : shard_count(plan, plan->out_counts, from);
+    default:
+        return shard_count(plan, plan->out_counts, from);
+    }
+}
+
+uint64_t rdt_plan_count(const rdt_plan_t *plan, uint32_t from, uint32_t to, rdt_stream_t s)
 {
     bool input = s == RDT_STREAM_INPUT;
 
     switch (plan->algo) {
     case RDT_ALGO_ONE_SHOT:
-    case RDT_ALGO_REDUCE_SCATTER:
-    case RDT_ALGO_ALL_GATHER:
         return input ? plan->count : 0;
+    case RDT_ALGO_REDUCE:
+        return input && to == plan->root ? plan->count : 0;
+    case RDT_ALGO_REDUCE_SCATTER:
+        return input ? shard_count(plan, plan->in_counts, to) : 0;
+    case RDT_ALGO_EXCHANGE:
+        return input ? exchange_count(plan, from, to) : 0;
     case RDT_ALGO_TWO_PHASE:
         return cut_count(plan, input ? to : from);
     case RDT_ALGO_FLAT_BROADCAST:
@@ -106,7 +139,7 @@ static uint64_t stream_count(const rdt_plan_t *plan, uint32_t from, uint32_t to,
 
 uint32_t rdt_plan_num_chunks(const rdt_plan_t *plan, uint32_t from, uint32_t to, rdt_stream_t s)
 {
-    uint32_t n = chunks_of(plan, stream_count(plan, from, to, s));
+    uint32_t n = chunks_of(plan, rdt_plan_count(plan, from, to, s));
 
     if (s == RDT_STREAM_INPUT && n == 0) return 1; /* empty: it carries the call */
     return n;
@@ -131,7 +164,7 @@ static rdt_piece_t cut_piece(const rdt_plan_t *plan, uint32_t rank, uint32_t i)
 rdt_piece_t rdt_plan_source(const rdt_plan_t *plan, uint32_t from, uint32_t to, rdt_stream_t s,
                             uint32_t i)
 {
-    uint64_t count = stream_count(plan, from, to, s);
+    uint64_t count = rdt_plan_count(plan, from, to, s);
 
     if (count == 0) return (rdt_piece_t){0, 0, 0};
     switch (plan->algo) {
@@ -140,6 +173,8 @@ rdt_piece_t rdt_plan_source(const rdt_plan_t *plan, uint32_t from, uint32_t to, 
         return cut_piece(plan, s == RDT_STREAM_INPUT ? to : from, i);
     case RDT_ALGO_REDUCE_SCATTER:
         return piece(plan, to, 0, count, i);
+    case RDT_ALGO_EXCHANGE:
+        return piece(plan, rdt_plan_exchange_source(plan, from, to).shard, 0, count, i);
     default:
         return piece(plan, 0, 0, count, i);
     }
@@ -150,37 +185,54 @@ rdt_piece_t rdt_plan_target(const rdt_plan_t *plan, uint32_t from, uint32_t to, 
 {
     rdt_piece_t p = rdt_plan_source(plan, from, to, s, i);
 
-    if (plan->algo == RDT_ALGO_ALL_GATHER) p.shard = from;
+    if (plan->algo == RDT_ALGO_EXCHANGE) p.shard = rdt_plan_exchange_target(plan, from, to).shard;
     if (plan->algo == RDT_ALGO_REDUCE_SCATTER) p.shard = 0;
     return p;
+}
+
+rdt_piece_t rdt_plan_exchange_source(const rdt_plan_t *plan, uint32_t from, uint32_t to)
+{
+    bool has_shards = plan->coll == RDT_SCATTER || plan->coll == RDT_ALL_TO_ALL;
+
+    return (rdt_piece_t){has_shards ? to : 0, 0, exchange_count(plan, from, to)};
+}
+
+rdt_piece_t rdt_plan_exchange_target(const rdt_plan_t *plan, uint32_t from, uint32_t to)
+{
+    return (rdt_piece_t){plan->coll == RDT_SCATTER ? 0 : from, 0, exchange_count(plan, from, to)};
 }
 
 bool rdt_plan_reduces(const rdt_plan_t *plan, rdt_stream_t s)
 {
     return s == RDT_STREAM_INPUT &&
            (plan->algo == RDT_ALGO_ONE_SHOT || plan->algo == RDT_ALGO_TWO_PHASE ||
-            plan->algo == RDT_ALGO_REDUCE_SCATTER);
+            plan->algo == RDT_ALGO_REDUCE || plan->algo == RDT_ALGO_REDUCE_SCATTER);
 }
 
 uint64_t rdt_plan_num_written(const rdt_plan_t *plan)
 {
+    uint64_t sum = 0;
+
     switch (plan->algo) {
-    case RDT_ALGO_ALL_GATHER:
-        return plan->count * plan->world;
+    case RDT_ALGO_EXCHANGE:
+        for (uint32_t r = 0; r < plan->world; r++)
+            sum += exchange_count(plan, r, plan->rank);
+        return sum;
     case RDT_ALGO_REDUCE_SCATTER:
     case RDT_ALGO_FLAT_BROADCAST:
     case RDT_ALGO_SCATTERED_BROADCAST:
         return plan->count;
     default:
-        return 0; /* all_reduce stores to what it has just read */
+        return 0; /* all_reduce and reduce store to what they have just read */
     }
 }
 
 uint32_t rdt_plan_num_reduced(const rdt_plan_t *plan)
 {
     if (!rdt_plan_reduces(plan, RDT_STREAM_INPUT)) return 0;
-    return chunks_of(plan,
-                     plan->algo == RDT_ALGO_TWO_PHASE ? cut_count(plan, plan->rank) : plan->count);
+    if (plan->algo == RDT_ALGO_TWO_PHASE) return chunks_of(plan, cut_count(plan, plan->rank));
+    if (plan->algo == RDT_ALGO_REDUCE && plan->rank != plan->root) return 0;
+    return chunks_of(plan, plan->count);
 }
 
 rdt_piece_t rdt_plan_own_input(const rdt_plan_t *plan, uint32_t i)
@@ -191,7 +243,7 @@ rdt_piece_t rdt_plan_own_input(const rdt_plan_t *plan, uint32_t i)
     case RDT_ALGO_REDUCE_SCATTER:
         return piece(plan, plan->rank, 0, plan->count, i);
     default:
-        assert(plan->algo == RDT_ALGO_ONE_SHOT);
+        assert(plan->algo == RDT_ALGO_ONE_SHOT || plan->algo == RDT_ALGO_REDUCE);
         return piece(plan, 0, 0, plan->count, i);
     }
 }

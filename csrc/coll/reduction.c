@@ -24,11 +24,14 @@ static void drop_held(rdt_comm_t *comm)
 /* Where chunk comm->reduced of every rank lies. */
 static void set_sources(rdt_comm_t *comm, const rdt_work_t *work, const rdt_piece_t *p)
 {
+    rdt_piece_t theirs = *p;
+
+    theirs.shard = 0; /* a peer exposes this rank's shard alone */
     for (uint32_t r = 0; r < comm->cfg.world; r++) {
         const rdt_peer_state_t *peer = &comm->peers[r];
 
         comm->srcs[r] = peer->in_at != NULL
-                            ? rdt_piece_at((void *)(uintptr_t)peer->in_at, NULL, work, p)
+                            ? rdt_piece_at((void *)(uintptr_t)peer->in_at, NULL, work, &theirs)
                             : peer->held_data;
     }
     comm->srcs[comm->cfg.rank] = rdt_input_at(work, p);

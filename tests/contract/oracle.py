@@ -14,15 +14,21 @@ from rdmatrain import _core
 Array = NDArray[np.generic]
 
 DTYPES = _core.DTYPES
-REDOPS = _core.REDOPS
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-INTS = tuple(name for name in DTYPES if name not in FLOATS)
+INTS = tuple(name for name in DTYPES if "int" in name)
+COMPLEX = ("complex64", "complex128")
+REDUCED = FLOATS + INTS  # with the reductions of REDOPS; what else can be reduced, see REDUCTIONS
+REDOPS = ("SUM", "AVG", "MIN", "MAX", "PRODUCT")
 COMBINE = {
     "SUM": np.add,
     "AVG": np.add,
     "MIN": np.minimum,
     "MAX": np.maximum,
     "PRODUCT": np.multiply,
+    "BAND": np.bitwise_and,
+    "BOR": np.bitwise_or,
+    "BXOR": np.bitwise_xor,
+    "PREMUL_SUM": np.add,
 }
 BFLOAT16_NAN = 0x7FC0
 BFLOAT16_INF = 0x7F80
@@ -30,7 +36,12 @@ MASK64 = (1 << 64) - 1
 
 
 def numpy_dtype(dtype: str) -> np.dtype:
-    return np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
+    """What holds it; words of its size where NumPy does not know the type."""
+    if dtype == "bfloat16":
+        return np.dtype(np.uint16)
+    if dtype == "complex32":
+        return np.dtype(np.uint32)
+    return np.dtype(np.uint8 if "float8" in dtype else dtype)
 
 
 # -- data --
@@ -48,13 +59,17 @@ def scrambled(rank: int, count: int, salt: int) -> NDArray[np.uint64]:
 
 @lru_cache(maxsize=64)
 def values(dtype: str, rank: int, count: int, salt: int = 0) -> Array:
-    """Read-only input of a rank: whole range for integers, about -3.3 to 3.3 for the others."""
+    """Read-only input of a rank: about -3.3 to 3.3 for floats and complex, else the whole range."""
     x = scrambled(rank, count, salt)
-    if dtype in INTS:
-        data = x.astype(dtype)
-    else:
-        real = ((x % np.uint64(2001)).astype(np.float64) - 1000.0) / 300.0
+    real = ((x % np.uint64(2001)).astype(np.float64) - 1000.0) / 300.0
+    if dtype in FLOATS:
         data = from_floats(dtype, real)
+    elif dtype in COMPLEX:
+        data = (real + 1j * real[::-1]).astype(dtype)
+    elif dtype == "bool":
+        data = x % np.uint64(3) == 0
+    else:
+        data = x.astype(numpy_dtype(dtype))
     data.flags.writeable = False
     return data
 
@@ -128,14 +143,15 @@ def reduced(dtype: str, op: str, shares: list[Array]) -> Array:
 
 
 def bits_of(data: Array) -> Array:
-    return data.view(f"u{data.dtype.itemsize}")
+    """As words; a complex number as its two parts, one behind the other."""
+    return data.view(f"u{8 if data.dtype.itemsize == 16 else data.dtype.itemsize}")
 
 
 def assert_same_bits(got: Array, want: Array, what: str) -> None:
     differ = np.flatnonzero(bits_of(got) != bits_of(want))
     assert differ.size == 0, (
-        f"{what}: {differ.size} of {got.size} elements differ, the first at {differ[0]}: "
-        f"{got[differ[0]]!r} instead of {want[differ[0]]!r}"
+        f"{what}: {differ.size} of {got.size} words differ, the first at {differ[0]}: "
+        f"{got.view(bits_of(got).dtype)[differ[0]]:#x} in {got!r} instead of {want!r}"
     )
 
 

@@ -9,6 +9,7 @@ from oracle import (
     DTYPES,
     FLOATS,
     REDOPS,
+    REDUCED,
     assert_same_bits,
     inputs,
     numpy_dtype,
@@ -22,6 +23,7 @@ SIZES = (0, 1, 1000, 65537, LARGE)
 EACH_SIZE = pytest.mark.parametrize("n", SIZES)
 EACH_WORLD = pytest.mark.parametrize("p", WORLDS)
 EACH_DTYPE = pytest.mark.parametrize("dtype", DTYPES)
+EACH_REDUCED = pytest.mark.parametrize("dtype", REDUCED)
 
 
 def empty(dtype: str, count: int):
@@ -115,7 +117,7 @@ def test_no_rank_leaves_a_barrier_before_all_have_come(group, p):
     assert all(all(seen) for seen in group(p).run(body))
 
 
-@EACH_DTYPE
+@EACH_REDUCED
 @pytest.mark.parametrize("p", [2, 3])
 @pytest.mark.parametrize("n", [1000, 20011])
 def test_all_reduce_and_reduce_scatter_know_every_dtype_and_reduction(group, p, n, dtype):
