@@ -123,36 +123,39 @@ static const void *chunk_data(const rdt_comm_t *comm, const rdt_work_t *work, ui
     return s == RDT_STREAM_INPUT ? rdt_input_at(work, &p) : rdt_output_at(work, &p);
 }
 
-/* The size of the call as the peer is told: of what the two have in common where that differs. */
-static uint64_t said_count(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t to)
+/* Elements that go from this rank to the peer, and the other way, where sizes are per pair. */
+static uint64_t given(const rdt_comm_t *comm, uint32_t to)
 {
-    rdt_coll_t coll = work->call.coll;
+    return rdt_plan_count(&comm->plan, comm->cfg.rank, to, RDT_STREAM_INPUT);
+}
 
-    if (coll == RDT_ALL_TO_ALL || coll == RDT_REDUCE_SCATTER ||
-        (coll == RDT_SCATTER && comm->cfg.rank == comm->plan.root))
-        return rdt_plan_count(&comm->plan, comm->cfg.rank, to, RDT_STREAM_INPUT);
-    return work->call.count;
+static uint64_t taken(const rdt_comm_t *comm, uint32_t from)
+{
+    return rdt_plan_count(&comm->plan, from, comm->cfg.rank, RDT_STREAM_INPUT);
+}
+
+/* The size of the call as the peer is told: of what the two have in common where that differs. */
+static void say_sizes(const rdt_comm_t *comm, uint32_t to, rdt_hdr_t *hdr)
+{
+    bool is_root = comm->cfg.rank == comm->plan.root;
+
+    if (hdr->coll == RDT_ALL_TO_ALL) hdr->takes = taken(comm, to);
+    if (hdr->coll == RDT_ALL_TO_ALL || hdr->coll == RDT_REDUCE_SCATTER ||
+        (hdr->coll == RDT_SCATTER && is_root))
+        hdr->count = given(comm, to);
+    if (hdr->coll == RDT_GATHER && is_root) hdr->count = taken(comm, to);
 }
 
 /* And as the peer must say it. */
-static uint64_t expected_count(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t from)
+static void expect_sizes(const rdt_comm_t *comm, uint32_t from, rdt_hdr_t *hdr)
 {
-    const rdt_plan_t *plan = &comm->plan;
-    bool is_root = comm->cfg.rank == plan->root;
+    bool is_root = comm->cfg.rank == comm->plan.root;
 
-    switch (work->call.coll) {
-    case RDT_SCATTER: /* the root knows what each one takes, */
-        if (!is_root) return work->call.count;
-        return rdt_plan_count(plan, comm->cfg.rank, from, RDT_STREAM_INPUT);
-    case RDT_GATHER: /* or brings */
-        if (!is_root) return work->call.count;
-        return rdt_plan_count(plan, from, comm->cfg.rank, RDT_STREAM_INPUT);
-    case RDT_ALL_GATHER:
-    case RDT_ALL_TO_ALL:
-        return rdt_plan_count(plan, from, comm->cfg.rank, RDT_STREAM_INPUT);
-    default:
-        return work->call.count;
-    }
+    if (hdr->coll == RDT_ALL_TO_ALL) hdr->takes = given(comm, from);
+    if (hdr->coll == RDT_ALL_TO_ALL || hdr->coll == RDT_ALL_GATHER ||
+        (hdr->coll == RDT_GATHER && is_root))
+        hdr->count = taken(comm, from);
+    if (hdr->coll == RDT_SCATTER && is_root) hdr->count = given(comm, from);
 }
 
 /* HOT. RDT_OK when the stream has nothing more to send for now. */
@@ -165,7 +168,7 @@ static rdt_status_t send_stream(rdt_comm_t *comm, const rdt_work_t *work, uint32
 
     if (peer->tx_next[s] >= limit) return RDT_OK;
     hdr = rdt_call_hdr(work, s == RDT_STREAM_INPUT ? RDT_KIND_INPUT : RDT_KIND_RESULT);
-    hdr.count = said_count(comm, work, rank);
+    say_sizes(comm, rank, &hdr);
     if (rdt_direct_exposes(comm, rank)) {
         hdr.in_at = peer->exposed_at;
         hdr.out_at = comm->out_at;
@@ -226,14 +229,14 @@ static bool compares_sizes(const rdt_comm_t *comm, const rdt_work_t *work, uint3
 static bool same_call(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
                       const rdt_hdr_t *hdr)
 {
-    const rdt_call_t *call = &work->call;
+    rdt_hdr_t want = rdt_call_hdr(work, RDT_KIND_INPUT);
 
-    if (hdr->coll != call->coll || hdr->dtype != call->dtype || hdr->op != call->op ||
-        hdr->peer != call->peer || hdr->seq != work->seq ||
-        memcmp(&hdr->factor, &call->factor, sizeof(hdr->factor)) != 0)
+    expect_sizes(comm, rank, &want);
+    if (hdr->coll != want.coll || hdr->dtype != want.dtype || hdr->op != want.op ||
+        hdr->peer != want.peer || hdr->seq != want.seq || hdr->takes != want.takes)
         return false;
-    return !compares_sizes(comm, work, rank) || (hdr->count == expected_count(comm, work, rank) &&
-                                                 same_shape(&hdr->shape, &call->shape));
+    return !compares_sizes(comm, work, rank) ||
+           (hdr->count == want.count && same_shape(&hdr->shape, &want.shape));
 }
 
 static __attribute__((noinline)) void mismatch(rdt_comm_t *comm, const rdt_work_t *work,
@@ -243,7 +246,7 @@ static __attribute__((noinline)) void mismatch(rdt_comm_t *comm, const rdt_work_
     rdt_hdr_t hdr;
 
     hdr = rdt_call_hdr(work, RDT_KIND_INPUT);
-    hdr.count = expected_count(comm, work, rank);
+    say_sizes(comm, rank, &hdr);
     rdt_describe_hdr(&hdr, mine);
     memcpy(&hdr, msg->hdr, sizeof(hdr));
     rdt_describe_hdr(&hdr, theirs);

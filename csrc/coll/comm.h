@@ -65,7 +65,10 @@ typedef struct rdt_hdr {
         uint64_t in_at; /* collective: offset + 1 of the sender's input in its arena, or 0; */
     };
     uint64_t out_at; /* of its output: see direct.h */
-    double factor;
+    union {
+        double factor;
+        uint64_t takes; /* all_to_all: elements that the sender takes from the receiver */
+    };
     rdt_shape_t shape;
 } rdt_hdr_t;
 

@@ -45,6 +45,9 @@ static void describe_rest(const rdt_hdr_t *hdr, char *text, size_t room)
     case RDT_SCATTER:
         snprintf(text, room, ", root %u", hdr->peer);
         break;
+    case RDT_ALL_TO_ALL:
+        snprintf(text, room, " given, %llu taken", (unsigned long long)hdr->takes);
+        break;
     case RDT_SEND:
         snprintf(text, room, ", to rank %u, tag %d", hdr->peer, hdr->tag);
         break;
