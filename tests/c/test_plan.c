@@ -30,6 +30,21 @@ static void add(uint32_t rank, uint64_t element, uint32_t who)
     out[rank][element] |= who;
 }
 
+static bool takes_shards(rdt_coll_t coll)
+{
+    return coll == RDT_REDUCE_SCATTER || coll == RDT_SCATTER || coll == RDT_ALL_TO_ALL;
+}
+
+static bool gives_shards(rdt_coll_t coll)
+{
+    return coll == RDT_ALL_GATHER || coll == RDT_GATHER || coll == RDT_ALL_TO_ALL;
+}
+
+static bool has_root(rdt_coll_t coll)
+{
+    return coll == RDT_REDUCE || coll == RDT_BROADCAST || coll == RDT_GATHER || coll == RDT_SCATTER;
+}
+
 /* The own part: what a rank contributes to its own output without a message. */
 static void play_own(const rdt_plan_t *plan, rdt_coll_t coll)
 {
@@ -38,9 +53,15 @@ static void play_own(const rdt_plan_t *plan, rdt_coll_t coll)
     if (coll == RDT_BROADCAST && me == plan->root)
         for (uint64_t i = 0; i < plan->count; i++)
             add(me, i, 1u << me);
-    if (coll == RDT_ALL_GATHER)
-        for (uint64_t i = 0; i < plan->count; i++)
-            add(me, me * plan->count + i, 1u << me);
+    if (plan->algo == RDT_ALGO_EXCHANGE) {
+        rdt_piece_t from = rdt_plan_exchange_source(plan, me, me);
+        rdt_piece_t to = rdt_plan_exchange_target(plan, me, me);
+
+        CHECK_EQ(from.count, to.count);
+        CHECK_EQ(from.shard, takes_shards(coll) ? me : 0);
+        for (uint64_t i = 0; i < to.count; i++)
+            add(me, to.shard * plan->count + to.first + i, 1u << me);
+    }
     for (uint32_t c = 0; c < rdt_plan_num_reduced(plan); c++) {
         rdt_piece_t in = rdt_plan_own_input(plan, c), to = rdt_plan_own_output(plan, c);
 
@@ -62,6 +83,7 @@ static void play_input(const rdt_plan_t *sender, uint32_t from, uint32_t to, uin
         rdt_piece_t dst = rdt_plan_target(sender, from, to, RDT_STREAM_INPUT, c);
 
         CHECK_EQ(src.count, dst.count);
+        if (src.count > 0) CHECK_EQ(src.shard, takes_shards(sender->coll) ? to : 0);
         CHECK(src.count * ELEM_BYTES <= max_bytes, "a chunk of %llu elements",
               (unsigned long long)src.count);
         for (uint64_t i = 0; i < dst.count; i++)
@@ -84,33 +106,40 @@ static void play_result(const rdt_plan_t *sender, uint32_t from, uint32_t to)
     }
 }
 
-static uint32_t expected(rdt_coll_t coll, uint32_t world, uint32_t root, uint64_t count, uint64_t i)
+static uint32_t expected(const rdt_plan_t *plan, uint64_t i)
 {
-    switch (coll) {
+    switch (plan->coll) {
     case RDT_BROADCAST:
-        return 1u << root;
+    case RDT_SCATTER:
+        return 1u << plan->root;
+    case RDT_GATHER:
+        return plan->rank == plan->root ? 1u << (i / plan->count) : 0;
     case RDT_ALL_GATHER:
-        return 1u << (i / count);
+    case RDT_ALL_TO_ALL:
+        return 1u << (i / plan->count);
+    case RDT_REDUCE:
+        return plan->rank == plan->root ? (1u << plan->world) - 1 : 0;
     default:
-        return (1u << world) - 1;
+        return (1u << plan->world) - 1;
     }
 }
 
-static void check_output(rdt_coll_t coll, uint32_t rank, uint32_t world, uint32_t root,
-                         uint64_t count)
+static void check_output(const rdt_plan_t *plan)
 {
-    uint64_t total = coll == RDT_ALL_GATHER ? world * count : count;
+    uint64_t total = plan->count * (gives_shards(plan->coll) ? plan->world : 1);
+    uint32_t rank = plan->rank;
 
     CHECK_EQ(twice[rank], 0);
     for (uint64_t i = 0; i < total; i++)
-        CHECK(out[rank][i] == expected(coll, world, root, count, i),
-              "coll %d, %u ranks, root %u, count %llu: element %llu of rank %u is %#x", coll, world,
-              root, (unsigned long long)count, (unsigned long long)i, rank, out[rank][i]);
+        CHECK(out[rank][i] == expected(plan, i),
+              "coll %d, %u ranks, root %u, count %llu: element %llu of rank %u is %#x", plan->coll,
+              plan->world, plan->root, (unsigned long long)plan->count, (unsigned long long)i, rank,
+              out[rank][i]);
 }
 
 static void play(rdt_coll_t coll, uint32_t world, uint32_t root, uint64_t count)
 {
-    uint64_t total = coll == RDT_ALL_GATHER ? world * count : count;
+    uint64_t total = gives_shards(coll) ? world * count : count;
     rdt_plan_t plans[MAX_WORLD];
 
     memset(twice, 0, sizeof(twice));
@@ -127,7 +156,7 @@ static void play(rdt_coll_t coll, uint32_t world, uint32_t root, uint64_t count)
         for (uint32_t to = 0; to < world; to++)
             if (from != to) play_result(&plans[from], from, to);
     for (uint32_t r = 0; r < world; r++)
-        check_output(coll, r, world, root, count);
+        check_output(&plans[r]);
 }
 
 /* Both ends of a pair must count the same messages, or one of them waits for ever. */
@@ -146,13 +175,14 @@ static void both_ends_count_the_same(rdt_coll_t coll, uint32_t world, uint64_t c
 static void every_element_gets_every_rank_once(void)
 {
     static const uint64_t counts[] = {0, 1, 15, 16, 17, 63, 64, 65, 1000, MAX_COUNT};
-    static const rdt_coll_t colls[] = {RDT_ALL_REDUCE, RDT_BROADCAST, RDT_ALL_GATHER,
-                                       RDT_REDUCE_SCATTER};
+    static const rdt_coll_t colls[] = {RDT_ALL_REDUCE,     RDT_REDUCE,    RDT_BROADCAST,
+                                       RDT_ALL_GATHER,     RDT_GATHER,    RDT_SCATTER,
+                                       RDT_REDUCE_SCATTER, RDT_ALL_TO_ALL};
 
     for (size_t k = 0; k < sizeof(colls) / sizeof(colls[0]); k++)
         for (uint32_t world = 1; world <= MAX_WORLD; world++)
             for (size_t c = 0; c < sizeof(counts) / sizeof(counts[0]); c++)
-                for (uint32_t root = 0; root < (colls[k] == RDT_BROADCAST ? world : 1); root++) {
+                for (uint32_t root = 0; root < (has_root(colls[k]) ? world : 1); root++) {
                     play(colls[k], world, root, counts[c]);
                     both_ends_count_the_same(colls[k], world, counts[c]);
                 }
