@@ -42,6 +42,17 @@ static const rdt_kernel_t *kernel_of(const rdt_comm_t *comm, const rdt_work_t *w
     return &comm->kernels[work->call.dtype][work->call.op];
 }
 
+/* HOT. The next count elements of the sources, to dst. */
+static void reduce_to(const rdt_comm_t *comm, const rdt_work_t *work, void *dst, uint64_t count)
+{
+    const rdt_kernel_t *kernel = kernel_of(comm, work);
+
+    if (kernel->premul != NULL)
+        kernel->premul(dst, comm->srcs, comm->cfg.world, count, work->call.factor);
+    else
+        kernel->reduce(dst, comm->srcs, comm->cfg.world, count);
+}
+
 /* HOT. Reduces a block and stores it for every peer whose output is exposed, while it is in cache:
  * the lines that it is stored to have just been read. */
 static void reduce_block(rdt_comm_t *comm, const rdt_work_t *work, const rdt_piece_t *out)
@@ -49,7 +60,7 @@ static void reduce_block(rdt_comm_t *comm, const rdt_work_t *work, const rdt_pie
     uint8_t *mine = rdt_output_at(work, out);
     size_t bytes = out->count * rdt_elem_bytes(work);
 
-    kernel_of(comm, work)->reduce(mine, comm->srcs, comm->cfg.world, out->count);
+    reduce_to(comm, work, mine, out->count);
     for (uint32_t r = 0; r < comm->cfg.world; r++) {
         comm->srcs[r] = (const uint8_t *)comm->srcs[r] + bytes;
         if (comm->peers[r].out_at != NULL)
@@ -57,12 +68,14 @@ static void reduce_block(rdt_comm_t *comm, const rdt_work_t *work, const rdt_pie
     }
 }
 
-/* Two ranks whose tensors are both in place: one pass reads and writes both. */
+/* Two ranks whose tensors are both in place: one pass reads and writes both, if there is one. */
 static bool is_pair_in_place(const rdt_comm_t *comm, const rdt_work_t *work)
 {
     const rdt_peer_state_t *peer;
 
-    if (comm->cfg.world != 2 || work->call.in != work->call.out) return false;
+    if (comm->cfg.world != 2 || work->call.in != work->call.out ||
+        kernel_of(comm, work)->both == NULL)
+        return false;
     peer = &comm->peers[1 - comm->cfg.rank];
     return peer->in_at != NULL && peer->in_at == peer->out_at;
 }
@@ -86,11 +99,12 @@ static void reduce_pair(rdt_comm_t *comm, const rdt_work_t *work, uint64_t count
 
 static void reduce_blocks(rdt_comm_t *comm, const rdt_work_t *work, rdt_piece_t out)
 {
+    const rdt_kernel_t *kernel = kernel_of(comm, work);
     uint64_t block = comm->tuning.block / rdt_elem_bytes(work), left = out.count;
 
-    if (comm->plan.algo == RDT_ALGO_REDUCE_SCATTER && comm->bypasses) {
-        rdt_reduce_stream(kernel_of(comm, work), rdt_elem_bytes(work), rdt_output_at(work, &out),
-                          comm->srcs, comm->cfg.world, out.count);
+    if (comm->plan.algo == RDT_ALGO_REDUCE_SCATTER && comm->bypasses && kernel->reduce != NULL) {
+        rdt_reduce_stream(kernel, rdt_elem_bytes(work), rdt_output_at(work, &out), comm->srcs,
+                          comm->cfg.world, out.count);
         return;
     }
     for (; left > 0; left -= out.count, out.first += out.count) {

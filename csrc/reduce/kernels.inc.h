@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The fast kernels: plain loops that the compiler vectorizes for the flags of the file that
- * includes this one. Each includer gets its own static copy, reached through kernel_table.
+ * includes this one (by way of kernel_table.inc.h). Each includer gets its own static copy.
  *
  * Bits are equal on every instruction set because each element sees the same operations in the
  * same order: no reassociation, no contraction (-ffp-contract=off), one NaN (see half.h; float32
@@ -302,19 +302,5 @@ RDT_HALF_KERNELS(BF16)
 RDT_KERNELS(F16, uint16_t, float, F32)
 RDT_KERNELS(BF16, uint16_t, float, F32)
 #endif
-
-#define RDT_KERNEL_ENTRY(fn) {fn, fn##_both, RDT_STREAM_ENTRY(fn)}
-#define RDT_KERNEL_ROW(tag, bytes, text)                          \
-    [RDT_##tag] = {                                               \
-        [RDT_SUM] = RDT_KERNEL_ENTRY(reduce_##tag##_SUM),         \
-        [RDT_AVG] = RDT_KERNEL_ENTRY(reduce_##tag##_AVG),         \
-        [RDT_MIN] = RDT_KERNEL_ENTRY(reduce_##tag##_MIN),         \
-        [RDT_MAX] = RDT_KERNEL_ENTRY(reduce_##tag##_MAX),         \
-        [RDT_PRODUCT] = RDT_KERNEL_ENTRY(reduce_##tag##_PRODUCT), \
-    },
-
-/* unused: where this file is compiled alone, to check that it includes what it needs. */
-__attribute__((unused)) static const rdt_kernel_t kernel_table[RDT_NUM_DTYPES][RDT_NUM_REDOPS] = {
-    RDT_NUMBER_TABLE(RDT_KERNEL_ROW)};
 
 #endif

@@ -76,7 +76,7 @@ rdt_kernel_t rdt_kernel_get(rdt_isa_t isa, rdt_dtype_t dtype, rdt_redop_t op)
 {
     if ((unsigned)isa >= RDT_NUM_ISAS || (unsigned)dtype >= RDT_NUM_DTYPES ||
         (unsigned)op >= RDT_NUM_REDOPS || !isas[isa].is_usable())
-        return (rdt_kernel_t){NULL, NULL, NULL};
+        return (rdt_kernel_t){0};
     return isas[isa].lookup(dtype, op);
 }
 
@@ -101,5 +101,7 @@ const char *rdt_isa_name(rdt_isa_t isa)
 
 bool rdt_can_reduce(rdt_dtype_t dtype, rdt_redop_t op)
 {
-    return rdt_reduce_get(RDT_ISA_SCALAR, dtype, op) != NULL;
+    const rdt_kernel_t kernel = rdt_kernel_get(RDT_ISA_SCALAR, dtype, op);
+
+    return kernel.reduce != NULL || kernel.premul != NULL;
 }

@@ -3,10 +3,14 @@
  *
  * The order is the contract (DESIGN decision 2): dst[i] = ((src[0][i] op src[1][i]) op src[2][i])...
  * whatever the buffer sizes, the chunking or the instruction set, so that every build gives the same
- * bits. F16 and BF16 are widened to float32, accumulated there, and rounded once (to nearest even).
+ * bits. What has a meaning is said in types.h.
+ * F16, BF16, C32 and the float8 kinds are widened to float32, accumulated there, and rounded once, to
+ * nearest even; overflow of float8 is as in torch, see float8.h. PREMUL_SUM rounds its factor and each
+ * product to what it accumulates in. No product is contracted with a sum.
  * Signed integers wrap (computed as unsigned). Integer AVG divides the wrapped sum, truncating.
- * With two or more sources every NaN result is the quiet NaN with an empty payload; MIN and MAX of
- * equal operands (0.0 and -0.0) keep the earlier one; a single source is copied bit by bit.
+ * Every NaN result is the positive quiet NaN with an empty payload (of float8 kinds, the one of
+ * float8.h), in each part of a complex number by itself; MIN and MAX of equal operands (0.0 and -0.0)
+ * keep the earlier one. But a single source is copied bit by bit, unless PREMUL_SUM multiplies it.
  * The rounding mode of the thread must be the default, to nearest even.
  */
 #ifndef RDT_REDUCE_REDUCE_H
@@ -30,15 +34,20 @@ typedef void (*rdt_reduce_both_fn)(void *first, void *second, size_t count);
 typedef void (*rdt_reduce_stream_fn)(void *dst, const void *first, const void *second,
                                      size_t count);
 
+/* PREMUL_SUM, as rdt_reduce_fn but for the factor that each source is multiplied by first. */
+typedef void (*rdt_premul_fn)(void *dst, const void *const *src, uint32_t num_src, size_t count,
+                              double factor);
+
 typedef struct rdt_kernel {
-    rdt_reduce_fn reduce;
-    rdt_reduce_both_fn both;     /* NULL for SCALAR */
-    rdt_reduce_stream_fn stream; /* NULL for SCALAR and BASE */
+    rdt_reduce_fn reduce;        /* NULL for PREMUL_SUM, and where there is no meaning */
+    rdt_reduce_both_fn both;     /* NULL for these, SCALAR, float8, products of complex numbers */
+    rdt_reduce_stream_fn stream; /* NULL for these and BASE */
+    rdt_premul_fn premul;        /* NULL for all but PREMUL_SUM */
 } rdt_kernel_t;
 
 #define RDT_MAX_STREAM_SRC 64
 
-/* What kernel->reduce does for elements of that many bytes, but past the caches: for a dst that is
+/* What kernel->reduce (not NULL) does for elements of that many bytes, but past the caches: for a dst that is
  * none of the sources and so large that it would not stay in them (rdt_copy_stream_bytes). Ends with
  * rdt_copy_fence. Just the kernel where the CPU cannot stream, and beyond RDT_MAX_STREAM_SRC. */
 void rdt_reduce_stream(const rdt_kernel_t *kernel, size_t element_bytes, void *dst,

@@ -2,7 +2,7 @@
 #include "reduce/isa.h"
 
 #if defined(__x86_64__) && defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-#include "reduce/kernels.inc.h"
+#include "reduce/kernel_table.inc.h"
 
 rdt_kernel_t rdt_reduce_avx2(rdt_dtype_t dtype, rdt_redop_t op)
 {
@@ -13,6 +13,6 @@ rdt_kernel_t rdt_reduce_avx2(rdt_dtype_t dtype, rdt_redop_t op)
 {
     (void)dtype;
     (void)op;
-    return (rdt_kernel_t){NULL, NULL, NULL};
+    return (rdt_kernel_t){0};
 }
 #endif

@@ -3,7 +3,7 @@
 
 #if defined(__x86_64__) && defined(__AVX512F__) && defined(__AVX512BW__) && \
     defined(__AVX512VL__) && defined(__AVX512DQ__) && defined(__F16C__)
-#include "reduce/kernels.inc.h"
+#include "reduce/kernel_table.inc.h"
 
 rdt_kernel_t rdt_reduce_avx512(rdt_dtype_t dtype, rdt_redop_t op)
 {
@@ -14,6 +14,6 @@ rdt_kernel_t rdt_reduce_avx512(rdt_dtype_t dtype, rdt_redop_t op)
 {
     (void)dtype;
     (void)op;
-    return (rdt_kernel_t){NULL, NULL, NULL};
+    return (rdt_kernel_t){0};
 }
 #endif

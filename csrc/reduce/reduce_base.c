@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "reduce/isa.h"
-#include "reduce/kernels.inc.h"
+#include "reduce/kernel_table.inc.h"
 
 rdt_kernel_t rdt_reduce_base(rdt_dtype_t dtype, rdt_redop_t op)
 {

@@ -21,6 +21,7 @@
 #define NUM_HALVES 65536
 #define GUARD_BYTES 64
 #define LINE_BYTES 64
+#define FACTOR 0.3 /* of PREMUL_SUM: no float, and no double either */
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
 static int num_failures;
@@ -58,6 +59,30 @@ typedef struct subject {
     uint32_t num_src;
 } subject_t;
 
+/* Complex numbers are looked at as two numbers. */
+static rdt_dtype_t part_of(rdt_dtype_t dtype)
+{
+    if (dtype < RDT_C32) return dtype;
+    return dtype == RDT_C32 ? RDT_F16 : dtype == RDT_C64 ? RDT_F32 : RDT_F64;
+}
+
+/* What only reduce does, neither both nor stream. */
+static bool is_plain(rdt_dtype_t dtype, rdt_redop_t op)
+{
+    return (dtype > RDT_BOOL && dtype < RDT_C32) || (dtype >= RDT_C32 && op == RDT_PRODUCT) ||
+           op == RDT_PREMUL_SUM;
+}
+
+static void reduce_by(const subject_t *who, void *dst, const void *const *src, size_t count)
+{
+    const rdt_kernel_t kernel = rdt_kernel_get(who->isa, who->dtype, who->op);
+
+    if (who->op == RDT_PREMUL_SUM)
+        kernel.premul(dst, src, who->num_src, count, FACTOR);
+    else
+        kernel.reduce(dst, src, who->num_src, count);
+}
+
 static bool failed(bool equal)
 {
     num_failures += equal ? 0 : 1;
@@ -75,9 +100,11 @@ static void expect_value(const char *what, uint64_t input, uint64_t want, uint64
 static void expect_equal(const subject_t *who, const char *what, const void *want, const void *got,
                          size_t count)
 {
-    const size_t bytes = rdt_dtype_bytes(who->dtype);
-    size_t i = memcmp(want, got, count * bytes) == 0 ? count : 0;
+    const size_t bytes = rdt_dtype_bytes(part_of(who->dtype));
+    size_t i = 0;
 
+    count *= rdt_dtype_bytes(who->dtype) / bytes;
+    if (memcmp(want, got, count * bytes) == 0) i = count;
     while (i < count && get_bits(bytes, want, i) == get_bits(bytes, got, i))
         i++;
     if (failed(i == count))
@@ -87,7 +114,7 @@ static void expect_equal(const subject_t *who, const char *what, const void *wan
                who->num_src, what, i, count, get_bits(bytes, want, i), get_bits(bytes, got, i));
 }
 
-/* Elements as bits; from the third on, all sources are alike. */
+/* Elements as bits, of up to 8 bytes; from the third on, all sources are alike. */
 typedef struct known {
     const char *what;
     rdt_dtype_t dtype;
@@ -140,6 +167,50 @@ static const known_t known_values[] = {
     {"(INT64_MAX + 1) / 2", RDT_I64, RDT_AVG, 2, {INT64_MAX, 1}, 0xc000000000000000},
     {"-7 / 2", RDT_I64, RDT_AVG, 2, {0xfffffffffffffff9, 0}, 0xfffffffffffffffd},
     {"(UINT64_MAX + 1) / 2", RDT_U64, RDT_AVG, 2, {UINT64_MAX, 1}, 0},
+    {"6 & 3", RDT_I8, RDT_BAND, 2, {6, 3}, 2},
+    {"all but the last bit, of three", RDT_I64, RDT_BAND, 3, {-2ull, -1ull, -2ull}, -2ull},
+    {"a bit of each", RDT_U32, RDT_BOR, 3, {1, 0x80000000, 0x100}, 0x80000101},
+    {"x ^ x ^ y", RDT_I16, RDT_BXOR, 3, {0x8001, 0x8001, 0x7ff0}, 0x7ff0},
+    {"true + 2", RDT_BOOL, RDT_SUM, 2, {1, 2}, 1},
+    {"256 times true", RDT_BOOL, RDT_SUM, 256, {1, 1, 1}, 1},
+    {"max(0, 128)", RDT_BOOL, RDT_MAX, 2, {0, 128}, 1},
+    {"0 | 0 | 255", RDT_BOOL, RDT_BOR, 3, {0, 0, 255}, 1},
+    {"1 * 2", RDT_BOOL, RDT_PRODUCT, 2, {1, 2}, 1},
+    {"1 & 2 & 4", RDT_BOOL, RDT_BAND, 3, {1, 2, 4}, 1},
+    {"min(3, 0)", RDT_BOOL, RDT_MIN, 2, {3, 0}, 0},
+    {"1 ^ 2", RDT_BOOL, RDT_BXOR, 2, {1, 2}, 0},
+    {"1 ^ 2 ^ 7", RDT_BOOL, RDT_BXOR, 3, {1, 2, 7}, 1},
+    {"max(448, 448) + 32, to the largest", RDT_F8E4M3FN, RDT_SUM, 2, {0x7e, 0x60}, 0x7e},
+    {"nan + 1", RDT_F8E4M3FN, RDT_SUM, 2, {0xff, 0x38}, 0x7f},
+    {"no overflow in float32", RDT_F8E4M3FN, RDT_AVG, 2, {0x7e, 0x7e}, 0x7e},
+    {"rounds once, at the end", RDT_F8E4M3FN, RDT_SUM, 3, {0x38, 0x18, 0x01}, 0x39},
+    {"1 + half an ulp, to even", RDT_F8E4M3FN, RDT_SUM, 2, {0x38, 0x18}, 0x38},
+    {"57344 * 2", RDT_F8E5M2, RDT_PRODUCT, 2, {0x7b, 0x40}, 0x7c},
+    {"inf - inf", RDT_F8E5M2, RDT_SUM, 2, {0x7c, 0xfc}, 0x7f},
+    {"min(-1, 2)", RDT_F8E5M2, RDT_MIN, 2, {0xbc, 0x40}, 0xbc},
+    {"-240 * 2", RDT_F8E4M3FNUZ, RDT_PRODUCT, 2, {0xff, 0x48}, 0x80},
+    {"-1 * 0 is 0", RDT_F8E4M3FNUZ, RDT_PRODUCT, 2, {0xc0, 0}, 0},
+    {"max(nan, 1)", RDT_F8E5M2FNUZ, RDT_MAX, 2, {0x80, 0x40}, 0x80},
+    {"10 * 0.3", RDT_F32, RDT_PREMUL_SUM, 1, {0x41200000}, 0x40400000},
+    {"0.3 + 0.3 of 1",
+     RDT_F64,
+     RDT_PREMUL_SUM,
+     2,
+     {0x3ffull << 52, 0x3ffull << 52},
+     0x3fe3333333333333},
+    {"nan * 0.3", RDT_F16, RDT_PREMUL_SUM, 1, {0xfc01}, 0x7e00},
+    {"0.3 * 10 + 0.3 * 10", RDT_BF16, RDT_PREMUL_SUM, 2, {0x4120, 0x4120}, 0x40c0},
+    {"0.3 * 10", RDT_F8E4M3FN, RDT_PREMUL_SUM, 1, {0x52}, 0x44},
+    {"(1 + 2i) + (3 - i)", RDT_C32, RDT_SUM, 2, {0x40003c00, 0xbc004200}, 0x3c004400},
+    {"(1 + 2i) * (3 - i)", RDT_C32, RDT_PRODUCT, 2, {0x40003c00, 0xbc004200}, 0x45004500},
+    {"i * i * i",
+     RDT_C64,
+     RDT_PRODUCT,
+     3,
+     {1016ull << 52, 1016ull << 52, 1016ull << 52},
+     0xbf80000080000000},
+    {"(2 + 10i) / 2", RDT_C64, RDT_AVG, 2, {0x4120000040000000, 0}, 0x40a000003f800000},
+    {"0.3 * (10 - 10i)", RDT_C64, RDT_PREMUL_SUM, 1, {0xc120000041200000}, 0xc040000040400000},
     {"max(2^63, 1)", RDT_U64, RDT_MAX, 2, {0x8000000000000000, 1}, 0x8000000000000000},
 };
 
@@ -160,7 +231,7 @@ static void check_known(rdt_isa_t isa, const known_t *known)
     for (size_t k = 0; k < MANY_SRC; k++)
         src[k] = in[k < 3 ? k : 2];
     memset(got, 0x5a, sizeof(got));
-    rdt_reduce_get(isa, known->dtype, known->op)(got, src, known->num_src, COPIES);
+    reduce_by(&who, got, src, COPIES);
     expect_equal(&who, known->what, want, got, COPIES);
 }
 
@@ -335,7 +406,8 @@ static uint64_t float_bits(rdt_dtype_t dtype, uint64_t random, bool special)
     return (random & (sign | (ulps - 1))) | (one - ulps + (random >> 58 & 1) * ulps);
 }
 
-/* Depends on source and index; integers are any bits, or an edge of their type. */
+/* Depends on source and index; integers are any bits, or an edge of their type; of float8 codes and
+ * bools, each is as likely, but that most bools are 0 or 1 and not the other every second time. */
 static uint64_t value_of(rdt_dtype_t dtype, size_t src, size_t i)
 {
     const uint64_t random = mix(src * 1000003 + i + 1);
@@ -344,7 +416,16 @@ static uint64_t value_of(rdt_dtype_t dtype, size_t src, size_t i)
     const uint64_t edges[] = {0, 1, 2, UINT64_MAX, top, top - 1};
 
     if (dtype <= RDT_F64) return float_bits(dtype, random, special);
+    if (dtype == RDT_BOOL && !special) return (random % 16 == 0) == (i % 2 == 0);
     return special ? edges[random % COUNT_OF(edges)] : random;
+}
+
+static void fill_values(rdt_dtype_t dtype, void *dst, size_t src, size_t count)
+{
+    const size_t bytes = rdt_dtype_bytes(part_of(dtype));
+
+    for (size_t i = 0; i < count * rdt_dtype_bytes(dtype) / bytes; i++)
+        put_bits(bytes, dst, i, value_of(part_of(dtype), src, i));
 }
 
 /* Sources at different distances from what malloc aligns; block owns, src points inside.
@@ -366,8 +447,7 @@ static void make_sources(sources_t *set, rdt_dtype_t dtype, size_t count, size_t
         set->block[k] = must_alloc(skip + count * set->bytes);
         set->src[k] = set->block[k] + skip;
         set->pristine[k] = must_alloc(count * set->bytes);
-        for (size_t i = 0; i < count; i++)
-            put_bits(set->bytes, set->src[k], i, value_of(dtype, k, i));
+        fill_values(dtype, set->src[k], k, count);
         memcpy(set->pristine[k], set->src[k], count * set->bytes);
     }
 }
@@ -390,8 +470,7 @@ static void check_apart(const subject_t *who, const sources_t *set, const char *
     size_t touched = 0;
 
     memset(room, 0x5a, total);
-    rdt_reduce_get(who->isa, who->dtype, who->op)(room + before, (const void *const *)set->src,
-                                                  who->num_src, set->count);
+    reduce_by(who, room + before, (const void *const *)set->src, set->count);
     expect_equal(who, "dst apart", want, room + before, set->count);
     for (size_t i = 0; i < total; i++)
         touched += (i < before || i >= before + size) && room[i] != 0x5a;
@@ -405,8 +484,7 @@ static void check_aliased(const subject_t *who, const sources_t *set, const char
     char what[48];
 
     snprintf(what, sizeof(what), "dst is source %zu", same);
-    rdt_reduce_get(who->isa, who->dtype, who->op)(set->src[same], (const void *const *)set->src,
-                                                  who->num_src, set->count);
+    reduce_by(who, set->src[same], (const void *const *)set->src, set->count);
     expect_equal(who, what, want, set->src[same], set->count);
     memcpy(set->src[same], set->pristine[same], set->count * set->bytes);
     for (size_t k = 0; k < MAX_SRC; k++)
@@ -418,7 +496,9 @@ static void check_both(const subject_t *who, const sources_t *set, const char *w
 {
     rdt_reduce_both_fn both = rdt_kernel_get(who->isa, who->dtype, who->op).both;
 
-    if (who->num_src != 2 || who->isa == RDT_ISA_SCALAR) return;
+    expect_value("both, ISA", who->isa, who->isa > RDT_ISA_SCALAR && !is_plain(who->dtype, who->op),
+                 both != NULL);
+    if (who->num_src != 2 || both == NULL) return;
     both(set->src[0], set->src[1], set->count);
     for (size_t k = 0; k < 2; k++) {
         expect_equal(who, "both", want, set->src[k], set->count);
@@ -435,7 +515,8 @@ static void check_stream(const subject_t *who, const sources_t *set, const char 
     unsigned char *room, *dst;
     size_t touched = 0;
 
-    expect_value("streams, ISA", who->isa, who->isa > RDT_ISA_BASE, stream != NULL);
+    expect_value("streams, ISA", who->isa,
+                 who->isa > RDT_ISA_BASE && !is_plain(who->dtype, who->op), stream != NULL);
     if (who->num_src != 2 || stream == NULL) return;
     room = must_alloc(size + 3 * LINE_BYTES);
     dst = room + LINE_BYTES + -(uintptr_t)room % LINE_BYTES;
@@ -454,15 +535,16 @@ static void check_stream(const subject_t *who, const sources_t *set, const char 
 static void check_against_oracle(rdt_isa_t isa, rdt_dtype_t dtype, const sources_t *set,
                                  size_t shift)
 {
-    static const uint32_t nums[] = {1, 2, 3, 4, 5, 6, 7, 16};
+    static const uint32_t nums[] = {1, 2, 3, 4, 5, 6, 7, 9, 16};
     char *want = must_alloc(set->count * set->bytes);
 
     for (size_t i = 0; i < COUNT_OF(nums); i++) {
         for (rdt_redop_t op = RDT_SUM; op < RDT_NUM_REDOPS; op++) {
             const subject_t who = {isa, dtype, op, nums[i]};
+            const subject_t oracle = {RDT_ISA_SCALAR, dtype, op, nums[i]};
 
-            rdt_reduce_get(RDT_ISA_SCALAR, dtype, op)(want, (const void *const *)set->src, nums[i],
-                                                      set->count);
+            if (!rdt_can_reduce(dtype, op)) continue;
+            reduce_by(&oracle, want, (const void *const *)set->src, set->count);
             check_apart(&who, set, want, shift);
             check_both(&who, set, want);
             check_stream(&who, set, want);
@@ -489,14 +571,39 @@ static void check_all_kernels(rdt_isa_t isa)
     }
 }
 
+static bool has_meaning(rdt_dtype_t dtype, rdt_redop_t op)
+{
+    const bool is_bits = op == RDT_BAND || op == RDT_BOR || op == RDT_BXOR;
+
+    if (dtype == RDT_F8E8M0FNU) return false;
+    if (dtype == RDT_BOOL) return op != RDT_AVG && op != RDT_PREMUL_SUM;
+    if (dtype >= RDT_I8 && dtype <= RDT_U64) return op != RDT_PREMUL_SUM;
+    if (dtype >= RDT_C32) return !is_bits && op != RDT_MIN && op != RDT_MAX;
+    return !is_bits;
+}
+
+/* Each instruction set that is there has one kernel for what has a meaning, and none else. */
+static void check_kernel_of(rdt_isa_t isa, rdt_dtype_t dtype, rdt_redop_t op)
+{
+    const rdt_kernel_t kernel = rdt_kernel_get(isa, dtype, op);
+    const bool is_premul = op == RDT_PREMUL_SUM;
+
+    expect_value("can reduce, dtype", dtype, has_meaning(dtype, op), rdt_can_reduce(dtype, op));
+    expect_value("reduce, dtype", dtype, has_meaning(dtype, op) && !is_premul,
+                 kernel.reduce != NULL);
+    expect_value("premul, dtype", dtype, has_meaning(dtype, op) && is_premul,
+                 kernel.premul != NULL);
+}
+
 static void check_dispatch(void)
 {
-    const rdt_isa_t best = rdt_reduce_best_isa();
-
-    for (rdt_dtype_t dtype = 0; dtype < RDT_NUM_DTYPES; dtype++)
-        for (rdt_redop_t op = 0; op < RDT_NUM_REDOPS; op++)
-            expect_value("best ISA has a kernel, dtype", dtype, true,
-                         rdt_reduce_get(best, dtype, op) != NULL);
+    for (rdt_isa_t isa = RDT_ISA_SCALAR; isa <= rdt_reduce_best_isa(); isa++)
+        for (rdt_dtype_t dtype = 0; dtype < RDT_NUM_DTYPES; dtype++)
+            for (rdt_redop_t op = 0; op < RDT_NUM_REDOPS; op++)
+                check_kernel_of(isa, dtype, op);
+    expect_value("out of range: can reduce", RDT_NUM_DTYPES, false,
+                 rdt_can_reduce(RDT_NUM_DTYPES, RDT_SUM) ||
+                     rdt_can_reduce(RDT_F32, RDT_NUM_REDOPS));
     expect_value("out of range: ISA", RDT_NUM_ISAS, true,
                  rdt_reduce_get(RDT_NUM_ISAS, RDT_F32, RDT_SUM) == NULL);
     expect_value("out of range: dtype", RDT_NUM_DTYPES, true,
