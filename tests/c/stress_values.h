@@ -123,30 +123,46 @@ static inline double reduced(const op_t *op, uint64_t i)
 /* Elements of the input and output of a rank. */
 static inline uint64_t num_in(const op_t *op)
 {
+    bool shards =
+        op->coll == RDT_REDUCE_SCATTER || op->coll == RDT_SCATTER || op->coll == RDT_ALL_TO_ALL;
+
     if (op->coll == RDT_BARRIER) return 0;
-    return op->coll == RDT_REDUCE_SCATTER ? op->count * op->world : op->count;
+    return shards ? op->count * op->world : op->count;
 }
 
-static inline uint64_t num_out(const op_t *op)
+static inline uint64_t num_out(const op_t *op, uint32_t rank)
 {
+    bool shards =
+        op->coll == RDT_ALL_GATHER || op->coll == RDT_GATHER || op->coll == RDT_ALL_TO_ALL;
+
     if (op->coll == RDT_BARRIER) return 0;
-    return op->coll == RDT_ALL_GATHER ? op->count * op->world : op->count;
+    if ((op->coll == RDT_REDUCE || op->coll == RDT_GATHER) && rank != op->root) return 0;
+    return shards ? op->count * op->world : op->count;
 }
 
 /* Element i of the output of rank. */
 static inline void expect(const op_t *op, uint32_t rank, uint64_t i, uint8_t *elem)
 {
+    uint64_t first = op->count * rank; /* of its shard */
     double v = 0;
 
     switch (op->coll) {
     case RDT_ALL_REDUCE:
+    case RDT_REDUCE:
         v = reduced(op, i);
         break;
     case RDT_REDUCE_SCATTER:
-        v = reduced(op, op->count * rank + i);
+        v = reduced(op, first + i);
         break;
     case RDT_ALL_GATHER:
+    case RDT_GATHER:
         v = value(op, (uint32_t)(i / op->count), i % op->count);
+        break;
+    case RDT_ALL_TO_ALL:
+        v = value(op, (uint32_t)(i / op->count), first + i % op->count);
+        break;
+    case RDT_SCATTER:
+        v = value(op, op->root, first + i);
         break;
     default:
         v = value(op, op->root, i);

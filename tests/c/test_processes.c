@@ -135,26 +135,41 @@ static int64_t sum(uint32_t world, uint32_t k, uint64_t i)
 
 static int64_t expected(const rank_t *me, const op_t *op, uint64_t i)
 {
+    uint64_t first = me->rank * op->count; /* of this rank's shard */
+
     switch (op->coll) {
     case RDT_ALL_REDUCE:
+    case RDT_REDUCE:
         return sum(me->world, op->k, i);
     case RDT_BROADCAST:
         return value(op->root, op->k, i);
+    case RDT_SCATTER:
+        return value(op->root, op->k, first + i);
     case RDT_ALL_GATHER:
+    case RDT_GATHER:
         return value((uint32_t)(i / op->count), op->k, i % op->count);
+    case RDT_ALL_TO_ALL:
+        return value((uint32_t)(i / op->count), op->k, first + i % op->count);
     default:
-        return sum(me->world, op->k, me->rank * op->count + i);
+        return sum(me->world, op->k, first + i);
     }
 }
 
 static uint64_t num_in(const rank_t *me, const op_t *op)
 {
-    return op->count * (op->coll == RDT_REDUCE_SCATTER ? me->world : 1);
+    bool shards =
+        op->coll == RDT_REDUCE_SCATTER || op->coll == RDT_SCATTER || op->coll == RDT_ALL_TO_ALL;
+
+    return op->count * (shards ? me->world : 1);
 }
 
 static uint64_t num_out(const rank_t *me, const op_t *op)
 {
-    return op->count * (op->coll == RDT_ALL_GATHER ? me->world : 1);
+    bool shards =
+        op->coll == RDT_ALL_GATHER || op->coll == RDT_GATHER || op->coll == RDT_ALL_TO_ALL;
+
+    if ((op->coll == RDT_REDUCE || op->coll == RDT_GATHER) && me->rank != op->root) return 0;
+    return op->count * (shards ? me->world : 1);
 }
 
 static void give_input(const rank_t *me, const op_t *op, int64_t *in)
@@ -350,7 +365,7 @@ static op_t draw_op(const rank_t *me, uint64_t *shared, uint32_t k)
     static const uint64_t sizes[] = {2, 50, 1000, MANY};
     op_t op = {.k = k};
 
-    op.coll = (rdt_coll_t)below(shared, RDT_REDUCE_SCATTER + 1);
+    op.coll = (rdt_coll_t)below(shared, RDT_BARRIER);
     op.root = (uint32_t)below(shared, me->world);
     op.count = below(shared, sizes[below(shared, 4)]);
     if (k == 0) op = (op_t){RDT_BROADCAST, k, op.root, MANY}; /* the last */

@@ -41,7 +41,7 @@ typedef struct mem {
 typedef struct flight {
     op_t op;
     mem_t in, out; /* in.block is NULL when the input lies in the output */
-    const uint8_t *input;
+    uint8_t *input;
     bool background;
     rdt_work_t *work;
 } flight_t;
@@ -131,11 +131,10 @@ static uint64_t draw_count(uint64_t *shared)
 
 static op_t draw_op(rank_t *me)
 {
-    static const rdt_coll_t colls[] = {RDT_ALL_REDUCE, RDT_BROADCAST, RDT_ALL_GATHER,
-                                       RDT_REDUCE_SCATTER, RDT_ALL_REDUCE};
     op_t op = {.seq = ++me->seq, .world = WORLD};
 
-    op.coll = below(&me->shared, 32) == 0 ? RDT_BARRIER : colls[below(&me->shared, 5)];
+    op.coll = (rdt_coll_t)below(&me->shared, RDT_BARRIER + 2);
+    if (op.coll > RDT_BARRIER) op.coll = RDT_ALL_REDUCE; /* twice as often */
     op.dtype = (rdt_dtype_t)below(&me->shared, RDT_NUM_DTYPES);
     op.redop = (rdt_redop_t)below(&me->shared, RDT_NUM_REDOPS);
     op.root = (uint32_t)below(&me->shared, WORLD);
@@ -152,22 +151,35 @@ static void fill(const rank_t *me, const op_t *op, uint8_t *data)
         encode(op->dtype, value(op, me->rank, i), data + i * elem);
 }
 
+static bool may_be_in_place(const rank_t *me, const op_t *op)
+{
+    switch (op->coll) {
+    case RDT_ALL_REDUCE:
+    case RDT_ALL_GATHER:
+    case RDT_BARRIER:
+        return true;
+    case RDT_REDUCE:
+    case RDT_GATHER:
+        return me->rank == op->root;
+    default:
+        return false;
+    }
+}
+
 /* In place where the call knows such a thing and the rank likes to. */
 static void give_buffers(rank_t *me, flight_t *f)
 {
     size_t elem = rdt_dtype_bytes(f->op.dtype);
-    bool in_place = f->op.coll == RDT_BROADCAST ||
-                    (f->op.coll != RDT_REDUCE_SCATTER && below(&me->own, 2) == 0);
-    uint8_t *input;
+    bool gathers = f->op.coll == RDT_ALL_GATHER || f->op.coll == RDT_GATHER;
+    bool in_place =
+        f->op.coll == RDT_BROADCAST || (may_be_in_place(me, &f->op) && below(&me->own, 2) == 0);
 
-    f->out = take(me, num_out(&f->op) * elem, elem);
+    f->out = take(me, num_out(&f->op, me->rank) * elem, elem);
     memset(f->out.data, 0x5C, f->out.bytes);
     if (!in_place) f->in = take(me, num_in(&f->op) * elem, elem);
-    input = !in_place                      ? f->in.data
-            : f->op.coll == RDT_ALL_GATHER ? f->out.data + f->op.count * me->rank * elem
-                                           : f->out.data;
-    f->input = input;
-    fill(me, &f->op, input);
+    f->input = !in_place ? f->in.data : f->out.data;
+    if (in_place && gathers) f->input += f->op.count * me->rank * elem;
+    fill(me, &f->op, f->input);
 }
 
 static void post_one(rank_t *me)
@@ -215,7 +227,7 @@ static void check_element(const rank_t *me, const flight_t *f, uint64_t i)
 /* The first and the last ones, some between, and all of every so manyth call. */
 static void check_result(rank_t *me, const flight_t *f)
 {
-    uint64_t num = num_out(&f->op);
+    uint64_t num = num_out(&f->op, me->rank);
 
     if (f->op.seq % CHECK_ALL_EVERY == 0) {
         for (uint64_t i = 0; i < num; i++)
@@ -262,7 +274,9 @@ static uint64_t hash(uint64_t sum, const uint8_t *data, size_t bytes)
 static void finish_oldest(rank_t *me)
 {
     flight_t *f = &me->ring[0];
-    uint64_t *sum = f->op.coll == RDT_REDUCE_SCATTER ? &me->sums.own : &me->sums.common;
+    bool is_common =
+        f->op.coll == RDT_ALL_REDUCE || f->op.coll == RDT_BROADCAST || f->op.coll == RDT_ALL_GATHER;
+    uint64_t *sum = is_common ? &me->sums.common : &me->sums.own;
     rdt_status_t st = RDT_AGAIN;
 
     if (f->background && below(&me->own, 2) == 0)
