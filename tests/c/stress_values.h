@@ -9,7 +9,7 @@
 
 #include "rdmatrain/coll.h"
 
-#define MAX_ELEM_BYTES 8
+#define MAX_ELEM_BYTES 16
 
 /* One collective, as all ranks call it. */
 typedef struct op {
@@ -44,58 +44,93 @@ static inline uint64_t scrambled(const op_t *op, uint32_t rank, uint64_t i)
     return x * 0x94D049BB133111EBu >> 24;
 }
 
-static inline bool is_half(rdt_dtype_t dtype)
+/* Few bits: 16, or 8. */
+static inline bool is_narrow(rdt_dtype_t dtype)
 {
-    return dtype == RDT_F16 || dtype == RDT_BF16;
+    return dtype == RDT_F16 || dtype == RDT_BF16 ||
+           (dtype >= RDT_F8E4M3FN && dtype <= RDT_F8E5M2FNUZ);
 }
 
 static inline bool is_unsigned(rdt_dtype_t dtype)
 {
-    return dtype == RDT_U8 || dtype == RDT_U16 || dtype == RDT_U32 || dtype == RDT_U64;
+    return dtype == RDT_U8 || dtype == RDT_U16 || dtype == RDT_U32 || dtype == RDT_U64 ||
+           dtype == RDT_F8E8M0FNU;
 }
 
-/* Element i of rank. Sums of float32 and float64 are rounded, and so tell the order of the ranks;
- * those of the half types are exact, so that the oracle need not round. */
+/* Of the numbers that a complex number is made of; else the dtype itself. */
+static inline rdt_dtype_t part_of(rdt_dtype_t dtype)
+{
+    if (dtype < RDT_C32) return dtype;
+    return dtype == RDT_C32 ? RDT_F16 : dtype == RDT_C64 ? RDT_F32 : RDT_F64;
+}
+
+/* The same collective of twice as many numbers, where the elements are complex. */
+static inline op_t parts_of(const op_t *op)
+{
+    op_t parts = *op;
+
+    parts.dtype = part_of(op->dtype);
+    if (parts.dtype != op->dtype) parts.count *= 2;
+    return parts;
+}
+
+/* Of PREMUL_SUM: not exact where the sums are not. */
+static inline double factor(const op_t *op)
+{
+    return is_narrow(part_of(op->dtype)) ? 0.5 : 0.3;
+}
+
+/* Number i of rank, op being one of parts_of. Sums of float32 and float64 are rounded, and so tell the
+ * order of the ranks; those of narrow types are exact, so that the oracle need not round. */
 static inline double value(const op_t *op, uint32_t rank, uint64_t i)
 {
     uint64_t x = scrambled(op, rank, i);
 
     if (op->dtype == RDT_F32 || op->dtype == RDT_F64)
         return ((double)(x & 0x1FFFFF) - 1048576.0) / (double)(1u << (x >> 21 & 15));
-    if (is_half(op->dtype) && op->redop == RDT_PRODUCT)
+    if (is_narrow(op->dtype) && op->redop == RDT_PRODUCT)
         return ((x & 1) != 0 ? -1.0 : 1.0) * (double)(1 + (x >> 1 & 1));
+    if (op->dtype == RDT_BOOL) return (double)(x & 1);
+    if (is_narrow(op->dtype) && rdt_dtype_bytes(op->dtype) == 1) return (double)(x & 3) - 2.0;
     return is_unsigned(op->dtype) ? (double)(x & 7) : (double)(x & 15) - 8.0;
 }
 
-/* Only what float16 holds exactly. */
-static inline uint16_t half_bits(float v)
+/* Only what the narrow type holds exactly, and no denormals. */
+static inline uint32_t narrow_bits(rdt_dtype_t dtype, float v)
 {
+    static const struct {
+        uint32_t mantissa_bits, bias;
+    } formats[RDT_NUM_DTYPES] = {
+        [RDT_F16] = {10, 15},   [RDT_BF16] = {7, 127},     [RDT_F8E4M3FN] = {3, 7},
+        [RDT_F8E5M2] = {2, 15}, [RDT_F8E4M3FNUZ] = {3, 8}, [RDT_F8E5M2FNUZ] = {2, 16},
+    };
+    const uint32_t sign = 1u << (8 * rdt_dtype_bytes(dtype) - 1);
+    const uint32_t shift = 23 - formats[dtype].mantissa_bits;
     uint32_t bits;
 
     memcpy(&bits, &v, sizeof(bits));
     if (v == 0) return 0;
-    return (uint16_t)((bits >> 16 & 0x8000) |
-                      ((((bits >> 23 & 0xFF) - 127 + 15) << 10) + (bits >> 13 & 0x3FF)));
+    return (bits >> 31) * sign +
+           (((bits & 0x7FFFFFFF) - ((127 - formats[dtype].bias) << 23)) >> shift);
 }
 
-/* v as an element: the ones of integers are their low bytes, so that what wraps is right. */
-static inline void encode(rdt_dtype_t dtype, double v, uint8_t *elem)
+/* v as a number of part_of: the ones of integers are their low bytes, so that what wraps is right. */
+static inline void encode(rdt_dtype_t dtype, double v, uint8_t *number)
 {
     float narrow = (float)v;
-    int64_t whole = (int64_t)v;
-    uint16_t half;
-    uint32_t bits;
+    int64_t bits = is_narrow(dtype) ? (int64_t)narrow_bits(dtype, narrow) : (int64_t)v;
 
-    memcpy(&bits, &narrow, sizeof(bits));
-    half = dtype == RDT_F16 ? half_bits(narrow) : (uint16_t)(bits >> 16);
     if (dtype == RDT_F64)
-        memcpy(elem, &v, sizeof(v));
+        memcpy(number, &v, sizeof(v));
     else if (dtype == RDT_F32)
-        memcpy(elem, &narrow, sizeof(narrow));
-    else if (is_half(dtype))
-        memcpy(elem, &half, sizeof(half));
+        memcpy(number, &narrow, sizeof(narrow));
     else
-        memcpy(elem, &whole, rdt_dtype_bytes(dtype)); /* little endian, as all that this runs on */
+        memcpy(number, &bits, rdt_dtype_bytes(dtype)); /* little endian, as all that this runs on */
+}
+
+static inline double combine_bits(rdt_redop_t redop, int64_t acc, int64_t x)
+{
+    return (double)(redop == RDT_BAND ? acc & x : redop == RDT_BOR ? acc | x : acc ^ x);
 }
 
 #define COMBINE(acc, x, redop)                              \
@@ -104,20 +139,43 @@ static inline void encode(rdt_dtype_t dtype, double v, uint8_t *elem)
      : (redop) == RDT_PRODUCT ? (acc) * (x)                 \
                               : (acc) + (x))
 
-/* Of element i of all ranks, in their order. Integers fit in a double: at most 8^4. */
+/* Of number i of all ranks, in their order. Integers fit in a double: at most 8^4. */
 static inline double reduced(const op_t *op, uint64_t i)
 {
-    double wide = value(op, 0, i);
-    float narrow = (float)wide;
+    const rdt_redop_t redop = op->dtype == RDT_BOOL && op->redop == RDT_SUM ? RDT_MAX : op->redop;
+    const bool is_bits = redop == RDT_BAND || redop == RDT_BOR || redop == RDT_BXOR;
+    const double by = redop == RDT_PREMUL_SUM ? factor(op) : 1.0;
+    double wide = value(op, 0, i) * by;
+    float narrow = (float)value(op, 0, i) * (float)by;
 
     for (uint32_t r = 1; r < op->world; r++) {
         double x = value(op, r, i);
 
-        wide = COMBINE(wide, x, op->redop);
-        narrow = COMBINE(narrow, (float)x, op->redop);
+        wide =
+            is_bits ? combine_bits(redop, (int64_t)wide, (int64_t)x) : COMBINE(wide, x * by, redop);
+        narrow = COMBINE(narrow, (float)x * (float)by, redop);
     }
-    if (op->dtype == RDT_F32) return op->redop == RDT_AVG ? narrow / (float)op->world : narrow;
-    return op->redop == RDT_AVG ? wide / op->world : wide;
+    if (op->dtype == RDT_F32) return redop == RDT_AVG ? narrow / (float)op->world : narrow;
+    return redop == RDT_AVG ? wide / op->world : wide;
+}
+
+/* Number i of the products of all ranks' complex numbers: it is real or imaginary. */
+static inline double complex_product(const op_t *op, uint64_t i)
+{
+    const uint64_t re = i & ~1ull, im = i | 1;
+    double wide[2] = {value(op, 0, re), value(op, 0, im)};
+    float narrow[2] = {(float)wide[0], (float)wide[1]};
+
+    for (uint32_t r = 1; r < op->world; r++) {
+        const double a = wide[0], b = wide[1], c = value(op, r, re), d = value(op, r, im);
+        const float e = narrow[0], f = narrow[1], g = (float)c, h = (float)d;
+
+        wide[0] = a * c - b * d;
+        wide[1] = a * d + b * c;
+        narrow[0] = e * g - f * h;
+        narrow[1] = e * h + f * g;
+    }
+    return op->dtype == RDT_F32 ? (double)narrow[i & 1] : wide[i & 1];
 }
 
 /* Elements of the input and output of a rank. */
@@ -140,34 +198,51 @@ static inline uint64_t num_out(const op_t *op, uint32_t rank)
     return shards ? op->count * op->world : op->count;
 }
 
+/* Number i of the output of rank; op is one of parts_of, and pairs says that it stands for another. */
+static inline double expect_number(const op_t *op, uint32_t rank, uint64_t i, bool pairs)
+{
+    uint64_t first = op->count * rank; /* of its shard */
+
+    switch (op->coll) {
+    case RDT_REDUCE_SCATTER:
+        i += first;
+        /* fall through */
+    case RDT_ALL_REDUCE:
+    case RDT_REDUCE:
+        return pairs && op->redop == RDT_PRODUCT ? complex_product(op, i) : reduced(op, i);
+    case RDT_ALL_GATHER:
+    case RDT_GATHER:
+        return value(op, (uint32_t)(i / op->count), i % op->count);
+    case RDT_ALL_TO_ALL:
+        return value(op, (uint32_t)(i / op->count), first + i % op->count);
+    case RDT_SCATTER:
+        return value(op, op->root, first + i);
+    default:
+        return value(op, op->root, i);
+    }
+}
+
 /* Element i of the output of rank. */
 static inline void expect(const op_t *op, uint32_t rank, uint64_t i, uint8_t *elem)
 {
-    uint64_t first = op->count * rank; /* of its shard */
-    double v = 0;
+    const op_t parts = parts_of(op);
+    const bool pairs = parts.dtype != op->dtype;
+    const size_t bytes = rdt_dtype_bytes(parts.dtype);
 
-    switch (op->coll) {
-    case RDT_ALL_REDUCE:
-    case RDT_REDUCE:
-        v = reduced(op, i);
-        break;
-    case RDT_REDUCE_SCATTER:
-        v = reduced(op, first + i);
-        break;
-    case RDT_ALL_GATHER:
-    case RDT_GATHER:
-        v = value(op, (uint32_t)(i / op->count), i % op->count);
-        break;
-    case RDT_ALL_TO_ALL:
-        v = value(op, (uint32_t)(i / op->count), first + i % op->count);
-        break;
-    case RDT_SCATTER:
-        v = value(op, op->root, first + i);
-        break;
-    default:
-        v = value(op, op->root, i);
-    }
-    encode(op->dtype, v, elem);
+    for (uint64_t k = 0; k < 1u + pairs; k++)
+        encode(parts.dtype, expect_number(&parts, rank, (1u + pairs) * i + k, pairs),
+               elem + k * bytes);
+}
+
+/* Elements first and on of the input of rank. */
+static inline void fill(const op_t *op, uint32_t rank, uint64_t first, uint64_t num, uint8_t *data)
+{
+    const op_t parts = parts_of(op);
+    const size_t bytes = rdt_dtype_bytes(parts.dtype);
+    const uint64_t times = rdt_dtype_bytes(op->dtype) / bytes;
+
+    for (uint64_t i = 0; i < num * times; i++)
+        encode(parts.dtype, value(&parts, rank, first * times + i), data + i * bytes);
 }
 
 #endif

@@ -129,26 +129,24 @@ static uint64_t draw_count(uint64_t *shared)
     return below(shared, kind < 128 ? 300 : 5000);
 }
 
+static bool reduces(rdt_coll_t coll)
+{
+    return coll == RDT_ALL_REDUCE || coll == RDT_REDUCE || coll == RDT_REDUCE_SCATTER;
+}
+
 static op_t draw_op(rank_t *me)
 {
     op_t op = {.seq = ++me->seq, .world = WORLD};
 
     op.coll = (rdt_coll_t)below(&me->shared, RDT_BARRIER + 2);
     if (op.coll > RDT_BARRIER) op.coll = RDT_ALL_REDUCE; /* twice as often */
-    op.dtype = (rdt_dtype_t)below(&me->shared, RDT_NUM_DTYPES);
-    op.redop = (rdt_redop_t)below(&me->shared, RDT_NUM_REDOPS);
+    do {
+        op.dtype = (rdt_dtype_t)below(&me->shared, RDT_NUM_DTYPES);
+        op.redop = (rdt_redop_t)below(&me->shared, RDT_NUM_REDOPS);
+    } while (reduces(op.coll) && !rdt_can_reduce(op.dtype, op.redop));
     op.root = (uint32_t)below(&me->shared, WORLD);
     op.count = draw_count(&me->shared);
     return op;
-}
-
-static void fill(const rank_t *me, const op_t *op, uint8_t *data)
-{
-    size_t elem = rdt_dtype_bytes(op->dtype);
-    uint64_t num = num_in(op);
-
-    for (uint64_t i = 0; i < num; i++)
-        encode(op->dtype, value(op, me->rank, i), data + i * elem);
 }
 
 static bool may_be_in_place(const rank_t *me, const op_t *op)
@@ -179,7 +177,7 @@ static void give_buffers(rank_t *me, flight_t *f)
     if (!in_place) f->in = take(me, num_in(&f->op) * elem, elem);
     f->input = !in_place ? f->in.data : f->out.data;
     if (in_place && gathers) f->input += f->op.count * me->rank * elem;
-    fill(me, &f->op, f->input);
+    fill(&f->op, me->rank, 0, num_in(&f->op), f->input);
 }
 
 static void post_one(rank_t *me)
@@ -193,6 +191,7 @@ static void post_one(rank_t *me)
                         .dtype = f->op.dtype,
                         .op = f->op.redop,
                         .peer = f->op.root,
+                        .factor = factor(&f->op),
                         .count = f->op.count,
                         .in = f->input,
                         .out = f->out.data,
@@ -208,20 +207,22 @@ static void check_element(const rank_t *me, const flight_t *f, uint64_t i)
 {
     size_t elem = rdt_dtype_bytes(f->op.dtype);
     uint8_t want[MAX_ELEM_BYTES] = {0}, got[MAX_ELEM_BYTES] = {0};
-    uint64_t want_bits, got_bits;
+    uint64_t want_bits[2], got_bits[2];
 
     expect(&f->op, me->rank, i, want);
     memcpy(got, f->out.data + i * elem, elem);
     if (memcmp(got, want, elem) == 0) return;
-    memcpy(&want_bits, want, sizeof(want_bits));
-    memcpy(&got_bits, got, sizeof(got_bits));
-    CHECK(false,
-          "rank %u, #%llu, %s(%s, %llu elements, %s, root %u): element %llu has the bits %llx "
-          "instead of %llx",
-          me->rank, (unsigned long long)f->op.seq, rdt_coll_name(f->op.coll),
-          rdt_dtype_name(f->op.dtype), (unsigned long long)f->op.count, rdt_redop_name(f->op.redop),
-          f->op.root, (unsigned long long)i, (unsigned long long)got_bits,
-          (unsigned long long)want_bits);
+    memcpy(want_bits, want, sizeof(want_bits));
+    memcpy(got_bits, got, sizeof(got_bits));
+    CHECK(
+        false,
+        "rank %u, #%llu, %s(%s, %llu elements, %s, root %u): element %llu has the bits %llx, %llx "
+        "instead of %llx, %llx",
+        me->rank, (unsigned long long)f->op.seq, rdt_coll_name(f->op.coll),
+        rdt_dtype_name(f->op.dtype), (unsigned long long)f->op.count, rdt_redop_name(f->op.redop),
+        f->op.root, (unsigned long long)i, (unsigned long long)got_bits[0],
+        (unsigned long long)got_bits[1], (unsigned long long)want_bits[0],
+        (unsigned long long)want_bits[1]);
 }
 
 /* The first and the last ones, some between, and all of every so manyth call. */
@@ -252,7 +253,7 @@ static void check_input(rank_t *me, const flight_t *f)
         uint64_t i = below(&me->own, num);
         uint8_t want[MAX_ELEM_BYTES];
 
-        encode(f->op.dtype, value(&f->op, me->rank, i), want);
+        fill(&f->op, me->rank, i, 1, want);
         CHECK(memcmp(f->in.data + i * elem, want, elem) == 0,
               "rank %u, #%llu: element %llu of the input changed", me->rank,
               (unsigned long long)f->op.seq, (unsigned long long)i);
