@@ -17,7 +17,7 @@ DTYPES = _core.DTYPES
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 INTS = tuple(name for name in DTYPES if "int" in name)
 COMPLEX = ("complex64", "complex128")
-REDUCED = FLOATS + INTS  # with the reductions of REDOPS; what else can be reduced, see REDUCTIONS
+REDUCED = FLOATS + INTS  # by the reductions of REDOPS
 REDOPS = ("SUM", "AVG", "MIN", "MAX", "PRODUCT")
 COMBINE = {
     "SUM": np.add,
@@ -128,12 +128,15 @@ def divided(acc: Array, world: int) -> Array:
     return quotient + ((acc < 0) & (acc % by != 0)).astype(acc.dtype)
 
 
-def reduced(dtype: str, op: str, shares: list[Array]) -> Array:
+def reduced(dtype: str, op: str, shares: list[Array], factor: float = 1.0) -> Array:
     """The reduction in the order of the ranks, rounded once at the end."""
     with np.errstate(all="ignore"):
-        acc = widen(dtype, shares[0])
-        for share in shares[1:]:
-            acc = COMBINE[op](acc, widen(dtype, share))
+        wide = [widen(dtype, share) for share in shares]
+        if op == "PREMUL_SUM":
+            wide = [share * share.dtype.type(factor) for share in wide]
+        acc = wide[0]
+        for share in wide[1:]:
+            acc = COMBINE[op](acc, share)
         if op == "AVG":
             acc = divided(acc, len(shares))
         return narrow(dtype, acc)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from group import call
 from oracle import (
+    COMPLEX,
     FLOATS,
     INTS,
     REDOPS,
@@ -11,22 +12,25 @@ from oracle import (
     assert_same_numbers,
     bits_of,
     from_floats,
+    inputs,
     narrow,
     numpy_dtype,
     reduced,
     widen,
 )
 
+from rdmatrain.errors import CommError
+
 EACH_FLOAT = pytest.mark.parametrize("dtype", FLOATS)
 SPECIAL = (np.nan, np.inf, -np.inf, 0.0, -0.0, 1.5, -2.0, 60000.0)
 
 
-def all_reduce(group, dtype, op, shares):
+def all_reduce(group, dtype, op, shares, **kwargs):
     """What each rank holds after an all_reduce of the given shares."""
 
     def body(comm, rank):
         data = shares[rank].copy()
-        call(comm, "all_reduce", dtype, op, out=data)
+        call(comm, "all_reduce", dtype, op, out=data, **kwargs)
         return data
 
     return group.run(body)
@@ -147,3 +151,70 @@ def test_the_rounding_of_the_oracle_agrees_with_known_codes():
     cases = {1.0: 0x3F80, 1.00390625: 0x3F80, 1.01171875: 0x3F82, 3.4e38: 0x7F80, -2.0: 0xC000}
     wide = np.array(list(cases), dtype=np.float32)
     assert narrow("bfloat16", wide).tolist() == list(cases.values())
+
+
+@pytest.mark.parametrize("dtype", INTS)
+@pytest.mark.parametrize("op", ["BAND", "BOR", "BXOR"])
+@pytest.mark.parametrize("n", [100, 30000])
+def test_integers_are_combined_bit_by_bit(group, n, op, dtype):
+    shares = inputs(dtype, 3, n)
+    for rank, got in enumerate(all_reduce(group(3), dtype, op, shares)):
+        assert_same_bits(got, reduced(dtype, op, shares), f"rank {rank}")
+
+
+@EACH_FLOAT
+@pytest.mark.parametrize("p", [1, 2, 3])
+@pytest.mark.parametrize("n", [100, 30000])
+def test_premul_sum_multiplies_every_share_before_the_sum(group, p, n, dtype):
+    shares = inputs(dtype, p, n)
+    want = reduced(dtype, "PREMUL_SUM", shares, factor=0.3)
+    for rank, got in enumerate(all_reduce(group(p), dtype, "PREMUL_SUM", shares, factor=0.3)):
+        assert_same_bits(got, want, f"rank {rank}")
+
+
+def test_other_factors_are_an_error_that_names_both(group):
+    def body(comm, rank):
+        data = np.ones(10, np.float32)
+        with pytest.raises(CommError, match=r"PREMUL_SUM of (0\.5|0\.25)") as caught:
+            call(comm, "all_reduce", "float32", "PREMUL_SUM", out=data, factor=(0.5, 0.25)[rank])
+        return str(caught.value)
+
+    for error in group(2).run(body):
+        assert "of 0.5" in error
+        assert "of 0.25" in error
+
+
+@pytest.mark.parametrize("n", [100, 30000])
+def test_bools_are_combined_as_truth_values(group, n):
+    shares = [inputs("int32", 3, n)[rank] % (2 + rank) == 0 for rank in range(3)]
+    truth = {
+        **dict.fromkeys(("SUM", "MAX", "BOR"), shares[0] | shares[1] | shares[2]),
+        **dict.fromkeys(("PRODUCT", "MIN", "BAND"), shares[0] & shares[1] & shares[2]),
+        "BXOR": shares[0] ^ shares[1] ^ shares[2],
+    }
+    for op, want in truth.items():
+        for rank, got in enumerate(all_reduce(group(3), "bool", op, shares)):
+            assert_same_bits(got, want, f"{op}, rank {rank}")
+
+
+@pytest.mark.parametrize("dtype", COMPLEX)
+@pytest.mark.parametrize("op", ["SUM", "AVG"])
+@pytest.mark.parametrize("n", [100, 30000])
+def test_complex_numbers_are_summed_by_their_parts(group, n, op, dtype):
+    real = {"complex64": "float32", "complex128": "float64"}[dtype]
+    shares = inputs(dtype, 3, n)
+    want = reduced(real, op, [share.view(real) for share in shares]).view(dtype)
+    for rank, got in enumerate(all_reduce(group(3), dtype, op, shares)):
+        assert_same_bits(got, want, f"rank {rank}")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "op"),
+    [("float32", "BAND"), ("int32", "PREMUL_SUM"), ("bool", "AVG"), ("complex64", "MAX")],
+)
+def test_what_has_no_meaning_is_refused_with_both_names(group, dtype, op):
+    def body(comm, _rank):
+        with pytest.raises(ValueError, match=f"{op} of {dtype} has no meaning"):
+            call(comm, "all_reduce", dtype, op, out=np.zeros(4, dtype))
+
+    group(2).run(body)
