@@ -6,16 +6,22 @@ import rdmatrain after torch, or call :func:`register`.
 """
 
 import sys
-from typing import Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 from rdmatrain.config import device_backend_autoload
 
+if TYPE_CHECKING:
+    from rdmatrain._c10d import Options
+
 __version__ = "0.1.0"
 __all__ = [
+    "Options",
     "__version__",
     "arena_stats",
     "empty",
     "install_allocator",
+    "monitored_barrier",
     "register",
     "transports",
 ]
@@ -44,6 +50,30 @@ def transports(group: object = None) -> list[str]:
     from rdmatrain.comm.backend import transports_of  # noqa: PLC0415
 
     return transports_of(group)
+
+
+def monitored_barrier(
+    group: object = None, timeout: timedelta | None = None, wait_all_ranks: bool = False
+) -> None:
+    """Wait for all ranks of the group, or say which of them did not come.
+
+    ``torch.distributed.monitored_barrier``, which torch keeps for Gloo by name, for groups over
+    rdmatrain. It goes through the group's store, so a failure does no harm to the group.
+
+    Args:
+        group: a process group; None for the default one. A rank that is not in it returns.
+        timeout: how long rank 0 waits; None for the group's timeout. The others wait for rank 0,
+            no longer than the group's timeout.
+        wait_all_ranks: name all ranks that did not come, not the first one only.
+
+    Raises:
+        RuntimeError: ranks did not come. It names them on rank 0; the others say what rank 0 said.
+        ValueError: there is no default group.
+
+    """
+    from rdmatrain.comm.backend import monitored_barrier as wait  # noqa: PLC0415
+
+    wait(group, timeout, wait_all_ranks)
 
 
 def install_allocator() -> None:
@@ -98,6 +128,15 @@ def arena_stats() -> dict[str, int]:
     from rdmatrain import _core  # noqa: PLC0415
 
     return _core.arena_stats()
+
+
+def __getattr__(name: str) -> Any:
+    """``Options``, what ``pg_options`` takes: a class over one of torch's, so it loads torch."""
+    if name != "Options":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from rdmatrain.comm.backend import load_extension  # noqa: PLC0415
+
+    return load_extension().Options
 
 
 # Where nothing calls the entry point, whoever imports rdmatrain for its backend must get it.

@@ -1,6 +1,6 @@
 """The c10d::Backend over rdmatrain._core; built for one torch minor."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import torch
@@ -9,9 +9,23 @@ from typing_extensions import CapsuleType
 
 TORCH_VERSION: str
 
+def set_factory(factory: Callable[..., Backend]) -> None: ...
+def close_all() -> None: ...
 def install_allocator() -> None: ...
 def arena_empty(size: Sequence[int], dtype: torch.dtype) -> torch.Tensor: ...
 
+class Options(torch.distributed.distributed_c10d.Backend.Options):
+    transport: str
+    def __init__(self, timeout: timedelta | None = None, *, transport: str = "") -> None: ...
+    def __deepcopy__(self, memo: object) -> Options: ...
+
 class Backend(torch.distributed.distributed_c10d.Backend):
-    def __init__(self, rank: int, size: int, comm: CapsuleType, timeout: timedelta) -> None: ...
+    def __init__(
+        self,
+        store: torch.distributed.Store,
+        rank: int,
+        size: int,
+        comm: CapsuleType,
+        options: Options,
+    ) -> None: ...
     def transport(self, rank: int) -> str: ...

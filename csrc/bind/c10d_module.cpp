@@ -7,19 +7,35 @@
 
 #include "c10d_allocator.h"
 #include "c10d_backend.h"
+#include "c10d_groups.h"
 
 namespace py = pybind11;
+using rdmatrain::GroupOptions;
 
-template <typename T>
-using class_of = py::class_<T, c10d::Backend, c10::intrusive_ptr<T>>;
+template <typename T, typename Base>
+using class_of = py::class_<T, Base, c10::intrusive_ptr<T>>;
 
-static c10::intrusive_ptr<rdmatrain::Backend>
-make_backend(int rank, int size, const py::capsule &comm, std::chrono::milliseconds timeout)
+static c10::intrusive_ptr<rdmatrain::Backend> make_backend(const rdmatrain::StorePtr &store,
+                                                           int rank, int size,
+                                                           const py::capsule &comm,
+                                                           const GroupOptions &options)
 {
     auto *handle = static_cast<rdt_comm_t *>(PyCapsule_GetPointer(comm.ptr(), "rdmatrain.comm"));
 
     if (handle == nullptr) throw py::error_already_set();
-    return c10::make_intrusive<rdmatrain::Backend>(rank, size, handle, timeout);
+    return c10::make_intrusive<rdmatrain::Backend>(store, rank, size, handle, options);
+}
+
+static c10::intrusive_ptr<GroupOptions>
+make_options(std::optional<std::chrono::milliseconds> timeout, const std::string &transport)
+{
+    return c10::make_intrusive<GroupOptions>(timeout.value_or(c10d::kUnsetTimeout), transport);
+}
+
+static c10::intrusive_ptr<GroupOptions> copy_options(const GroupOptions &options,
+                                                     const py::object &)
+{
+    return c10::make_intrusive<GroupOptions>(options);
 }
 
 PYBIND11_MODULE(_c10d, module)
@@ -27,11 +43,21 @@ PYBIND11_MODULE(_c10d, module)
     module.doc() = "The c10d::Backend over rdmatrain._core; built for one torch minor.";
     module.attr("TORCH_VERSION") = TORCH_VERSION;
     py::module::import("torch.distributed"); /* registers c10d.Backend, which is the base */
-    class_of<rdmatrain::Backend>(module, "Backend", "A torch.distributed backend.")
-        .def(py::init(&make_backend), py::arg("rank"), py::arg("size"), py::arg("comm"),
-             py::arg("timeout"), "comm: the capsule of rdmatrain._core.Comm.detach().")
+    class_of<GroupOptions, c10d::Backend::Options>(module, "Options", "What a group is asked for.")
+        .def(py::init(&make_options), py::arg("timeout") = py::none(), py::kw_only(),
+             py::arg("transport") = "",
+             "timeout: None for the group's. transport: empty for what the setting says.")
+        .def_readwrite("transport", &GroupOptions::transport)
+        .def("__deepcopy__", &copy_options, py::arg("memo"));
+    class_of<rdmatrain::Backend, c10d::Backend>(module, "Backend", "A torch.distributed backend.")
+        .def(py::init(&make_backend), py::arg("store"), py::arg("rank"), py::arg("size"),
+             py::arg("comm"), py::arg("options"),
+             "comm: the capsule of rdmatrain._core.Comm.detach().")
         .def("transport", &rdmatrain::Backend::transport, py::arg("rank"),
              "Name of the transport that joins this rank to another one.");
+    module.def("set_factory", &rdmatrain::set_factory, py::arg("factory"),
+               "Set what makes a backend of a store, a rank, a number of ranks and options.");
+    module.def("close_all", &rdmatrain::close_all, "Close the communicators of all groups.");
     module.def("install_allocator", &rdmatrain::install_allocator,
                "Make the arena torch's allocator for CPU memory, if it is not.");
     module.def("arena_empty", &rdmatrain::arena_empty, py::arg("size"), py::arg("dtype"),

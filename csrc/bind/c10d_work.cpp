@@ -3,16 +3,15 @@
 
 #include <unistd.h>
 
-#include <condition_variable>
-#include <deque>
-#include <functional>
-#include <thread>
+#include <algorithm>
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/core/ivalue.h>
 #include <ATen/record_function.h>
 #include <c10/util/Exception.h>
 #include <pybind11/pybind11.h>
+
+#include "c10d_callbacks.h"
 
 namespace rdmatrain {
 
@@ -22,91 +21,6 @@ void throw_status(rdt_status_t status, const char *text)
     C10_THROW_ERROR(DistBackendError, std::string("rdmatrain: ") + text);
 }
 
-namespace {
-
-/* Where futures complete: their callbacks are the user's, and may wait for other collectives or
- * destroy the group, which neither the progress thread nor a thread that drives may do. A callback
- * that blocks keeps its thread, and the next one gets another. */
-class CallbackPool
-{
-  public:
-    /* Never destroyed: its threads may outlive every other static. */
-    static CallbackPool &instance()
-    {
-        static auto *pool = new CallbackPool;
-
-        return *pool;
-    }
-
-    void run(std::function<void()> task)
-    {
-        std::lock_guard<std::mutex> lock(mutex_);
-
-        tasks_.push_back(std::move(task));
-        if (tasks_.size() > num_idle_) std::thread([this] { work(); }).detach();
-        ready_.notify_one();
-    }
-
-    /* Waits until all callbacks have returned, but not for long, and not for the one that calls:
-     * Python must not end while one of them wants the GIL. */
-    void drain()
-    {
-        std::unique_lock<std::mutex> lock(mutex_);
-
-        if (in_callback()) return;
-        drained_.wait_for(lock, std::chrono::seconds(2),
-                          [this] { return tasks_.empty() && num_running_ == 0; });
-    }
-
-  private:
-    static bool &in_callback()
-    {
-        static thread_local bool in = false;
-
-        return in;
-    }
-
-    void work()
-    {
-        std::unique_lock<std::mutex> lock(mutex_);
-
-        in_callback() = true;
-
-        for (;;) {
-            num_idle_++;
-            ready_.wait(lock, [this] { return !tasks_.empty(); });
-            num_idle_--;
-            num_running_++;
-            auto task = std::move(tasks_.front());
-            tasks_.pop_front();
-            lock.unlock();
-            run_one(task);
-            task = nullptr; /* what it holds is let go without the lock */
-            lock.lock();
-            num_running_--;
-            drained_.notify_all();
-        }
-    }
-
-    static void run_one(const std::function<void()> &task) noexcept
-    {
-        try {
-            task();
-        } catch (const std::exception &error) {
-            TORCH_WARN("rdmatrain: a callback of a collective failed: ", error.what());
-        } catch (...) {
-            TORCH_WARN("rdmatrain: a callback of a collective failed");
-        }
-    }
-
-    std::mutex mutex_;
-    std::condition_variable ready_, drained_;
-    std::deque<std::function<void()>> tasks_;
-    size_t num_idle_ = 0, num_running_ = 0;
-};
-
-} // namespace
-
 static void close_comm(rdt_comm_t *comm, const std::atomic<int> &users)
 {
     if (rdt_comm_is_forked(comm)) return; /* users that were counted before the fork never leave */
@@ -115,6 +29,35 @@ static void close_comm(rdt_comm_t *comm, const std::atomic<int> &users)
         usleep(100);
     rdt_comm_close(comm);
     CallbackPool::instance().drain();
+}
+
+/* All that may still be open when the program ends. */
+static std::mutex owners_mutex;
+static std::vector<std::weak_ptr<CommOwner>> owners;
+
+std::shared_ptr<CommOwner> CommOwner::make(rdt_comm_t *comm)
+{
+    auto owner = std::make_shared<CommOwner>(comm);
+    std::lock_guard<std::mutex> lock(owners_mutex);
+
+    owners.erase(
+        std::remove_if(owners.begin(), owners.end(), [](auto &one) { return one.expired(); }),
+        owners.end());
+    owners.push_back(owner);
+    return owner;
+}
+
+void close_all()
+{
+    std::vector<std::weak_ptr<CommOwner>> all;
+
+    {
+        std::lock_guard<std::mutex> lock(owners_mutex);
+
+        all = owners;
+    }
+    for (auto &one : all)
+        if (auto owner = one.lock()) owner->close();
 }
 
 void CommOwner::close()
@@ -133,13 +76,13 @@ void CommOwner::close()
 static std::optional<std::vector<at::Tensor>> profiled(const TensorCall &call)
 {
     if (!at::hasCallbacks()) return std::nullopt;
-    return std::vector<at::Tensor>(call.held.begin(), call.held.end());
+    return Tensors(call.held.begin(), call.held.begin() + static_cast<long>(call.num_inputs));
 }
 
 Work::Work(int rank, c10d::OpType op, const char *title, std::shared_ptr<CommOwner> owner,
            TensorCall &&call, uint64_t seq)
     : c10d::Work(rank, op, at::hasCallbacks() ? title : nullptr, profiled(call)),
-      owner_(std::move(owner)), call_(std::move(call)), seq_(seq)
+      owner_(std::move(owner)), call_(std::move(call)), seq_(seq), watched_(owner_->watch().is_on())
 {
 }
 
@@ -160,9 +103,14 @@ void Work::post(const c10::intrusive_ptr<Work> &self)
     c10::intrusive_ptr<Work> keep = self;
     call.done = &Work::done;
     call.arg = keep.release();
+    if (self->watched_) {
+        self->started_ = Clock::now();
+        self->owner_->watch().begin();
+    }
     st = rdt_post(comm, &call, &self->work_);
     if (st == RDT_OK) return;
     std::string text = rdt_last_error();
+    if (self->watched_) self->owner_->watch().cancel();
     c10::intrusive_ptr<Work>::reclaim(static_cast<Work *>(call.arg));
     throw_status(st, text.c_str());
 }
@@ -180,8 +128,9 @@ void Work::done(void *arg, rdt_status_t status, const char *text) noexcept
 
 void Work::copy_back()
 {
-    if (call_.copy_back.empty()) return;
+    if (call_.copy_back.empty() && call_.finish == nullptr) return;
     at::NoGradGuard no_grad;
+    if (call_.finish != nullptr) call_.finish();
     for (auto &[strided, copy] : call_.copy_back)
         strided.copy_(copy);
 }
@@ -196,10 +145,34 @@ void Work::conclude(rdt_status_t status, const char *text)
     } catch (...) {
         error = std::current_exception();
     }
+    if (watched_) tell_watch();
     finish(error);
     /* Who asks for the future from here on finds the work completed, and may be the one. */
     if (has_future_ && !future_done_.exchange(true)) complete_future(error);
     state_ = error ? State::Failed : State::Succeeded;
+}
+
+void Work::tell_watch()
+{
+    finished_ = Clock::now();
+    owner_->watch().end(
+        std::make_shared<c10d::WorkInfo>(opType_, seq_, started_, finished_, finished_ - started_));
+}
+
+float Work::getDuration() const
+{
+    TORCH_CHECK(watched_,
+                "rdmatrain: a work knows how long it took when timing was enabled before");
+    TORCH_CHECK(state_ != State::Pending, "rdmatrain: a work that has not ended has no duration");
+    return std::chrono::duration<float, std::milli>(finished_ - started_).count();
+}
+
+/* Of a recv from any source it is known when it has ended. */
+int Work::sourceRank() const
+{
+    if (call_.call.peer != RDT_ANY_PEER) return static_cast<int>(call_.call.peer);
+    TORCH_CHECK(state_ == State::Succeeded, "rdmatrain: nothing has been received yet");
+    return static_cast<int>(rdt_work_peer(work_));
 }
 
 void Work::complete_future(const std::exception_ptr &error)
@@ -255,15 +228,42 @@ c10::intrusive_ptr<c10::ivalue::Future> Work::getFuture()
     return future_;
 }
 
-CoalescedWork::CoalescedWork(int rank, std::vector<c10::intrusive_ptr<c10d::Work>> works)
-    : c10d::Work(rank, c10d::OpType::COALESCED), works_(std::move(works))
+/* How a future ends, as a future that does not fail. */
+static c10::intrusive_ptr<c10::ivalue::Future> result_of(c10::ivalue::Future &future)
+{
+    auto result = c10::make_intrusive<c10::ivalue::Future>(c10::IntType::get());
+
+    future.addCallback([result](c10::ivalue::Future &ended) {
+        auto value = ended.hasError() ? c10d::WorkResult::COMM_ERROR : c10d::WorkResult::SUCCESS;
+
+        result->markCompleted(c10::IValue(static_cast<int64_t>(value)));
+    });
+    return result;
+}
+
+c10::intrusive_ptr<c10::ivalue::Future> Work::getFutureResult()
+{
+    return result_of(*getFuture());
+}
+
+CoalescedWork::CoalescedWork(int rank, c10d::OpType op,
+                             std::vector<c10::intrusive_ptr<c10d::Work>> works, const char *title,
+                             const Tensors &inputs)
+    : c10d::Work(rank, op, at::hasCallbacks() ? title : nullptr, inputs), works_(std::move(works))
 {
 }
 
 bool CoalescedWork::wait(std::chrono::milliseconds timeout)
 {
-    for (auto &work : works_)
-        work->wait(timeout);
+    using namespace std::chrono;
+    auto end = steady_clock::now() + timeout;
+
+    for (auto &work : works_) {
+        auto left = duration_cast<milliseconds>(end - steady_clock::now());
+
+        work->wait(timeout == kNoTimeout ? timeout : std::max(left, milliseconds(1)));
+    }
+    if (!ended_.exchange(true)) finish();
     return true;
 }
 
@@ -279,6 +279,13 @@ bool CoalescedWork::isSuccess() const
     for (auto &work : works_)
         if (!work->isSuccess()) return false;
     return true;
+}
+
+std::exception_ptr CoalescedWork::exception() const
+{
+    for (auto &work : works_)
+        if (auto error = work->exception()) return error;
+    return nullptr;
 }
 
 std::vector<at::Tensor> CoalescedWork::result()
@@ -306,6 +313,11 @@ c10::intrusive_ptr<c10::ivalue::Future> CoalescedWork::getFuture()
                 future->markCompleted(c10::IValue(self->result()));
         });
     return future;
+}
+
+c10::intrusive_ptr<c10::ivalue::Future> CoalescedWork::getFutureResult()
+{
+    return result_of(*getFuture());
 }
 
 } // namespace rdmatrain

@@ -3,13 +3,12 @@
 
 #include <atomic>
 #include <memory>
-#include <utility>
 #include <vector>
 
-#include <c10/util/SmallVector.h>
 #include <torch/csrc/distributed/c10d/Work.hpp>
 
-#include "rdmatrain/coll.h"
+#include "c10d_tensors.h"
+#include "c10d_watch.h"
 
 namespace rdmatrain {
 
@@ -18,7 +17,9 @@ namespace rdmatrain {
 class CommOwner
 {
   public:
-    explicit CommOwner(rdt_comm_t *comm) : comm_(comm) {}
+    /* Takes ownership of comm, and is known to close_all(). */
+    static std::shared_ptr<CommOwner> make(rdt_comm_t *comm);
+    explicit CommOwner(rdt_comm_t *comm) : comm_(comm), watch_(std::make_shared<Watch>()) {}
     ~CommOwner() { close(); }
     CommOwner(const CommOwner &) = delete;
     CommOwner &operator=(const CommOwner &) = delete;
@@ -39,21 +40,13 @@ class CommOwner
 
     /* Idempotent; releases the GIL if this thread holds it. */
     void close();
+    Watch &watch() const { return *watch_; }
 
   private:
     rdt_comm_t *comm_;
+    const std::shared_ptr<Watch> watch_;
     std::atomic<int> users_{0};
     std::atomic<bool> closing_{false};
-};
-
-/* A call with what it keeps alive: tensors that C reads and writes through bare pointers. */
-struct TensorCall {
-    rdt_call_t call{};
-    std::vector<at::Tensor> outputs;      /* what the future yields */
-    c10::SmallVector<at::Tensor, 2> held; /* inputs, and contiguous copies */
-    std::vector<std::pair<at::Tensor, at::Tensor>>
-        copy_back; /* to a strided tensor, from its copy */
-    std::vector<void *> shards;
 };
 
 class Work : public c10d::Work
@@ -70,7 +63,9 @@ class Work : public c10d::Work
     void synchronize() override { wait(kNoTimeout); }
     std::vector<at::Tensor> result() override { return call_.outputs; }
     c10::intrusive_ptr<c10::ivalue::Future> getFuture() override;
-    int sourceRank() const override { return static_cast<int>(call_.call.peer); }
+    c10::intrusive_ptr<c10::ivalue::Future> getFutureResult() override;
+    int sourceRank() const override;
+    float getDuration() const override; /* milliseconds */
     uint64_t getSequencenumber() const override { return seq_; }
     void abort() override {}
 
@@ -78,6 +73,7 @@ class Work : public c10d::Work
     static void done(void *self, rdt_status_t status, const char *text) noexcept;
     void conclude(rdt_status_t status, const char *text);
     void copy_back();
+    void tell_watch();
     void complete_future(const std::exception_ptr &error);
 
     std::shared_ptr<CommOwner> owner_;
@@ -90,24 +86,35 @@ class Work : public c10d::Work
     /* What the base class knows too, without its mutex: most works are waited for once. */
     enum class State { Pending, Succeeded, Failed };
     std::atomic<State> state_{State::Pending};
+    using Clock = std::chrono::steady_clock;
+    const bool watched_;
+    Clock::time_point started_, finished_; /* when watched_; finished_ is written before state_ */
 };
 
 /* Several works as one, in order. */
 class CoalescedWork : public c10d::Work
 {
   public:
-    CoalescedWork(int rank, std::vector<c10::intrusive_ptr<c10d::Work>> works);
+    /* title and inputs: for a profiler. */
+    CoalescedWork(int rank, c10d::OpType op, std::vector<c10::intrusive_ptr<c10d::Work>> works,
+                  const char *title = nullptr, const Tensors &inputs = {});
 
     bool wait(std::chrono::milliseconds timeout) override;
     void synchronize() override { wait(kNoTimeout); }
     bool isCompleted() override;
     bool isSuccess() const override;
+    std::exception_ptr exception() const override;
     std::vector<at::Tensor> result() override;
     c10::intrusive_ptr<c10::ivalue::Future> getFuture() override;
+    c10::intrusive_ptr<c10::ivalue::Future> getFutureResult() override;
 
   private:
     std::vector<c10::intrusive_ptr<c10d::Work>> works_;
+    std::atomic<bool> ended_{false}; /* somebody has waited, and tells the profiler */
 };
+
+/* Closes the communicators of all backends that live. */
+void close_all();
 
 [[noreturn]] void throw_status(rdt_status_t status, const char *text);
 

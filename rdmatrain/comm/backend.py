@@ -1,7 +1,9 @@
 """What torch calls to make a process group's backend."""
 
 import atexit
+import copy
 import logging
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from rdmatrain import _core
-from rdmatrain.comm.bootstrap import Place, connect, forming
+from rdmatrain.comm.bootstrap import Place, Turn, connect, forming
 from rdmatrain.config import load_settings, master_addr, unknown_settings
 
 logger = logging.getLogger(__name__)
@@ -23,48 +25,61 @@ def create_backend(options: Any, pg_options: Any) -> Any:
 
     Args:
         options: torch's ``_DistributedBackendOptions``.
-        pg_options: what the caller gave as ``pg_options``; rdmatrain has none.
+        pg_options: what the caller gave as ``pg_options``: ``rdmatrain.Options`` or None.
 
     Returns:
         A ``torch.distributed.Backend``.
 
     Raises:
         BootstrapError: the group could not form.
-        SettingError: an ``RDMATRAIN_*`` variable is wrong.
+        SettingError: an ``RDMATRAIN_*`` variable or an option is wrong.
         ImportError: rdmatrain was built for another torch.
-        TypeError: pg_options were given.
+        TypeError: pg_options are of another backend.
 
     """
-    if pg_options is not None:
-        raise TypeError(f"the rdmatrain backend takes no pg_options, got {pg_options!r}")
-    place = Place(
-        rank=options.group_rank,
-        world=options.group_size,
-        timeout=min(options.timeout, MAX_CONNECT_TIMEOUT).total_seconds(),
-        master_addr=master_addr(),
-    )
-    with forming(options.store, place) as turn:
+    with forming(
+        options.store, _place(options.group_rank, options.group_size, options.timeout)
+    ) as turn:
         extension = load_extension()
-        settings = load_settings()
-        _set_log_level(settings.log)
-        for unknown in unknown_settings():
-            logger.warning("%s", unknown)
-        comm = connect(turn, settings)
-    atexit.register(_close_all)  # however often: closing twice does nothing
-    return extension.Backend(place.rank, place.world, comm.detach(), options.timeout)
+        extension.set_factory(_create_derived)
+        wanted = extension.Options() if pg_options is None else pg_options
+        if not isinstance(wanted, extension.Options):
+            raise TypeError(
+                f"pg_options of the rdmatrain backend must be rdmatrain.Options, got {wanted!r}"
+            )
+        chosen = copy.deepcopy(wanted)
+        if chosen._timeout < timedelta(0):
+            chosen._timeout = options.timeout
+        chosen.group_name = options.group_id
+        ranks = options.global_ranks_in_group or range(turn.place.world)
+        chosen.global_ranks_in_group = list(ranks)
+        return _join(turn, options.store, chosen)
 
 
-def _close_all() -> None:
-    """Close what the program left open, while Python still runs.
+def _create_derived(store: Any, rank: int, size: int, options: Any) -> Any:
+    """Create the backend of a group that is made from another one; the adaptor calls it."""
+    with forming(store, _place(rank, size, options._timeout)) as turn:
+        return _join(turn, store, options)
 
-    Later a progress thread that comes upon a callback written in Python would end the process with
-    SIGABRT, as it does with other backends.
-    """
-    for group in list(dist.distributed_c10d._world.pg_map):
-        for device in group._device_types:
-            backend = group._get_backend(device)
-            if isinstance(backend, load_extension().Backend):
-                backend.shutdown()
+
+def _place(rank: int, world: int, timeout: timedelta) -> Place:
+    seconds = min(timeout, MAX_CONNECT_TIMEOUT).total_seconds()
+    return Place(rank=rank, world=world, timeout=seconds, master_addr=master_addr())
+
+
+def _join(turn: Turn, store: Any, options: Any) -> Any:
+    settings = load_settings()
+    if options.transport:
+        settings = replace(settings, transport=options.transport)
+    _set_log_level(settings.log)
+    for unknown in unknown_settings():
+        logger.warning("%s", unknown)
+    comm = connect(turn, settings)
+    extension = load_extension()
+    # While Python still runs: later a progress thread that comes upon a callback written in Python
+    # would end the process with SIGABRT, as it does with other backends.
+    atexit.register(extension.close_all)  # however often: closing twice does nothing
+    return extension.Backend(store, turn.place.rank, turn.place.world, comm.detach(), options)
 
 
 def load_extension() -> Any:
@@ -88,13 +103,27 @@ def load_extension() -> Any:
 
 def transports_of(group: Any) -> list[str]:
     """See :func:`rdmatrain.transports`."""
-    group = group if group is not None else dist.group.WORLD
-    if group is None:
-        raise ValueError("there is no default process group: call init_process_group first")
+    group = _group(group)
     backend = group._get_backend(torch.device("cpu"))
+    backend = getattr(backend, "wrapped_pg", backend)  # under TORCH_DISTRIBUTED_DEBUG=DETAIL
     if not isinstance(backend, load_extension().Backend):
         raise ValueError(f"the group's backend for CPU tensors is {backend}, not rdmatrain")
     return [str(backend.transport(rank)) for rank in range(group.size())]
+
+
+def monitored_barrier(group: Any, timeout: timedelta | None, wait_all_ranks: bool) -> None:
+    """See :func:`rdmatrain.monitored_barrier`."""
+    if group is dist.GroupMember.NON_GROUP_MEMBER:
+        return
+    times = () if timeout is None else (timeout,)
+    _group(group).monitored_barrier(*times, wait_all_ranks=wait_all_ranks)
+
+
+def _group(group: Any) -> Any:
+    group = group if group is not None else dist.group.WORLD
+    if group is None:
+        raise ValueError("there is no default process group: call init_process_group first")
+    return group
 
 
 def _set_log_level(level: str) -> None:

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Barriers. The monitored one goes over the store: it must tell who is missing, and leave the group as
+ * it was. Keys, in the store of the group:
+ *
+ *   monitored/RANK          rank RANK waits in a monitored barrier, its Nth
+ *   monitored/RANK/N        what rank 0 says to that: "", or what is wrong
+ *
+ * Each is deleted by who reads it. Rank 0 answers those who wait now, so a rank that missed one barrier
+ * is in step again at the next. */
+#include "c10d_backend.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <thread>
+
+namespace rdmatrain {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using std::chrono::milliseconds;
+
+/* Other threads use the store's connection too: so nobody blocks in it, but asks, ever more rarely. */
+class Pause
+{
+  public:
+    void sleep()
+    {
+        std::this_thread::sleep_for(pause_);
+        pause_ = std::min(2 * pause_, milliseconds(50));
+    }
+
+  private:
+    milliseconds pause_{1};
+};
+
+std::string arrival_key(int rank)
+{
+    return "monitored/" + std::to_string(rank);
+}
+
+std::string join(const std::vector<int> &ranks)
+{
+    std::string text;
+
+    for (int rank : ranks)
+        text += (text.empty() ? "" : ", ") + std::to_string(rank);
+    return text;
+}
+
+} // namespace
+
+WorkPtr Backend::barrier(const c10d::BarrierOptions &opts)
+{
+    Checked check{*this, c10d::OpType::BARRIER, "barrier", "rdmatrain:barrier"};
+    TensorCall call;
+
+    call.call.coll = RDT_BARRIER;
+    return run(check, std::move(call), opts.timeout, opts.asyncOp);
+}
+
+/* What rank 0 says, for which there is as much time as for any operation of the group: it alone has the
+ * timeout of the barrier, so that it names who is missing before anybody else gives up. */
+std::string Backend::wait_for_verdict(const std::string &key)
+{
+    milliseconds timeout = timeout_;
+    auto end = Clock::now() + timeout;
+
+    for (Pause pause; timeout.count() <= 0 || Clock::now() < end; pause.sleep()) {
+        CommOwner::User user(*owner_);
+        char text[512];
+
+        if (store_->check({key})) return store_->get_to_str(key);
+        if (user.comm() == nullptr) throw std::runtime_error("the process group was destroyed");
+        if (rdt_comm_status(user.comm(), text, sizeof(text)) != RDT_OK)
+            throw std::runtime_error(text);
+    }
+    throw std::runtime_error("rank 0 did not answer within " + std::to_string(timeout.count()) +
+                             " ms");
+}
+
+void Backend::report_arrival()
+{
+    std::string arrival = arrival_key(rank_), number = std::to_string(++num_monitored_);
+    std::string key = arrival + "/" + number, verdict;
+
+    try {
+        store_->set(arrival, number);
+        verdict = wait_for_verdict(key);
+        store_->deleteKey(key);
+    } catch (const std::exception &error) {
+        verdict = error.what();
+        try {
+            store_->deleteKey(arrival); /* rank 0 must not count on this rank */
+        } catch (const std::exception &) {
+            /* The store is gone, and the arrival with it. */
+        }
+    }
+    TORCH_CHECK(verdict.empty(), "rdmatrain: Rank ", rank_,
+                " successfully reached monitoredBarrier, but received errors while waiting for "
+                "send/recv from rank 0: ",
+                verdict);
+}
+
+void Backend::await_arrivals(milliseconds timeout, bool wait_all_ranks)
+{
+    auto end = Clock::now() + timeout;
+    std::vector<std::string> keys;
+    std::vector<int> missing;
+    std::string verdict;
+
+    TORCH_CHECK(timeout.count() > 0, "rdmatrain: Rank 0 timed out in monitoredBarrier after ",
+                timeout.count(), " ms");
+    for (int rank = 1; rank < size_; rank++)
+        keys.push_back(arrival_key(rank));
+    for (Pause pause; !keys.empty() && !store_->check(keys); pause.sleep()) {
+        if (Clock::now() < end) continue;
+        for (int rank = 1; rank < size_; rank++)
+            if (!store_->check({arrival_key(rank)})) missing.push_back(rank);
+        break;
+    }
+    if (!missing.empty()) {
+        std::string who =
+            wait_all_ranks ? "Ranks " + join(missing) : "Rank " + std::to_string(missing[0]);
+
+        verdict = "[Rank 0]: " + who + " failed to pass monitoredBarrier in " +
+                  std::to_string(timeout.count()) + " ms";
+    }
+    for (int rank = 1; rank < size_; rank++) {
+        if (std::find(missing.begin(), missing.end(), rank) != missing.end()) continue;
+        std::string number = store_->get_to_str(arrival_key(rank));
+        store_->deleteKey(arrival_key(rank)); /* first: it may come again at once */
+        store_->set(arrival_key(rank) + "/" + number, verdict);
+    }
+    TORCH_CHECK(verdict.empty(), "rdmatrain: ", verdict);
+}
+
+void Backend::monitoredBarrier(const c10d::BarrierOptions &opts, bool wait_all_ranks)
+{
+    if (rank_ != 0) return report_arrival();
+    await_arrivals(opts.timeout == c10d::kUnsetTimeout ? timeout_.load() : opts.timeout,
+                   wait_all_ranks);
+}
+
+} // namespace rdmatrain
