@@ -45,7 +45,8 @@ static void open_rank(rank_t *me, const char *arg, uint64_t spin_ns)
     uint32_t len = 0;
 
     tuning.chunk = 4096;
-    tuning.scatter = 64 << 10; /* a broadcast of COUNT goes in parts */
+    tuning.scatter = 64 << 10; /* a broadcast of COUNT goes in parts, */
+    tuning.bypass = 64 << 10;  /* and what is gathered or reduced to one rank past the caches */
     if (me->rank == 0) group++;
     cfg.token[0] = group;
     CHECK(rdt_comm_open(&cfg, &me->comm) == RDT_OK, "%s", rdt_last_error());
@@ -275,6 +276,44 @@ static void many_small_ones_in_a_row(rank_t *me)
     }
 }
 
+static void check_halved(const rank_t *me, const double *got, uint64_t first)
+{
+    for (uint64_t i = 0; i < COUNT; i++)
+        CHECK(got[i] == (double)sum(me->world, first + i) / 2, "rank %u: element %llu is %g",
+              me->rank, (unsigned long long)i, got[i]);
+}
+
+static void factors_multiply_before_the_sum(rank_t *me)
+{
+    int64_t *in_block = zeroes(me, (uint64_t)COUNT * me->world), *out_block = zeroes(me, COUNT);
+    double *in = (double *)in_block, *out = (double *)out_block;
+    rdt_call_t call = {.coll = RDT_REDUCE_SCATTER,
+                       .dtype = RDT_F64,
+                       .op = RDT_PREMUL_SUM,
+                       .factor = 0.5,
+                       .count = COUNT,
+                       .in = in,
+                       .out = out,
+                       .timeout_ns = LIMIT_NS};
+    rdt_work_t *work;
+
+    for (uint64_t i = 0; i < (uint64_t)COUNT * me->world; i++)
+        in[i] = (double)value(me->rank, i);
+    CHECK(rdt_post(me->comm, &call, &work) == RDT_OK, "%s", rdt_last_error());
+    finish(work);
+    check_halved(me, out, (uint64_t)COUNT * me->rank);
+    call.coll = RDT_ALL_REDUCE;
+    call.out = in; /* in place */
+    CHECK(rdt_post(me->comm, &call, &work) == RDT_OK, "%s", rdt_last_error());
+    finish(work);
+    check_halved(me, in, 0);
+    call.dtype = RDT_I64;
+    CHECK(rdt_post(me->comm, &call, &work) == RDT_UNSUPPORTED, "integers times a factor");
+    CHECK(strstr(rdt_last_error(), "PREMUL_SUM of int64") != NULL, "%s", rdt_last_error());
+    release(in_block);
+    release(out_block);
+}
+
 static void everything(rank_t *me)
 {
     all_collectives_are_right(me);
@@ -282,6 +321,7 @@ static void everything(rank_t *me)
     works_that_nobody_waits_for_get_done(me);
     several_threads_may_wait_at_once(me);
     many_small_ones_in_a_row(me);
+    factors_multiply_before_the_sum(me);
 }
 
 /* Rank 0 leaves at once; the others wait for it and must be told. */
