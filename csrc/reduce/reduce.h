@@ -3,7 +3,7 @@
  *
  * The order is the contract (DESIGN decision 2): dst[i] = ((src[0][i] op src[1][i]) op src[2][i])...
  * whatever the buffer sizes, the chunking or the instruction set, so that every build gives the same
- * bits. What has a meaning is said in types.h.
+ * bits. What has a meaning, and which, is said in types.h.
  * F16, BF16, C32 and the float8 kinds are widened to float32, accumulated there, and rounded once, to
  * nearest even; overflow of float8 is as in torch, see float8.h. PREMUL_SUM rounds its factor and each
  * product to what it accumulates in. No product is contracted with a sum.
@@ -47,9 +47,10 @@ typedef struct rdt_kernel {
 
 #define RDT_MAX_STREAM_SRC 64
 
-/* What kernel->reduce (not NULL) does for elements of that many bytes, but past the caches: for a dst that is
+/* What kernel->reduce does for elements of that many bytes, but past the caches: for a dst that is
  * none of the sources and so large that it would not stay in them (rdt_copy_stream_bytes). Ends with
- * rdt_copy_fence. Just the kernel where the CPU cannot stream, and beyond RDT_MAX_STREAM_SRC. */
+ * rdt_copy_fence. Just the kernel where the CPU cannot stream, and beyond RDT_MAX_STREAM_SRC. Not for
+ * PREMUL_SUM. */
 void rdt_reduce_stream(const rdt_kernel_t *kernel, size_t element_bytes, void *dst,
                        const void *const *src, uint32_t num_src, size_t count);
 

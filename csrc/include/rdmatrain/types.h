@@ -12,25 +12,21 @@
 extern "C" {
 #endif
 
-/* name, bytes. Sums of integers wrap modulo 2^bits; F16 and BF16 accumulate in float32. */
-#define RDT_NUMBER_TABLE(X) \
-    X(F16, 2, "float16")    \
-    X(BF16, 2, "bfloat16")  \
-    X(F32, 4, "float32")    \
-    X(F64, 8, "float64")    \
-    X(I8, 1, "int8")        \
-    X(U8, 1, "uint8")       \
-    X(I16, 2, "int16")      \
-    X(U16, 2, "uint16")     \
-    X(I32, 4, "int32")      \
-    X(U32, 4, "uint32")     \
-    X(I64, 8, "int64")      \
-    X(U64, 8, "uint64")
-
-/* Float8 kinds accumulate in float32 (E8M0, a bare exponent, is only moved). Of BOOL, SUM and MAX are
- * "or", PRODUCT and MIN "and". Complex numbers are pairs, real part first: no order, so no MIN. */
+/* name, bytes. Of the float8 kinds, F8E8M0FNU is a bare exponent. Complex numbers are pairs, real part
+ * first. */
 #define RDT_DTYPE_TABLE(X)              \
-    RDT_NUMBER_TABLE(X)                 \
+    X(F16, 2, "float16")                \
+    X(BF16, 2, "bfloat16")              \
+    X(F32, 4, "float32")                \
+    X(F64, 8, "float64")                \
+    X(I8, 1, "int8")                    \
+    X(U8, 1, "uint8")                   \
+    X(I16, 2, "int16")                  \
+    X(U16, 2, "uint16")                 \
+    X(I32, 4, "int32")                  \
+    X(U32, 4, "uint32")                 \
+    X(I64, 8, "int64")                  \
+    X(U64, 8, "uint64")                 \
     X(BOOL, 1, "bool")                  \
     X(F8E4M3FN, 1, "float8_e4m3fn")     \
     X(F8E5M2, 1, "float8_e5m2")         \
@@ -45,9 +41,18 @@ extern "C" {
 typedef enum rdt_dtype { RDT_DTYPE_TABLE(RDT_DTYPE_ENUM) RDT_NUM_DTYPES } rdt_dtype_t;
 #undef RDT_DTYPE_ENUM
 
-/* AVG is the sum divided by the number of ranks: in float32 before the one rounding for half
- * types, truncated towards zero for integers. MIN and MAX return NaN if any operand is NaN.
- * PREMUL_SUM multiplies every input by the call's factor, then sums: in float32 for half types. */
+/* What has a meaning, and which:
+ *   integers   all but PREMUL_SUM. Sums and products wrap modulo 2^bits; AVG is the wrapped sum
+ *              divided by the number of ranks, truncated towards zero.
+ *   floats     all but BAND, BOR and BXOR, in the precision of the dtype; F16, BF16 and the float8
+ *              kinds in float32, rounded once at the end. MIN and MAX are NaN if any operand is.
+ *              PREMUL_SUM multiplies every input by the call's factor, then sums.
+ *   complex    SUM, AVG and PREMUL_SUM of each part as of floats (of C32, as of F16), and PRODUCT;
+ *              no MIN and MAX, since they have no order.
+ *   BOOL       SUM, MAX and BOR are "or", PRODUCT, MIN and BAND are "and", BXOR is whether the
+ *              number of trues is odd. A byte other than 0 is true; true is written as 1.
+ *   F8E8M0FNU  none: it is only moved.
+ * The result of a single rank is its input, bit by bit; but PREMUL_SUM multiplies it, too. */
 #define RDT_REDOP_TABLE(X) \
     X(SUM, "SUM")          \
     X(AVG, "AVG")          \
