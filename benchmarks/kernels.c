@@ -51,33 +51,53 @@ static double median(double *values, size_t count)
     return values[count / 2];
 }
 
+/* The bits of one, or of the real part of a complex one. */
+static uint64_t bits_of_one(rdt_dtype_t dtype)
+{
+    static const uint64_t ones[RDT_NUM_DTYPES] = {
+        [RDT_F16] = 0x3c00,         [RDT_BF16] = 0x3f80,         [RDT_F32] = 0x3f800000,
+        [RDT_F64] = 0x3ffull << 52, [RDT_F8E4M3FN] = 0x38,       [RDT_F8E5M2] = 0x3c,
+        [RDT_F8E4M3FNUZ] = 0x40,    [RDT_F8E5M2FNUZ] = 0x40,     [RDT_C32] = 0x3c00,
+        [RDT_C64] = 0x3f800000,     [RDT_C128] = 0x3ffull << 52,
+    };
+
+    return ones[dtype] != 0 ? ones[dtype] : 1;
+}
+
 /* One, in every type: sums grow without reaching a denormal, products stay. */
 static void fill_ones(rdt_dtype_t dtype, size_t bytes)
 {
-    static const uint64_t float_ones[] = {[RDT_F16] = 0x3c00,
-                                          [RDT_BF16] = 0x3f80,
-                                          [RDT_F32] = 0x3f800000,
-                                          [RDT_F64] = 0x3ffull << 52};
-    const uint64_t one = dtype <= RDT_F64 ? float_ones[dtype] : 1;
+    const uint64_t one[2] = {bits_of_one(dtype), 0}; /* little endian */
     const size_t width = rdt_dtype_bytes(dtype);
 
     for (uint32_t k = 0; k < MAX_SRC; k++)
         for (size_t at = 0; at + width <= bytes; at += width)
-            memcpy(buffers[k] + at, &one, width);
+            memcpy(buffers[k] + at, one, width);
 }
 
-/* Nanoseconds of one call. */
-static double time_reduce(rdt_reduce_fn reduce, uint32_t num_src, size_t count, uint32_t num_calls)
+static void reduce_by(const rdt_kernel_t *kernel, const void *const *src, uint32_t num_src,
+                      size_t count)
+{
+    if (kernel->premul != NULL)
+        kernel->premul(buffers[0], src, num_src, count, 1.0 / num_src);
+    else
+        kernel->reduce(buffers[0], src, num_src, count);
+}
+
+/* Nanoseconds of one call; 0 without a kernel. */
+static double time_reduce(const rdt_kernel_t *kernel, uint32_t num_src, size_t count,
+                          uint32_t num_calls)
 {
     const void *src[MAX_SRC];
     uint64_t start;
 
+    if (kernel->reduce == NULL && kernel->premul == NULL) return 0;
     for (uint32_t k = 0; k < MAX_SRC; k++)
         src[k] = buffers[k];
-    reduce(buffers[0], src, num_src, count);
+    reduce_by(kernel, src, num_src, count);
     start = cpu_ns();
     for (uint32_t call = 0; call < num_calls; call++)
-        reduce(buffers[0], src, num_src, count);
+        reduce_by(kernel, src, num_src, count);
     return (double)(cpu_ns() - start) / num_calls;
 }
 
@@ -97,13 +117,12 @@ static void print_row(rdt_dtype_t dtype, rdt_redop_t op, uint32_t num_src, size_
     fill_ones(dtype, bytes);
     for (size_t round = 0; round < NUM_ROUNDS; round++) {
         for (rdt_isa_t isa = RDT_ISA_BASE; isa < RDT_NUM_ISAS; isa++) {
-            rdt_reduce_fn reduce = rdt_reduce_get(isa, dtype, op);
+            const rdt_kernel_t kernel = rdt_kernel_get(isa, dtype, op);
 
-            ns[isa][round] =
-                reduce == NULL ? 0 : time_reduce(reduce, num_src, count, calls_for(moved));
+            ns[isa][round] = time_reduce(&kernel, num_src, count, calls_for(moved));
         }
     }
-    printf("%-9s %-7s %3u %9zu ", rdt_dtype_name(dtype), rdt_redop_name(op), num_src, bytes);
+    printf("%-15s %-10s %3u %9zu ", rdt_dtype_name(dtype), rdt_redop_name(op), num_src, bytes);
     for (rdt_isa_t isa = RDT_ISA_BASE; isa < RDT_NUM_ISAS; isa++) {
         const double middle = median(ns[isa], NUM_ROUNDS);
 
@@ -142,13 +161,14 @@ static void print_sizes(rdt_dtype_t dtype, rdt_redop_t op, const char *num_src, 
 static void print_table(const char *dtype_name, const char *op_name, const char *num_src,
                         const char *bytes)
 {
-    printf("%-9s %-7s %3s %9s ", "dtype", "op", "src", "bytes");
+    printf("%-15s %-10s %3s %9s ", "dtype", "op", "src", "bytes");
     for (rdt_isa_t isa = RDT_ISA_BASE; isa < RDT_NUM_ISAS; isa++)
         printf(" %7s %9s", rdt_isa_name(isa), "ns");
     putchar('\n');
     for (rdt_dtype_t dtype = 0; dtype < RDT_NUM_DTYPES; dtype++)
         for (rdt_redop_t op = 0; op < RDT_NUM_REDOPS; op++)
-            if (wanted(dtype_name, rdt_dtype_name(dtype), dtype <= RDT_F32) &&
+            if (rdt_can_reduce(dtype, op) &&
+                wanted(dtype_name, rdt_dtype_name(dtype), dtype <= RDT_F32) &&
                 wanted(op_name, rdt_redop_name(op), op == RDT_SUM))
                 print_sizes(dtype, op, num_src, bytes);
 }
@@ -226,7 +246,7 @@ static void print_stream_row(rdt_isa_t isa, rdt_dtype_t dtype, uint32_t num_src,
             gbps[way][round] = time_apart(by, way != CACHED, dtype, num_src, bytes);
         }
     }
-    printf("%-10s %-9s %3u %9zu %7.1f %7.1f", rdt_isa_name(isa), rdt_dtype_name(dtype), num_src,
+    printf("%-10s %-15s %3u %9zu %7.1f %7.1f", rdt_isa_name(isa), rdt_dtype_name(dtype), num_src,
            bytes, median(gbps[CACHED], NUM_ROUNDS), median(gbps[BLOCKS], NUM_ROUNDS));
     if (num_src == 2)
         printf(" %7.1f\n", median(gbps[STREAM], NUM_ROUNDS));
@@ -239,7 +259,7 @@ static void print_streams(const char *dtype_name, const char *num_src, const cha
 {
     static const uint32_t nums[] = {2, 4};
 
-    printf("%-10s %-9s %3s %9s %7s %7s %7s\n", "isa", "dtype", "src", "bytes", "cached", "blocks",
+    printf("%-10s %-15s %3s %9s %7s %7s %7s\n", "isa", "dtype", "src", "bytes", "cached", "blocks",
            "stream");
     for (rdt_isa_t isa = RDT_ISA_AVX2; isa < RDT_NUM_ISAS; isa++)
         for (rdt_dtype_t dtype = 0; dtype < RDT_NUM_DTYPES; dtype++)
