@@ -190,6 +190,21 @@ static int check_presence(const rdt_call_t *call, const side_t *in, const side_t
     return 0;
 }
 
+/* The count that both sides agree on. False with an exception set. */
+static int check_sides(rdt_call_t *call, const side_t *in, const side_t *out)
+{
+    uint64_t num_in = 0, num_out = 0;
+
+    if (!check_presence(call, in, out)) return 0;
+    if (in->part != NONE && !count_elements(call, in, &num_in)) return 0;
+    if (out->part != NONE && !count_elements(call, out, &num_out)) return 0;
+    call->count = in->part != NONE ? num_in : num_out;
+    if (in->part == NONE || out->part == NONE || num_in == num_out) return 1;
+    PyErr_Format(PyExc_ValueError, "%s over %u ranks: %zd bytes in, %zd bytes out",
+                 rdt_coll_name(call->coll), in->world, in->view->len, out->view->len);
+    return 0;
+}
+
 /* Fills in the pointers and the count. False with an exception set. */
 static int check_buffers(rdt_call_t *call, const rdt_core_buffers_t *buffers, uint32_t rank,
                          uint32_t world)
@@ -200,19 +215,11 @@ static int check_buffers(rdt_call_t *call, const rdt_core_buffers_t *buffers, ui
                   call->out_counts, rank, world};
     bool in_place = (call->coll == RDT_ALL_REDUCE || call->coll == RDT_REDUCE) &&
                     buffers->in.obj == NULL && out.part != NONE;
-    uint64_t num_in = 0, num_out = 0;
 
     if (in_place) in.part = NONE;
-    if (!check_presence(call, &in, &out)) return 0;
-    if (in.part != NONE && !count_elements(call, &in, &num_in)) return 0;
-    if (out.part != NONE && !count_elements(call, &out, &num_out)) return 0;
-    call->count = in.part != NONE ? num_in : num_out;
     call->in = in_place ? buffers->out.buf : buffers->in.buf;
     call->out = buffers->out.buf;
-    if (in.part == NONE || out.part == NONE || num_in == num_out) return 1;
-    PyErr_Format(PyExc_ValueError, "%s over %u ranks: %zd bytes in, %zd bytes out",
-                 rdt_coll_name(call->coll), world, buffers->in.len, buffers->out.len);
-    return 0;
+    return check_sides(call, &in, &out);
 }
 
 static int get_buffer(PyObject *obj, Py_buffer *view, int flags)

@@ -475,11 +475,15 @@ static int add(PyObject *module, const char *name, PyObject *value)
     return failed;
 }
 
-static int add_all(PyObject *module)
+static int add_types(PyObject *module)
 {
     return PyType_Ready(&CommType) < 0 || PyType_Ready(&WorkType) < 0 ||
-           add(module, "Comm", Py_NewRef(&CommType)) || add(module, "Work", Py_NewRef(&WorkType)) ||
-           add(module, "TORCH_MINOR", PyUnicode_FromString(RDT_TORCH_MINOR)) ||
+           add(module, "Comm", Py_NewRef(&CommType)) || add(module, "Work", Py_NewRef(&WorkType));
+}
+
+static int add_values(PyObject *module)
+{
+    return add(module, "TORCH_MINOR", PyUnicode_FromString(RDT_TORCH_MINOR)) ||
            add(module, "TUNING", rdt_core_tuning_texts()) ||
            add(module, "STATUSES", status_table()) ||
            add(module, "DTYPES", names(rdt_core_dtype_name, RDT_NUM_DTYPES)) ||
@@ -502,6 +506,7 @@ PyMODINIT_FUNC PyInit__core(void)
 {
     PyObject *module = PyModule_Create(&core_module);
 
-    if (module != NULL && (add_all(module) || rdt_core_add_arena(module))) Py_CLEAR(module);
+    if (module != NULL && (add_types(module) || add_values(module) || rdt_core_add_arena(module)))
+        Py_CLEAR(module);
     return module;
 }

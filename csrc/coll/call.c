@@ -81,8 +81,7 @@ rdt_status_t rdt_call_check(const rdt_comm_t *comm, const rdt_call_t *call)
     return check_counts(comm, call);
 }
 
-/* What does not count for the operation is made equal, since the ranks' calls are compared. */
-static void normalise(rdt_call_t *call, uint32_t rank)
+static void drop_arrays(rdt_call_t *call, uint32_t rank)
 {
     if (!has_in_shards(call, rank)) {
         call->in_shards = NULL;
@@ -92,17 +91,25 @@ static void normalise(rdt_call_t *call, uint32_t rank)
         call->out_shards = NULL;
         call->out_counts = NULL;
     }
+}
+
+/* Of one tensor, that all ranks have alike. */
+static bool has_shape(const rdt_call_t *call)
+{
+    return call->coll < RDT_ALL_TO_ALL && call->in_counts == NULL && call->out_counts == NULL;
+}
+
+/* What does not count for the operation is made equal, since the ranks' calls are compared. */
+static void normalise(rdt_call_t *call)
+{
     if (!reduces(call->coll)) call->op = RDT_SUM;
     if (call->op != RDT_PREMUL_SUM) call->factor = 0;
     if (!has_root(call->coll) && !is_p2p(call->coll)) call->peer = 0;
     if (!is_p2p(call->coll)) call->tag = 0;
-    if (is_p2p(call->coll) || call->coll == RDT_ALL_TO_ALL || call->in_counts != NULL ||
-        call->out_counts != NULL)
-        call->shape = (rdt_shape_t){{0}};
+    if (!has_shape(call)) call->shape = (rdt_shape_t){{0}};
     if (call->coll == RDT_BARRIER || call->coll == RDT_REFUSED) {
         call->dtype = RDT_U8;
         call->count = 0;
-        call->shape = (rdt_shape_t){{0}};
     }
 }
 
@@ -173,7 +180,8 @@ rdt_work_t *rdt_work_new(rdt_comm_t *comm, const rdt_call_t *call)
     if (work == NULL) return NULL;
     work->comm = comm;
     work->call = *call;
-    normalise(&work->call, comm->cfg.rank);
+    drop_arrays(&work->call, comm->cfg.rank);
+    normalise(&work->call);
     work->deadline_ns = rdt_deadline_after(call->timeout_ns);
     atomic_init(&work->refs, 2);
     if (own_copies(work, comm->cfg.world)) return work;

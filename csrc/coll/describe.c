@@ -23,42 +23,47 @@ const char *rdt_coll_name(rdt_coll_t coll)
     return (unsigned)coll < RDT_NUM_COLLS ? names[coll] : "unknown";
 }
 
+static void describe_op(const rdt_hdr_t *hdr, char *text, size_t room)
+{
+    const char *op = rdt_redop_name((rdt_redop_t)hdr->op);
+    int len = snprintf(text, room, ", %s", op);
+
+    if (hdr->op == RDT_PREMUL_SUM)
+        len += snprintf(text + len, room - (size_t)len, " of %g", hdr->factor);
+    if (hdr->coll == RDT_REDUCE) snprintf(text + len, room - (size_t)len, ", root %u", hdr->peer);
+}
+
+static void describe_partner(const rdt_hdr_t *hdr, char *text, size_t room)
+{
+    const char *side = hdr->coll == RDT_SEND ? "to" : "from";
+
+    if (hdr->peer == RDT_ANY_PEER)
+        snprintf(text, room, ", %s any rank, tag %d", side, hdr->tag);
+    else
+        snprintf(text, room, ", %s rank %u, tag %d", side, hdr->peer, hdr->tag);
+}
+
 /* ", SUM", ", root 1", ... */
 static void describe_rest(const rdt_hdr_t *hdr, char *text, size_t room)
 {
-    const char *op = rdt_redop_name((rdt_redop_t)hdr->op);
-
     text[0] = '\0';
     switch (hdr->coll) {
     case RDT_ALL_REDUCE:
-    case RDT_REDUCE_SCATTER:
-        if (hdr->op == RDT_PREMUL_SUM)
-            snprintf(text, room, ", %s of %g", op, hdr->factor);
-        else
-            snprintf(text, room, ", %s", op);
-        break;
     case RDT_REDUCE:
-        snprintf(text, room, ", %s, root %u", op, hdr->peer);
-        break;
-    case RDT_BROADCAST:
-    case RDT_GATHER:
-    case RDT_SCATTER:
-        snprintf(text, room, ", root %u", hdr->peer);
+    case RDT_REDUCE_SCATTER:
+        describe_op(hdr, text, room);
         break;
     case RDT_ALL_TO_ALL:
         snprintf(text, room, " given, %llu taken", (unsigned long long)hdr->takes);
         break;
     case RDT_SEND:
-        snprintf(text, room, ", to rank %u, tag %d", hdr->peer, hdr->tag);
-        break;
     case RDT_RECV:
-        if (hdr->peer == RDT_ANY_PEER)
-            snprintf(text, room, ", from any rank, tag %d", hdr->tag);
-        else
-            snprintf(text, room, ", from rank %u, tag %d", hdr->peer, hdr->tag);
+        describe_partner(hdr, text, room);
+        break;
+    case RDT_ALL_GATHER:
         break;
     default:
-        break;
+        snprintf(text, room, ", root %u", hdr->peer);
     }
 }
 

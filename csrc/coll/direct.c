@@ -23,37 +23,19 @@ static bool is_broadcast(const rdt_plan_t *plan)
     return plan->algo == RDT_ALGO_FLAT_BROADCAST || plan->algo == RDT_ALGO_SCATTERED_BROADCAST;
 }
 
-static uint64_t piece_bytes(const rdt_work_t *work, const rdt_plan_t *plan, uint32_t from,
-                            uint32_t to)
-{
-    return rdt_plan_count(plan, from, to, RDT_STREAM_INPUT) * rdt_elem_bytes(work);
-}
-
 /* Of the buffers of from, by to: of both there are, or of the piece that is for it. */
 static reach_t needed(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t from, uint32_t to)
 {
     const rdt_plan_t *plan = &comm->plan;
+    uint64_t bytes = call_bytes(work);
     reach_t reach = {0, 0};
 
-    switch (plan->algo) {
-    case RDT_ALGO_TWO_PHASE:
-        reach = (reach_t){call_bytes(work), call_bytes(work)};
-        break;
-    case RDT_ALGO_REDUCE:
-    case RDT_ALGO_REDUCE_SCATTER:
-    case RDT_ALGO_EXCHANGE:
-        reach.in = piece_bytes(work, plan, from, to);
-        break;
-    case RDT_ALGO_FLAT_BROADCAST:
-    case RDT_ALGO_SCATTERED_BROADCAST:
-        if (from == plan->root)
-            reach.in = call_bytes(work);
-        else if (to == plan->root)
-            reach.out = call_bytes(work);
-        break;
-    default:
-        break;
-    }
+    if (plan->algo == RDT_ALGO_TWO_PHASE)
+        reach = (reach_t){bytes, bytes};
+    else if (is_broadcast(plan))
+        reach = (reach_t){from == plan->root ? bytes : 0, to == plan->root ? bytes : 0};
+    else if (plan->algo != RDT_ALGO_ONE_SHOT)
+        reach.in = rdt_plan_count(plan, from, to, RDT_STREAM_INPUT) * rdt_elem_bytes(work);
     return reach.in >= comm->tuning.direct || reach.out >= comm->tuning.direct ? reach
                                                                                : (reach_t){0, 0};
 }

@@ -363,17 +363,20 @@ static void lost(rdt_comm_t *comm, rdt_peer_state_t *peer)
 }
 
 /* Works that the last message finished end well, whatever the state of the connection is now. */
-static void step_peer(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_status_t lane)
+static void step_works(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_status_t lane)
 {
-    rdt_status_t st;
+    rdt_status_t st = step_list(peer, &peer->recvs, step_recv);
 
-    /* The one that died may be the one that would have sent. */
-    if (comm->any_recvs != NULL && lane < 0 && !peer->bye) lost(comm, peer);
-    if (peer->sends == NULL && peer->recvs == NULL) return;
-    st = step_list(peer, &peer->recvs, step_recv);
     if (st >= 0) st = step_list(peer, &peer->sends, step_send);
     if (peer->sends == NULL && peer->recvs == NULL) return;
     if (st < 0 || lane < 0 || peer->bye) lost(comm, peer);
+}
+
+static void step_peer(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_status_t lane)
+{
+    /* The one that died may be the one that would have sent. */
+    if (comm->any_recvs != NULL && lane < 0 && !peer->bye) lost(comm, peer);
+    if (peer->sends != NULL || peer->recvs != NULL) step_works(comm, peer, lane);
 }
 
 /* A recv from any rank ends when there is none left. */

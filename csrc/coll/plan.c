@@ -19,26 +19,21 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
 static rdt_algo_t choose(const rdt_call_t *call, uint32_t world, uint64_t bytes,
                          const rdt_tuning_t *tuning)
 {
-    switch (call->coll) {
-    case RDT_ALL_REDUCE:
+    static const rdt_algo_t of[RDT_NUM_COLLS] = {[RDT_REDUCE] = RDT_ALGO_REDUCE,
+                                                 [RDT_ALL_GATHER] = RDT_ALGO_EXCHANGE,
+                                                 [RDT_GATHER] = RDT_ALGO_EXCHANGE,
+                                                 [RDT_SCATTER] = RDT_ALGO_EXCHANGE,
+                                                 [RDT_REDUCE_SCATTER] = RDT_ALGO_REDUCE_SCATTER,
+                                                 [RDT_ALL_TO_ALL] = RDT_ALGO_EXCHANGE};
+
+    if (call->coll == RDT_ALL_REDUCE)
         /* One shot fits in one chunk: the engine may then reduce in place, see engine. */
         return bytes <= tuning->one_shot && bytes <= tuning->chunk ? RDT_ALGO_ONE_SHOT
                                                                    : RDT_ALGO_TWO_PHASE;
-    case RDT_BROADCAST:
+    if (call->coll == RDT_BROADCAST)
         return bytes >= tuning->scatter && world > 2 ? RDT_ALGO_SCATTERED_BROADCAST
                                                      : RDT_ALGO_FLAT_BROADCAST;
-    case RDT_ALL_GATHER:
-    case RDT_GATHER:
-    case RDT_SCATTER:
-    case RDT_ALL_TO_ALL:
-        return RDT_ALGO_EXCHANGE;
-    case RDT_REDUCE:
-        return RDT_ALGO_REDUCE;
-    case RDT_REDUCE_SCATTER:
-        return RDT_ALGO_REDUCE_SCATTER;
-    default:
-        return RDT_ALGO_NOTHING;
-    }
+    return of[call->coll];
 }
 
 rdt_plan_t rdt_plan_make(const rdt_call_t *call, uint32_t rank, uint32_t world, uint32_t elem_bytes,
@@ -81,11 +76,6 @@ static uint32_t chunks_of(const rdt_plan_t *plan, uint64_t count)
     return (uint32_t)ceil_div(count, plan->chunk);
 }
 
-static uint64_t flat_count(const rdt_plan_t *plan, uint32_t from, bool input)
-{
-    return input && from == plan->root ? plan->count : 0;
-}
-
 /* The root sends to each owner of a cut, which passes it on to the other owners. */
 static uint64_t scattered_count(const rdt_plan_t *plan, uint32_t from, uint32_t to, bool input)
 {
@@ -113,28 +103,38 @@ static uint64_t exchange_count(const rdt_plan_t *plan, uint32_t from, uint32_t t
     }
 }
 
-uint64_t rdt_plan_count(const rdt_plan_t *plan, uint32_t from, uint32_t to, rdt_stream_t s)
+static uint64_t input_count(const rdt_plan_t *plan, uint32_t from, uint32_t to)
 {
-    bool input = s == RDT_STREAM_INPUT;
-
     switch (plan->algo) {
     case RDT_ALGO_ONE_SHOT:
-        return input ? plan->count : 0;
-    case RDT_ALGO_REDUCE:
-        return input && to == plan->root ? plan->count : 0;
-    case RDT_ALGO_REDUCE_SCATTER:
-        return input ? shard_count(plan, plan->in_counts, to) : 0;
-    case RDT_ALGO_EXCHANGE:
-        return input ? exchange_count(plan, from, to) : 0;
+        return plan->count;
     case RDT_ALGO_TWO_PHASE:
-        return cut_count(plan, input ? to : from);
+        return cut_count(plan, to);
+    case RDT_ALGO_REDUCE:
+        return to == plan->root ? plan->count : 0;
+    case RDT_ALGO_REDUCE_SCATTER:
+        return shard_count(plan, plan->in_counts, to);
+    case RDT_ALGO_EXCHANGE:
+        return exchange_count(plan, from, to);
     case RDT_ALGO_FLAT_BROADCAST:
-        return flat_count(plan, from, input);
+        return from == plan->root ? plan->count : 0;
     case RDT_ALGO_SCATTERED_BROADCAST:
-        return scattered_count(plan, from, to, input);
+        return scattered_count(plan, from, to, true);
     default:
         return 0;
     }
+}
+
+static uint64_t result_count(const rdt_plan_t *plan, uint32_t from, uint32_t to)
+{
+    if (plan->algo == RDT_ALGO_TWO_PHASE) return cut_count(plan, from);
+    if (plan->algo == RDT_ALGO_SCATTERED_BROADCAST) return scattered_count(plan, from, to, false);
+    return 0;
+}
+
+uint64_t rdt_plan_count(const rdt_plan_t *plan, uint32_t from, uint32_t to, rdt_stream_t s)
+{
+    return s == RDT_STREAM_INPUT ? input_count(plan, from, to) : result_count(plan, from, to);
 }
 
 uint32_t rdt_plan_num_chunks(const rdt_plan_t *plan, uint32_t from, uint32_t to, rdt_stream_t s)
