@@ -39,11 +39,9 @@ static inline void rdt_pause(void)
 #endif
 }
 
-/* From now; the end of time for a timeout that reaches beyond it. */
-static inline uint64_t rdt_deadline_after(uint64_t timeout_ns)
+/* The end of time for a timeout that reaches beyond it. */
+static inline uint64_t rdt_deadline_after(uint64_t now, uint64_t timeout_ns)
 {
-    uint64_t now = rdt_now_ns();
-
     return timeout_ns < UINT64_MAX - now ? now + timeout_ns : UINT64_MAX;
 }
 

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "coll/comm.h"
+#include "coll/recorder.h"
 
 _Static_assert(sizeof(void *) == sizeof(uint64_t), "shards and counts share one allocation");
 
@@ -176,16 +176,20 @@ static bool own_copies(rdt_work_t *work, uint32_t world)
 rdt_work_t *rdt_work_new(rdt_comm_t *comm, const rdt_call_t *call)
 {
     rdt_work_t *work = calloc(1, sizeof(*work));
+    uint64_t now = rdt_now_ns();
 
     if (work == NULL) return NULL;
     work->comm = comm;
     work->call = *call;
     drop_arrays(&work->call, comm->cfg.rank);
     normalise(&work->call);
-    work->deadline_ns = rdt_deadline_after(call->timeout_ns);
+    work->deadline_ns = rdt_deadline_after(now, call->timeout_ns);
     atomic_init(&work->refs, 2);
-    if (own_copies(work, comm->cfg.world)) return work;
-    free(work->arrays);
-    free(work);
-    return NULL;
+    if (!own_copies(work, comm->cfg.world)) {
+        free(work->refusal);
+        free(work);
+        return NULL;
+    }
+    rdt_record_created(work, now);
+    return work;
 }

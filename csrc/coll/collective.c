@@ -12,6 +12,7 @@
 
 #include "coll/buffers.h"
 #include "coll/direct.h"
+#include "coll/recorder.h"
 
 static void begin_peer(rdt_comm_t *comm, uint32_t rank)
 {
@@ -73,6 +74,7 @@ static void begin(rdt_comm_t *comm, rdt_work_t *work)
         if (r != comm->cfg.rank) begin_peer(comm, r);
     comm->active = true;
     comm->placed = false;
+    rdt_record_started_st(work);
 }
 
 static void lost(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank)

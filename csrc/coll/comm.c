@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "coll/comm.h"
+#include "coll/recorder.h"
 
 /* How long last words may wait for a slot, or for a full socket. */
 #define GOODBYE_NS (RDT_NS_PER_S / 5)
@@ -68,6 +68,7 @@ rdt_status_t rdt_comm_open(const rdt_comm_cfg_t *cfg, rdt_comm_t **comm_p)
     comm->cfg = *cfg;
     pthread_once(&once, watch_forks);
     comm->num_forks = atomic_load(&num_forks);
+    comm->number = rdt_recorder_number();
     comm->tuning = cfg->tuning != NULL ? *cfg->tuning : rdt_tuning_default(cfg->world);
     comm->cfg.tuning = &comm->tuning;
     pthread_mutex_init(&comm->error_lock, NULL);
@@ -206,6 +207,7 @@ void rdt_comm_latch(rdt_comm_t *comm, rdt_status_t status, const char *fmt, ...)
         vsnprintf(comm->error, sizeof(comm->error), fmt, args);
         va_end(args);
         atomic_store(&comm->status, status);
+        if (status != RDT_CLOSED) rdt_recorder_error(comm->error);
     }
     pthread_mutex_unlock(&comm->error_lock);
 }
@@ -239,6 +241,11 @@ rdt_status_t rdt_comm_status(rdt_comm_t *comm, char *text, size_t text_bytes)
     snprintf(text, text_bytes, "%s", st == RDT_OK ? "" : comm->error);
     pthread_mutex_unlock(&comm->error_lock);
     return st;
+}
+
+uint32_t rdt_comm_number(const rdt_comm_t *comm)
+{
+    return comm->number;
 }
 
 const char *rdt_comm_transport(const rdt_comm_t *comm, uint32_t rank)

@@ -30,6 +30,7 @@ struct rdt_work {
     char *refusal; /* owned copy behind call.refusal, or NULL */
     uint64_t seq;  /* 1, 2, 3...: of collectives, and of a peer's point-to-point works */
     uint64_t deadline_ns;
+    uint64_t record; /* in the flight recorder, or 0 */
     _Atomic uint32_t state;
     _Atomic uint32_t refs; /* the caller's handle, and the driver's until DONE */
     rdt_status_t status;
@@ -112,6 +113,7 @@ typedef struct rdt_peer_state {
 struct rdt_comm {
     rdt_comm_cfg_t cfg; /* whose tuning is: */
     rdt_tuning_t tuning;
+    uint32_t number; /* in the flight recorder */
     uint32_t
         num_forks; /* before it was opened: a fork of the process must not speak for the rank */
     rdt_ctx_t *ctx[RDT_NUM_TRANSPORTS]; /* NULL where not open */

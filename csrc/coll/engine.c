@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/futex.h"
 #include "coll/direct.h"
+#include "coll/recorder.h"
 
 #define SLICE_NS (50 * RDT_NS_PER_MS)
 #define CHECK_NS (10 * RDT_NS_PER_MS)
@@ -44,6 +45,7 @@ void rdt_work_over_st(rdt_work_t *work, rdt_status_t status, const char *text)
 {
     rdt_comm_t *comm = work->comm;
 
+    rdt_record_over_st(work, status);
     work->status = status;
     if (status != RDT_OK) work->text = strndup(text, RDT_ERROR_BYTES);
     work->next = NULL;
@@ -113,6 +115,7 @@ static void begin_works_st(rdt_comm_t *comm)
             rdt_p2p_begin_st(comm, work);
         } else {
             work->seq = ++comm->coll_seq;
+            rdt_record_seq_st(work, work->seq);
             work->next = NULL;
             *comm->queue_tail = work;
             comm->queue_tail = &work->next;
@@ -388,7 +391,7 @@ rdt_status_t rdt_work_wait(rdt_work_t *work, uint64_t timeout_ns)
         return rdt_fail(RDT_CLOSED,
                         "this process was forked from the rank that waits for this work");
     atomic_fetch_add(&comm->waiting, 1);
-    if (timeout_ns != RDT_NO_TIMEOUT) deadline_ns = rdt_deadline_after(timeout_ns);
+    if (timeout_ns != RDT_NO_TIMEOUT) deadline_ns = rdt_deadline_after(rdt_now_ns(), timeout_ns);
     st = wait_turn(comm, work, deadline_ns);
     wake_waiters(comm);
     if (atomic_fetch_sub(&comm->waiting, 1) == 1 && atomic_load(&comm->pending) > 0)

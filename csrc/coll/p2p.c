@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "coll/comm.h"
+#include "coll/recorder.h"
 
 enum { SEND_NEW, SEND_ANNOUNCED, SEND_MOVING, RECV_WAITING, RECV_MATCHED, RECV_MOVING };
 
@@ -62,6 +62,8 @@ static void match(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t *work, co
     }
     work->p2p_state = RECV_MATCHED;
     work->p2p_id = rts->seq;
+    rdt_record_seq_st(work, rts->seq);
+    rdt_record_started_st(work);
 }
 
 static rdt_rts_t **find_rts(rdt_peer_state_t *peer, int32_t tag)
@@ -80,6 +82,12 @@ static void take_rts(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_rts_t **link,
     *link = rts->next;
     match(comm, peer, work, &rts->hdr);
     free(rts);
+}
+
+static void begin_send(rdt_peer_state_t *peer, rdt_work_t *work)
+{
+    join_peer(peer, &peer->sends, work);
+    rdt_record_seq_st(work, work->seq);
 }
 
 static void begin_recv(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t *work)
@@ -115,7 +123,7 @@ void rdt_p2p_begin_st(rdt_comm_t *comm, rdt_work_t *work)
     work->p2p_order = ++comm->p2p_posted;
     work->p2p_state = work->call.coll == RDT_SEND ? SEND_NEW : RECV_WAITING;
     if (work->call.coll == RDT_SEND)
-        join_peer(&comm->peers[work->call.peer], &comm->peers[work->call.peer].sends, work);
+        begin_send(&comm->peers[work->call.peer], work);
     else if (work->call.peer == RDT_ANY_PEER)
         begin_any_recv(comm, work);
     else
@@ -280,6 +288,7 @@ static void on_cts(rdt_comm_t *comm, rdt_peer_state_t *peer, const rdt_hdr_t *hd
     }
     work->p2p_state = SEND_MOVING;
     work->p2p_id = hdr->id;
+    rdt_record_started_st(work);
 }
 
 static void on_data(rdt_comm_t *comm, rdt_peer_state_t *peer, const rdt_hdr_t *hdr,

@@ -71,3 +71,14 @@ void rdt_shape_text(const rdt_shape_t *shape, char *text)
                         i > 0 ? ", " : "", (unsigned long long)unpack(shape, &at));
     if (len < RDT_SHAPE_TEXT_BYTES) snprintf(text + len, (size_t)(RDT_SHAPE_TEXT_BYTES - len), "]");
 }
+
+bool rdt_shape_unpack(const rdt_shape_t *shape, int64_t *dims, size_t *num_dims_p)
+{
+    size_t num = shape->code[0], at = 1;
+
+    if (num == 0 || num > sizeof(shape->code)) return false;
+    for (size_t i = 0; i + 1 < num; i++)
+        dims[i] = (int64_t)unpack(shape, &at);
+    *num_dims_p = num - 1;
+    return true;
+}

@@ -69,6 +69,8 @@ RDT_API void rdt_comm_close(rdt_comm_t *comm);
 RDT_API bool rdt_comm_is_forked(const rdt_comm_t *comm);
 /* OK or the latched error; text gets its explanation, or "". Any thread. */
 RDT_API rdt_status_t rdt_comm_status(rdt_comm_t *comm, char *text, size_t text_bytes);
+/* By which the flight recorder knows it: 1, 2, 3... in this process. */
+RDT_API uint32_t rdt_comm_number(const rdt_comm_t *comm);
 /* Name of the transport that joins this rank to peer; "self" for itself. */
 RDT_API const char *rdt_comm_transport(const rdt_comm_t *comm, uint32_t peer);
 
@@ -99,6 +101,9 @@ typedef struct rdt_shape {
 
 /* Never fails: what does not fit becomes a hash. Any thread. */
 RDT_API rdt_shape_t rdt_shape_pack(const int64_t *dims, size_t num_dims);
+#define RDT_SHAPE_MAX_DIMS 15
+/* False where no shape was said, or only a hash is left. dims has room for RDT_SHAPE_MAX_DIMS. */
+RDT_API bool rdt_shape_unpack(const rdt_shape_t *shape, int64_t *dims, size_t *num_dims_p);
 
 typedef struct rdt_call {
     rdt_coll_t coll;
