@@ -10,6 +10,7 @@
 
 #include "bind/core_arena.h"
 #include "bind/core_call.h"
+#include "bind/core_recorder.h"
 #include "bind/core_tuning.h"
 #include "rdmatrain/coll.h"
 #include "rdmatrain/verbs.h"
@@ -18,6 +19,7 @@ typedef struct {
     PyObject_HEAD
     rdt_comm_t *comm; /* NULL once closed or detached */
     uint32_t rank, world;
+    uint32_t number;
     int users; /* calls that use comm without the GIL; changed with the GIL */
 } CommObject;
 
@@ -116,7 +118,10 @@ static PyObject *comm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->rank = cfg.rank;
     self->world = cfg.world;
     st = rdt_comm_open(&cfg, &self->comm);
-    if (st == RDT_OK) return (PyObject *)self;
+    if (st == RDT_OK) {
+        self->number = rdt_comm_number(self->comm);
+        return (PyObject *)self;
+    }
     Py_DECREF(self);
     return raise_status(st, rdt_last_error());
 }
@@ -250,6 +255,16 @@ static PyObject *comm_transport(CommObject *self, PyObject *arg)
     return PyUnicode_FromString(rdt_comm_transport(self->comm, rank));
 }
 
+static PyObject *comm_number(CommObject *self, PyObject *Py_UNUSED(unused))
+{
+    return PyLong_FromUnsignedLong(self->number);
+}
+
+static PyObject *comm_records(CommObject *self, PyObject *Py_UNUSED(unused))
+{
+    return rdt_core_records(self->number);
+}
+
 static PyObject *comm_abort(CommObject *self, PyObject *arg)
 {
     const char *reason = PyUnicode_AsUTF8(arg);
@@ -328,6 +343,11 @@ static PyMethodDef comm_methods[] = {
      "compared between the ranks. in_counts and out_counts: elements of each rank's shard, where "
      "they differ. timeout is in seconds. All ranks must post the same collectives in the same "
      "order."},
+    {"number", (PyCFunction)comm_number, METH_NOARGS,
+     "number($self)\n--\n\nBy which the flight recorder knows the communicator."},
+    {"records", (PyCFunction)comm_records, METH_NOARGS,
+     "records($self)\n--\n\nWhat this communicator posted last, as recorder_read() tells it; also "
+     "after it was closed."},
     {"abort", (PyCFunction)comm_abort, METH_O,
      "abort($self, reason, /)\n--\n\nFail everything that is pending or comes later, and tell the "
      "peers."},
@@ -506,7 +526,8 @@ PyMODINIT_FUNC PyInit__core(void)
 {
     PyObject *module = PyModule_Create(&core_module);
 
-    if (module != NULL && (add_types(module) || add_values(module) || rdt_core_add_arena(module)))
+    if (module != NULL && (add_types(module) || add_values(module) || rdt_core_add_arena(module) ||
+                           rdt_core_add_recorder(module)))
         Py_CLEAR(module);
     return module;
 }

@@ -1,5 +1,6 @@
 """From a store to a connected communicator, and from there to a torch.distributed backend.
 
 ``bootstrap`` agrees on the group through a store, ``host`` says where this process is and which
-address it listens on, ``backend`` is what torch calls. Only ``backend`` imports torch.
+address it listens on, ``backend`` is what torch calls, ``recorder`` writes what the flight recorder
+holds, in the form that ``trace`` gives it. Only ``backend`` imports torch.
 """
