@@ -5,8 +5,10 @@ the entry point ``torch.backends``. Where that is switched off (TORCH_DEVICE_BAC
 import rdmatrain after torch, or call :func:`register`.
 """
 
+import os
 import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdmatrain.config import device_backend_autoload
@@ -19,6 +21,7 @@ __all__ = [
     "Options",
     "__version__",
     "arena_stats",
+    "dump_flight_recorder",
     "empty",
     "install_allocator",
     "monitored_barrier",
@@ -128,6 +131,28 @@ def arena_stats() -> dict[str, int]:
     from rdmatrain import _core  # noqa: PLC0415
 
     return _core.arena_stats()
+
+
+def dump_flight_recorder(path: "str | os.PathLike[str] | None" = None) -> Path:
+    """Write what this process posted last, for torch's analyser: ``torchfrtrace FOLDER``.
+
+    The analyser wants the files of all ranks in one folder, named ``rank_`` and the global rank.
+    Any thread, at any time; nothing waits for it.
+
+    Args:
+        path: the file to write; None for ``rank_N`` in ``RDMATRAIN_RECORDER_DIR``.
+
+    Returns:
+        The file, which holds a pickled dictionary. It is whole or not there.
+
+    Raises:
+        RuntimeError: this process has formed no group over rdmatrain.
+        OSError: the file cannot be written.
+
+    """
+    from rdmatrain.comm.recorder import dump  # noqa: PLC0415
+
+    return dump(path)
 
 
 def __getattr__(name: str) -> Any:

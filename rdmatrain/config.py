@@ -7,12 +7,15 @@ can ask "what would happen with these variables". Nothing is read at import.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from rdmatrain.errors import SettingError
 
 PREFIX = "RDMATRAIN_"
 TRANSPORTS = ("auto", "shm", "tcp")
 ARENA = ("on", "off")
+SIGNALS = ("USR1", "USR2")
+MAX_RECORDS = 1 << 20
 LOG_LEVELS = ("error", "warning", "info", "debug")
 
 
@@ -29,6 +32,12 @@ class Settings:
             torch is imported, ``off`` forbids it; empty leaves it to the program.
         log: ``RDMATRAIN_LOG``: the least severe level that is written.
         tuning: ``RDMATRAIN_TUNING``: changes to the tuning table, see ``rdmatrain.comm.tuning``.
+        recorder: ``RDMATRAIN_RECORDER``: how many operations the flight recorder remembers, at
+            least; 0 for none.
+        recorder_dir: ``RDMATRAIN_RECORDER_DIR``: where its traces are written; empty for
+            :func:`recorder_folder`'s choice.
+        recorder_signal: ``RDMATRAIN_RECORDER_SIGNAL``: ``USR1`` or ``USR2``: a trace is written
+            when the process gets it; empty for none.
 
     Raises:
         SettingError: a value is not allowed; names the variable, the value and what is allowed.
@@ -40,12 +49,23 @@ class Settings:
     arena: str = ""
     log: str = "warning"
     tuning: str = ""
+    recorder: str = "2048"
+    recorder_dir: str = ""
+    recorder_signal: str = ""
 
     def __post_init__(self) -> None:
         _require_one_of("transport", self.transport, TRANSPORTS)
         if self.arena:
             _require_one_of("arena", self.arena, ARENA)
         _require_one_of("log", self.log, LOG_LEVELS)
+        if self.recorder_signal:
+            _require_one_of("recorder_signal", self.recorder_signal, SIGNALS)
+        _require_count("recorder", self.recorder, MAX_RECORDS)
+
+    @property
+    def recorder_size(self) -> int:
+        """``recorder`` as a number."""
+        return int(self.recorder)
 
 
 @dataclass(frozen=True)
@@ -163,6 +183,26 @@ def master_addr(environ: Mapping[str, str] | None = None) -> str:
     return _source(environ).get("MASTER_ADDR", "").strip()
 
 
+def recorder_folder(settings: Settings, environ: Mapping[str, str] | None = None) -> str:
+    """Return the folder for traces of the flight recorder, one file for each rank of the job.
+
+    Without ``RDMATRAIN_RECORDER_DIR`` it is in the user's cache, and named after the job: what
+    torchrun or ``rdmatrain run`` calls it, else the port of its store.
+
+    Args:
+        settings: where ``recorder_dir`` comes from.
+        environ: read this instead of the process environment.
+
+    """
+    if settings.recorder_dir:
+        return settings.recorder_dir
+    source = _source(environ)
+    cache = source.get("XDG_CACHE_HOME", "") or str(Path("~/.cache").expanduser())
+    run_id = source.get("TORCHELASTIC_RUN_ID", "")
+    job = source.get("MASTER_PORT", "") if run_id in {"", "none"} else run_id
+    return str(Path(cache) / "rdmatrain" / "flight-recorder" / (job.replace("/", "_") or "job"))
+
+
 def device_backend_autoload(environ: Mapping[str, str] | None = None) -> bool:
     """Tell whether torch loads ``torch.backends`` entry points by itself, by torch's own rule.
 
@@ -206,6 +246,14 @@ def _require_one_of(field_name: str, value: str, allowed: tuple[str, ...]) -> No
         raise SettingError(
             f"{_variable(field_name)}={value!r} is not allowed: set it to one of "
             f"{', '.join(allowed)}, or unset it for the default"
+        )
+
+
+def _require_count(field_name: str, value: str, most: int) -> None:
+    if not (value.isascii() and value.isdecimal() and int(value) <= most):
+        raise SettingError(
+            f"{_variable(field_name)}={value!r} is not allowed: set it to a number from 0 to "
+            f"{most}, or unset it for the default"
         )
 
 

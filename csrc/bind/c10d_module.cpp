@@ -48,6 +48,7 @@ PYBIND11_MODULE(_c10d, module)
              py::arg("transport") = "",
              "timeout: None for the group's. transport: empty for what the setting says.")
         .def_readwrite("transport", &GroupOptions::transport)
+        .def_readwrite("group_desc", &GroupOptions::group_desc)
         .def("__deepcopy__", &copy_options, py::arg("memo"));
     class_of<rdmatrain::Backend, c10d::Backend>(module, "Backend", "A torch.distributed backend.")
         .def(py::init(&make_backend), py::arg("store"), py::arg("rank"), py::arg("size"),

@@ -3,19 +3,26 @@
 import atexit
 import copy
 import logging
+import pickle
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C import _distributed_c10d as c10d
 
 from rdmatrain import _core
+from rdmatrain.comm import recorder
 from rdmatrain.comm.bootstrap import Place, Turn, connect, forming
+from rdmatrain.comm.trace import Group
 from rdmatrain.config import load_settings, master_addr, unknown_settings
 
 logger = logging.getLogger(__name__)
 
+# What torch's worker server calls it: a POST to /handler/NAME answers with a trace.
+TRACE_HANDLER = "rdmatrain_dump_trace"
 # A group forms within this time or not at all, however long its collectives may take.
 MAX_CONNECT_TIMEOUT = timedelta(minutes=5)
 
@@ -51,6 +58,8 @@ def create_backend(options: Any, pg_options: Any) -> Any:
         if chosen._timeout < timedelta(0):
             chosen._timeout = options.timeout
         chosen.group_name = options.group_id
+        # As torch calls them; it leaves the ranks of the default group empty.
+        chosen.group_desc = "undefined" if options.global_ranks_in_group else "default_pg"
         ranks = options.global_ranks_in_group or range(turn.place.world)
         chosen.global_ranks_in_group = list(ranks)
         return _join(turn, options.store, chosen)
@@ -58,8 +67,34 @@ def create_backend(options: Any, pg_options: Any) -> Any:
 
 def _create_derived(store: Any, rank: int, size: int, options: Any) -> Any:
     """Create the backend of a group that is made from another one; the adaptor calls it."""
+    options.group_desc = "undefined"
     with forming(store, _place(rank, size, options._timeout)) as turn:
         return _join(turn, store, options)
+
+
+def _group_of(rank: int, options: Any) -> Group:
+    return Group(
+        name=options.group_name,
+        desc=options.group_desc,
+        ranks=tuple(options.global_ranks_in_group),
+        rank=rank,
+    )
+
+
+def _offer_traces() -> None:
+    with suppress(ValueError):  # it is registered, since an earlier group
+        c10d._register_handler(TRACE_HANDLER, _answer_with_trace)
+
+
+def _answer_with_trace(_request: Any, response: Any) -> None:
+    try:
+        content = pickle.dumps(recorder.trace("worker server"))
+    except RuntimeError as error:  # a forked child that has formed no group
+        response.set_status(503)
+        response.set_content(f"{error}\n", "text/plain")
+    else:
+        response.set_status(200)
+        response.set_content(content, "application/octet-stream")
 
 
 def _place(rank: int, world: int, timeout: timedelta) -> Place:
@@ -74,7 +109,10 @@ def _join(turn: Turn, store: Any, options: Any) -> Any:
     _set_log_level(settings.log)
     for unknown in unknown_settings():
         logger.warning("%s", unknown)
+    recorder.start(settings)
     comm = connect(turn, settings)
+    recorder.add_group(comm.number(), _group_of(turn.place.rank, options))
+    _offer_traces()
     extension = load_extension()
     # While Python still runs: later a progress thread that comes upon a callback written in Python
     # would end the process with SIGABRT, as it does with other backends.

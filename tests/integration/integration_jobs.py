@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ PYTHON = [sys.executable]
 RUN = [sys.executable, "-m", "rdmatrain.cli", "run"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 TIMEOUT_S = 100.0
+# Jobs that fail, as they should, leave traces here instead of in the user's cache.
+TRACES = str(Path(tempfile.gettempdir()) / "rdmatrain-test-traces")
 MARKER = "INTEGRATION_JOB"  # in the environment of all processes of a job
 
 HEAD = """
@@ -73,7 +76,8 @@ class Ended:
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     dropped = ("RDMATRAIN_", "OMP_", "TORCH", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "GROUP_")
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
-    return inherited | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | dict(extra or {})
+    own = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "RDMATRAIN_RECORDER_DIR": TRACES}
+    return inherited | own | dict(extra or {})
 
 
 def write_worker(folder: Path, body: str) -> str:

@@ -33,6 +33,10 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("RDMATRAIN_TRANSPORT", "TCP", "auto, shm, tcp"),
         ("RDMATRAIN_ARENA", "1", "on, off"),
         ("RDMATRAIN_LOG", "loud", "error, warning, info, debug"),
+        ("RDMATRAIN_RECORDER", "many", "a number from 0 to 1048576"),
+        ("RDMATRAIN_RECORDER", "-1", "a number from 0 to 1048576"),
+        ("RDMATRAIN_RECORDER", "1048577", "a number from 0 to 1048576"),
+        ("RDMATRAIN_RECORDER_SIGNAL", "SIGUSR1", "USR1, USR2"),
     ],
 )
 def test_a_wrong_value_names_variable_value_and_what_is_allowed(
@@ -107,3 +111,22 @@ def test_master_addr_is_empty_when_unset() -> None:
 )
 def test_color_honours_no_color_and_dumb_terminals(environ: dict[str, str], expected: bool) -> None:
     assert config.color_allowed(environ) is expected
+
+
+def test_traces_go_where_the_setting_says() -> None:
+    settings = config.load_settings({"RDMATRAIN_RECORDER_DIR": "/traces"})
+    assert config.recorder_folder(settings, {"MASTER_PORT": "29500"}) == "/traces"
+
+
+@pytest.mark.parametrize(
+    ("environ", "job"),
+    [
+        ({"TORCHELASTIC_RUN_ID": "run 7", "MASTER_PORT": "29500"}, "run 7"),
+        ({"TORCHELASTIC_RUN_ID": "none", "MASTER_PORT": "29500"}, "29500"),
+        ({"TORCHELASTIC_RUN_ID": "../../etc"}, ".._.._etc"),
+        ({}, "job"),
+    ],
+)
+def test_traces_go_to_a_folder_of_the_job_in_the_cache(environ: dict[str, str], job: str) -> None:
+    folder = config.recorder_folder(config.Settings(), {"XDG_CACHE_HOME": "/cache", **environ})
+    assert folder == f"/cache/rdmatrain/flight-recorder/{job}"
