@@ -56,14 +56,14 @@ static void match(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t *work, co
         work->call.peer = peer->conn->peer;
         join_peer(peer, &peer->recvs, work);
     }
+    rdt_record_seq_st(work, rts->seq); /* before they are compared: a trace shows what differs */
+    rdt_record_started_st(work);
     if (work->call.count != rts->count || work->call.dtype != (rdt_dtype_t)rts->dtype) {
         mismatch(comm, work, rts);
         return;
     }
     work->p2p_state = RECV_MATCHED;
     work->p2p_id = rts->seq;
-    rdt_record_seq_st(work, rts->seq);
-    rdt_record_started_st(work);
 }
 
 static rdt_rts_t **find_rts(rdt_peer_state_t *peer, int32_t tag)
