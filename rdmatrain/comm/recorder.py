@@ -16,7 +16,7 @@ from typing import Any
 
 from rdmatrain import _core
 from rdmatrain.comm.trace import Group, Record, make_trace
-from rdmatrain.config import Settings, load_settings, rank_env, recorder_folder
+from rdmatrain.config import Settings, load_settings, recorder_folder
 from rdmatrain.errors import SettingError
 
 logger = logging.getLogger(__name__)
@@ -146,8 +146,8 @@ def dump(path: str | os.PathLike[str] | None = None, reason: str = "request") ->
 
 def _default_path() -> Path:
     with _lock:
-        newest = _groups[max(_groups)] if _groups else None
-    rank = newest.ranks[newest.rank] if newest is not None else rank_env().rank
+        first = _groups[min(_groups)]
+    rank = first.ranks[first.rank]
     return Path(recorder_folder(load_settings())) / f"rank_{rank}"
 
 

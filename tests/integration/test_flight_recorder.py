@@ -22,6 +22,14 @@ dist.broadcast(torch.ones(7), 1)
 dist.all_gather([torch.ones(3) for _ in range(WORLD)], torch.ones(3))
 dist.all_gather_into_tensor(torch.empty(WORLD * 3), torch.ones(3))
 dist.reduce_scatter_tensor(torch.empty(3), torch.ones(3 * WORLD))
+dist.reduce(torch.ones(6), 1)
+shards = [torch.ones(2) for _ in range(WORLD)] if RANK == 0 else None
+dist.gather(torch.ones(2), shards, 0)
+dist.scatter(torch.ones(2), shards, 0)
+splits = [RANK + rank for rank in range(WORLD)]
+dist.all_to_all_single(torch.empty(sum(splits)), torch.ones(sum(splits)), splits, splits)
+parts = [torch.empty(1 + rank) for rank in range(WORLD)]
+dist.all_gather(parts, torch.ones(1 + RANK))
 some = dist.new_group([0, last])
 if RANK in (0, last):
     dist.all_reduce(torch.ones(11), group=some)
@@ -73,15 +81,28 @@ def test_the_analyser_finds_nothing_wrong_with_a_healthy_job(tmp_path: Path) -> 
     said, collectives = analyse(tmp_path)
     assert mismatched(collectives) == [], said
     assert "Not all ranks" not in said and "has errors" not in said
-    found = sorted((c.pg_desc, c.collective_name) for c in collectives)
-    world = [("0:default_pg", f"gloo:{n}") for n in ["all_reduce"] * 3 + ["all_gather"] * 2]
-    world += [("0:default_pg", f"gloo:{n}") for n in ("barrier", "broadcast", "reduce_scatter")]
-    pairs = [("0 rank 0 to rank 2:default_pg", True)] * 2 + [
-        ("0 rank 2 to rank 0:default_pg", True)
+    groups = {
+        name: [c for c in collectives if c.pg_desc == name]
+        for name in {c.pg_desc for c in collectives}
+    }
+    assert {name: len(found) for name, found in groups.items()} == {
+        "0:default_pg": 13,
+        "1": 1,
+        "0 rank 0 to rank 2:default_pg": 2,
+        "0 rank 2 to rank 0:default_pg": 1,
+    }
+    assert [c.collective_name.removeprefix("gloo:") for c in groups["0:default_pg"]] == [
+        *["all_reduce"] * 3,
+        "broadcast",
+        *["all_gather"] * 2,
+        "reduce_scatter",
+        "reduce",
+        "gather",
+        "scatter",
+        "all_to_all",
+        "all_gather_v",
+        "barrier",
     ]
-    assert [f for f in found if f[0] == "0:default_pg"] == sorted(world)
-    assert sum("all_reduce" in name and group.startswith("1") for group, name in found) == 1
-    assert [(g, "send" in n or "recv" in n) for g, n in found if " rank " in g] == pairs
     states = {e["state"] for rank in range(3) for e in load(tmp_path, rank)["entries"]}
     assert states == {"completed"}
 
