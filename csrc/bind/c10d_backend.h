@@ -148,7 +148,8 @@ class Backend : public c10d::Backend
                     std::chrono::milliseconds timeout, bool async);
 
     void report_arrival();
-    void await_arrivals(std::chrono::milliseconds timeout, bool wait_all_ranks);
+    std::vector<int> await_arrivals(std::chrono::milliseconds timeout);
+    void answer_arrivals(const std::vector<int> &missing, const std::string &verdict);
     std::string wait_for_verdict(const std::string &key);
     std::vector<uint64_t> global_ranks(const std::vector<int> &ranks) const;
     c10::intrusive_ptr<GroupOptions> derived_options(const OptionsPtr &opts,

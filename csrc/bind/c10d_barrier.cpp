@@ -102,44 +102,46 @@ void Backend::report_arrival()
                 verdict);
 }
 
-void Backend::await_arrivals(milliseconds timeout, bool wait_all_ranks)
+/* Waits until all have come, or for so long: the ranks that have not. */
+std::vector<int> Backend::await_arrivals(milliseconds timeout)
 {
     auto end = Clock::now() + timeout;
     std::vector<std::string> keys;
     std::vector<int> missing;
-    std::string verdict;
 
-    TORCH_CHECK(timeout.count() > 0, "rdmatrain: Rank 0 timed out in monitoredBarrier after ",
-                timeout.count(), " ms");
     for (int rank = 1; rank < size_; rank++)
         keys.push_back(arrival_key(rank));
-    for (Pause pause; !keys.empty() && !store_->check(keys); pause.sleep()) {
-        if (Clock::now() < end) continue;
-        for (int rank = 1; rank < size_; rank++)
-            if (!store_->check({arrival_key(rank)})) missing.push_back(rank);
-        break;
-    }
-    if (!missing.empty()) {
-        std::string who =
-            wait_all_ranks ? "Ranks " + join(missing) : "Rank " + std::to_string(missing[0]);
+    for (Pause pause; Clock::now() < end; pause.sleep())
+        if (keys.empty() || store_->check(keys)) return missing;
+    for (int rank = 1; rank < size_; rank++)
+        if (!store_->check({arrival_key(rank)})) missing.push_back(rank);
+    return missing;
+}
 
-        verdict = "[Rank 0]: " + who + " failed to pass monitoredBarrier in " +
-                  std::to_string(timeout.count()) + " ms";
-    }
+void Backend::answer_arrivals(const std::vector<int> &missing, const std::string &verdict)
+{
     for (int rank = 1; rank < size_; rank++) {
         if (std::find(missing.begin(), missing.end(), rank) != missing.end()) continue;
         std::string number = store_->get_to_str(arrival_key(rank));
         store_->deleteKey(arrival_key(rank)); /* first: it may come again at once */
         store_->set(arrival_key(rank) + "/" + number, verdict);
     }
-    TORCH_CHECK(verdict.empty(), "rdmatrain: ", verdict);
 }
 
 void Backend::monitoredBarrier(const c10d::BarrierOptions &opts, bool wait_all_ranks)
 {
     if (rank_ != 0) return report_arrival();
-    await_arrivals(opts.timeout == c10d::kUnsetTimeout ? timeout_.load() : opts.timeout,
-                   wait_all_ranks);
+    milliseconds timeout = opts.timeout == c10d::kUnsetTimeout ? timeout_.load() : opts.timeout;
+    TORCH_CHECK(timeout.count() > 0, "rdmatrain: Rank 0 timed out in monitoredBarrier after ",
+                timeout.count(), " ms");
+    std::vector<int> missing = await_arrivals(timeout);
+    std::string verdict;
+    if (!missing.empty())
+        verdict =
+            (wait_all_ranks ? "Ranks " + join(missing) : "Rank " + std::to_string(missing[0])) +
+            " failed to pass monitoredBarrier in " + std::to_string(timeout.count()) + " ms";
+    answer_arrivals(missing, verdict);
+    TORCH_CHECK(verdict.empty(), "rdmatrain: [Rank 0]: ", verdict);
 }
 
 } // namespace rdmatrain

@@ -87,7 +87,8 @@ BackendPtr Backend::merge(const StorePtr &store, const OptionsPtr &opts, const i
     std::vector<uint64_t> ranks(static_cast<size_t>(size));
 
     std::iota(ranks.begin(), ranks.end(), 0);
-    return make_backend(store, rank, ranks.size(), derived_options(opts, std::move(ranks)));
+    return make_backend(store, rank, static_cast<size_t>(size),
+                        derived_options(opts, std::move(ranks)));
 }
 
 BackendPtr Backend::shrink(const std::vector<int64_t> &ranks_to_exclude, int flags,

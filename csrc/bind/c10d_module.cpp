@@ -54,6 +54,9 @@ PYBIND11_MODULE(_c10d, module)
         .def(py::init(&make_backend), py::arg("store"), py::arg("rank"), py::arg("size"),
              py::arg("comm"), py::arg("options"),
              "comm: the capsule of rdmatrain._core.Comm.detach().")
+        .def_property_readonly("options", &rdmatrain::Backend::getBackendOptions,
+                               "A copy of what the group was made with, with its timeout.")
+        .def("get_error", &rdmatrain::Backend::getError, "How the group is: torch's ErrorType.")
         .def("transport", &rdmatrain::Backend::transport, py::arg("rank"),
              "Name of the transport that joins this rank to another one.");
     module.def("set_factory", &rdmatrain::set_factory, py::arg("factory"),
