@@ -113,13 +113,13 @@ def test_unknown_settings_are_warned_of(tmp_path: Path) -> None:
     assert "did you mean RDMATRAIN_TRANSPORT?" in ended.out
 
 
-def test_group_options_are_refused(tmp_path: Path) -> None:
+def test_options_of_another_backend_are_refused(tmp_path: Path) -> None:
     body = """
 store = dist.HashStore()
 reported(dist.init_process_group, "rdmatrain", store=store, rank=0, world_size=1, pg_options=3)
 """
     ended = run_alone(write_worker(tmp_path, body))
-    assert ended.of(0)["kind"] == "TypeError" and "takes no pg_options" in ended.of(0)["error"]
+    assert ended.of(0)["kind"] == "TypeError" and "rdmatrain.Options" in ended.of(0)["error"]
 
 
 # Groups begin and end

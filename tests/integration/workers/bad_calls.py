@@ -54,6 +54,30 @@ def shapes_that_differ(group):
 
 
 @check
+def shapes_of_one_size_that_differ(group):
+    x = torch.ones((2, 5) if odd_one_out() else (5, 2))
+    text = first_error("dims", group, dist.all_reduce, x, group=group)
+    expect_both_named(text, "[2, 5]", "[5, 2]")
+
+
+@check
+def inputs_of_one_size_and_different_shape(group):
+    x = torch.ones((2, 5) if odd_one_out() else (5, 2))
+    out = torch.empty(world(), *x.shape)
+    text = first_error("gdims", group, dist.all_gather_into_tensor, out, x, group=group)
+    expect_both_named(text, "[2, 5]", "[5, 2]")
+
+
+@check
+def parts_that_differ_in_an_all_to_all(group):
+    # Rank 1 sends rank 0 one row more than that takes.
+    sent = [3 if odd_one_out() and target == 0 else 2 for target in range(world())]
+    x, out = torch.ones(sum(sent)), torch.empty(2 * world())
+    text = first_error("splits", group, dist.all_to_all_single, out, x, None, sent, group=group)
+    expect_both_named(text, "3 elements", "2 taken")
+
+
+@check
 def large_shapes_that_differ_by_one(group):
     x = torch.ones(1_000_001 if odd_one_out() else 1_000_000)
     text = first_error("large", group, dist.all_reduce, x, group=group)
@@ -187,6 +211,12 @@ def what_comes_after_a_mismatch_fails_with_the_same_reason(group):
     assert len(again) < 2 * len(first) + 200
 
 
+def root_at(rank):
+    options = dist.BroadcastOptions()
+    options.rootRank = rank
+    return options
+
+
 def refused_on_all(among, call, *args, parts, **kwargs):
     """All ranks refuse alike, so the group is in step and goes on."""
     error = raised_by(call, *args, **kwargs)
@@ -200,45 +230,78 @@ def refused_on_all(among, call, *args, parts, **kwargs):
 
 
 @check
-def complex_all_reduce_on_all_ranks(group):
+def a_maximum_of_complex_numbers_on_all_ranks(group):
+    # Through the group: dist.all_reduce has a check of its own.
     x = torch.ones(4, dtype=torch.complex64)
-    parts = ["all_reduce", "ComplexFloat", "supported: float16"]
-    refused_on_all(group, lambda: group.allreduce([x]).wait(), parts=parts)
+    parts = ["all_reduce", "ComplexFloat", "MAX"]
+    refused_on_all(group, lambda: group.allreduce([x], dist.ReduceOp.MAX).wait(), parts=parts)
 
 
 @check
-def bool_all_reduce_on_all_ranks(group):
+def an_average_of_bools_on_all_ranks(group):
     x = torch.ones(4, dtype=torch.bool)
-    refused_on_all(group, dist.all_reduce, x, group=group, parts=["all_reduce", "Bool"])
+    call, op = dist.all_reduce, dist.ReduceOp.AVG
+    refused_on_all(group, call, x, op=op, group=group, parts=["all_reduce", "Bool", "AVG"])
 
 
 @check
-def float8_reduce_scatter_on_all_ranks(group):
-    x = torch.ones(4 * world()).to(torch.float8_e4m3fn)
-    out = torch.empty(4, dtype=torch.float8_e4m3fn)
+def a_reduce_scatter_of_bare_exponents_on_all_ranks(group):
+    x = torch.ones(4 * world()).to(torch.float8_e8m0fnu)
+    out = torch.empty(4, dtype=torch.float8_e8m0fnu)
     call = dist.reduce_scatter_tensor
-    refused_on_all(group, call, out, x, group=group, parts=["reduce_scatter", "Float8_e4m3fn"])
+    refused_on_all(group, call, out, x, group=group, parts=["reduce_scatter", "Float8_e8m0fnu"])
 
 
 @check
-def a_bitwise_reduction_on_all_ranks(group):
-    x = torch.ones(4, dtype=torch.int32)
-    parts = ["all_reduce", "BAND", "supported: SUM"]
-    refused_on_all(group, dist.all_reduce, x, op=dist.ReduceOp.BAND, group=group, parts=parts)
+def a_bitwise_reduction_of_floats_on_all_ranks(group):
+    call, op = dist.reduce, dist.ReduceOp.BAND
+    parts = ["reduce", "BAND", "Float"]
+    refused_on_all(group, call, torch.ones(4), 0, op=op, group=group, parts=parts)
 
 
 @check
-def a_premultiplied_sum_on_all_ranks(group):
-    op = dist._make_nccl_premul_sum(2.0)
-    parts = ["PREMUL_SUM", "supported: SUM"]
-    refused_on_all(group, dist.all_reduce, torch.ones(4), op=op, group=group, parts=parts)
+def a_maximum_of_sparse_tensors_on_all_ranks(group):
+    x, op = torch.eye(3).to_sparse(), dist.ReduceOp.MAX
+    refused_on_all(group, dist.all_reduce, x, op=op, group=group, parts=["all_reduce", "sparse"])
 
 
 @check
-def a_sparse_tensor_on_all_ranks(group):
-    x = torch.eye(3).to_sparse()
+def a_sparse_tensor_in_a_list_on_all_ranks(group):
     # Most calls never come this far: torch's dispatcher knows no sparse kernel for them.
-    refused_on_all(group, dist.all_reduce, x, group=group, parts=["all_reduce", "sparse"])
+    backend = group._get_backend(torch.device("cpu"))
+    x = torch.eye(3).to_sparse()
+    refused_on_all(group, backend.broadcast, [x], root_at(0), parts=["broadcast", "sparse"])
+
+
+@check
+def splits_that_do_not_add_up_on_all_ranks(group):
+    x, call = torch.ones(2 * world()), dist.all_to_all_single
+    parts = ["all_to_all_single", f"{2 * world()} rows", f"splits have {3 * world()}"]
+    splits = [3] * world()
+    refused_on_all(group, call, x.clone(), x, None, splits, group=group, parts=parts)
+    parts = ["do not divide equally"]
+    x = torch.ones(2 * world() + 1)
+    refused_on_all(group, call, x.clone(), x, group=group, parts=parts)
+    x = torch.ones(2 * world())
+    splits = [2 * world() + 1, -1] + [0] * (world() - 2)
+    refused_on_all(group, call, x.clone(), x, None, splits, group=group, parts=["negative"])
+
+
+@check
+def a_list_with_another_dtype_on_all_ranks(group):
+    x = [torch.ones(2) for _ in range(world())]
+    out = [torch.ones(2).int() for _ in range(world())]
+    parts = ["all_to_all", "Int", "Float"]
+    refused_on_all(group, lambda: group.alltoall(out, x).wait(), parts=parts)
+
+
+@check
+def lists_on_the_wrong_rank_on_all_ranks(group):
+    options = dist.GatherOptions()
+    options.rootRank = 0
+    lists = [[torch.ones(2) for _ in range(world())]] if rank() > 0 else []
+    call = lambda: group.gather(lists, [torch.ones(2)], options).wait()  # noqa: E731
+    refused_on_all(group, call, parts=["gather", "on the root"])
 
 
 @check
@@ -264,19 +327,9 @@ def a_list_of_the_wrong_length_on_all_ranks(group):
 
 @check
 def a_wrong_root_on_all_ranks(group):
-    options = dist.BroadcastOptions()
-    options.rootRank, options.rootTensor = world() + 4, 0
     parts = [f"root {world() + 4}"]
+    options = root_at(world() + 4)
     refused_on_all(group, group.broadcast, [torch.ones(3)], options, parts=parts)
-
-
-@check
-def an_operation_that_the_backend_does_not_have(group):
-    x = torch.ones(2 * world())
-    error = raised_by(dist.all_to_all_single, torch.empty_like(x), x, group=group)
-    note(text_missing_op=str(error))
-    assert "rdmatrain" in str(error) and "alltoall" in str(error), error
-    expect_alive(group)
 
 
 @check
@@ -315,34 +368,33 @@ def refused_on_one(name, group, bad, good):
 
 
 @check
-def complex_all_reduce_on_one_rank(group):
-    # Through the backend: dist.all_reduce views complex numbers as pairs of real ones.
-    x = torch.ones(4, dtype=torch.complex64)
-    refused_on_one(
-        "ComplexFloat",
-        group,
-        lambda: group.allreduce([x]).wait(),
-        lambda: dist.all_reduce(torch.ones(4), group=group),
-    )
-
-
-@check
-def bool_all_reduce_on_one_rank(group):
+def an_average_of_bools_on_one_rank(group):
     refused_on_one(
         "Bool",
         group,
-        lambda: dist.all_reduce(torch.ones(4, dtype=torch.bool), group=group),
+        lambda: dist.all_reduce(torch.ones(4).bool(), op=dist.ReduceOp.AVG, group=group),
         lambda: dist.all_reduce(torch.ones(4), group=group),
     )
 
 
 @check
-def a_bitwise_reduction_on_one_rank(group):
+def a_bitwise_reduction_of_floats_on_one_rank(group):
     refused_on_one(
         "BAND",
         group,
-        lambda: dist.all_reduce(torch.ones(4).int(), op=dist.ReduceOp.BAND, group=group),
+        lambda: dist.all_reduce(torch.ones(4), op=dist.ReduceOp.BAND, group=group),
         lambda: dist.all_reduce(torch.ones(4).int(), group=group),
+    )
+
+
+@check
+def a_maximum_of_sparse_tensors_on_one_rank(group):
+    sparse = torch.eye(3).to_sparse()
+    refused_on_one(
+        "sparse",
+        group,
+        lambda: dist.all_reduce(sparse, op=dist.ReduceOp.MAX, group=group),
+        lambda: dist.all_reduce(torch.ones(3, 3), group=group),
     )
 
 
@@ -359,7 +411,7 @@ def a_refusal_against_a_large_all_reduce(group):
     refused_on_one(
         "Bool",
         group,
-        lambda: dist.all_reduce(torch.ones(4, dtype=torch.bool), group=group),
+        lambda: dist.all_reduce(torch.ones(4).bool(), op=dist.ReduceOp.AVG, group=group),
         lambda: dist.all_reduce(torch.ones(4_000_000), group=group),
     )
 
