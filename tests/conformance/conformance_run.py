@@ -1,0 +1,82 @@
+"""Runs PyTorch's own suite for distributed backends against rdmatrain; README.md says how."""
+
+import argparse
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from typing import Any
+
+from conformance_verdict import (
+    NAMES,
+    PASSED_AT_LEAST,
+    Outcome,
+    complaints,
+    left_for_next_name,
+    summary,
+)
+
+# Imported once, before anything is forked; the suite itself depends on name and world size.
+PRELOADED = (
+    "torch.distributed.algorithms.ddp_comm_hooks",
+    "torch.distributed.algorithms.model_averaging.hierarchical_model_averager",
+    "torch.distributed.optim",
+    "torch.testing._internal.common_distributed",
+    "conformance_ranks",
+)
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "KINETO_LOG_LEVEL": "99",
+    "PYTORCH_PRINT_REPRO_ON_FAILURE": "0",
+    "DISTRIBUTED_TESTS_DEFAULT_TIMEOUT": "100",  # seconds; then ranks show their stacks and die
+}
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    os.environ.update(ENVIRONMENT)
+    for module in PRELOADED:
+        importlib.import_module(module)
+    runs: dict[str, list[Outcome]] = {}
+    wanted: Callable[[str], Any] = re.compile(arguments.keyword).search
+    for name in ("gloo",) if arguments.control else NAMES:
+        runs[name] = run_suite(name, arguments, wanted)
+        wanted = left_for_next_name(runs[name]).__contains__
+        over = "torch's own backend" if arguments.control else arguments.transport
+        print(f"{arguments.world} ranks, {over}, as {name}: {summary(runs[name])}", flush=True)
+    whole = not (arguments.keyword or arguments.control)
+    problems = complaints(runs, PASSED_AT_LEAST[arguments.world] if whole else {})
+    for problem in problems:
+        print(problem, flush=True)
+    return 1 if problems else 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--world", type=int, default=3, choices=PASSED_AT_LEAST)
+    parser.add_argument("--transport", default="shm", choices=("shm", "tcp"))
+    parser.add_argument("-k", dest="keyword", default="", help="a pattern in the names of tests")
+    parser.add_argument("--control", action="store_true", help="run torch's own Gloo instead")
+    parser.add_argument("--jobs", type=int, default=3, help="how many tests run side by side")
+    return parser.parse_args()
+
+
+def run_suite(
+    name: str, arguments: argparse.Namespace, wanted: Callable[[str], Any]
+) -> list[Outcome]:
+    """Run the wanted tests while the backend answers to a name."""
+    ranks = importlib.import_module("conformance_ranks")
+    transport = "" if arguments.control else arguments.transport
+    setting = ranks.Setting(name, arguments.world, transport)
+    with ProcessPoolExecutor(arguments.jobs, get_context("fork")) as pool:
+        tests = filter(wanted, pool.submit(ranks.tests, setting).result())
+        return list(pool.map(partial(ranks.run, setting), tests))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
