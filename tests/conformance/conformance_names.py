@@ -72,6 +72,10 @@ def _answer_to_gloo() -> None:
         with mock.patch.object(c10d, "ProcessGroupGloo", real):
             return wrap(*args, **kwargs)
 
+    # To C++ the group stays a plugin's: what is registered as gloo's, DDP's logger takes for a
+    # ProcessGroupGloo, unchecked, and reads its members.
+    kind = c10d.ProcessGroup.BackendType
+    kind.GLOO = c10d.Backend.backend_type_map["gloo"] = kind.CUSTOM
     c10d.ProcessGroupGloo = _Gloo
     c10d._create_process_group_wrapper = wrap_with_real_gloo
 

@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -111,7 +112,22 @@ def load(setting: Setting) -> type[unittest.TestCase]:
     if importlib.util.find_spec("torchvision") is None:
         sys.modules["torchvision"] = torchvision_stand_in()
     suite = importlib.import_module("torch.testing._internal.distributed.distributed_test")
+    if setting.transport:
+        expect_own_events(suite, setting.name)
     return forked(suite, setting)
+
+
+def expect_own_events(suite: Any, name: str) -> None:
+    """Have the suite look for a profiler's events, which bear the backend's own name."""
+    suite.PROFILING_SUPPORTED_BACKENDS.append("rdmatrain")
+    suite.SEND_RECV_PROFILING_SUPPORTED_BACKENDS.append("rdmatrain")
+    find = suite.get_profiling_event
+
+    @functools.wraps(find)
+    def find_own(event: str, *args: Any, **kwargs: Any) -> Any:
+        return find(re.sub(f"^{name}:", "rdmatrain:", event), *args, **kwargs)
+
+    suite.get_profiling_event = find_own
 
 
 def skip_early(decorator: Callable[..., Any], test: Callable[..., None]) -> Callable[..., None]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 # Names that the backend answers to, in the order of the runs: a test runs under the first one that
 # torch keeps it for.
-NAMES = ("rdmatrain", "gloo", "mpi")
+NAMES = ("rdmatrain", "mpi", "gloo")
 
-# Tests that torch closes to plugins by name: each must fail as rdmatrain and pass as gloo.
+# Tests that torch closes to plugins by name: each must fail as rdmatrain and pass under another name.
 CLOSED = {
     "test_ddp_logging_data_cpu": "DDP logs every plugin as 'custom', whatever its name",
 }
@@ -25,10 +25,10 @@ ACCEPTED = {
 
 # The least number of tests that must pass, by ranks and name: a suite that skips itself is noticed.
 PASSED_AT_LEAST = {
-    2: {"rdmatrain": 0, "gloo": 0, "mpi": 0},
-    3: {"rdmatrain": 0, "gloo": 0, "mpi": 0},
-    4: {"rdmatrain": 0, "gloo": 0, "mpi": 0},
-    8: {"rdmatrain": 0, "gloo": 0, "mpi": 0},
+    2: {"rdmatrain": 68, "mpi": 15, "gloo": 18},
+    3: {"rdmatrain": 68, "mpi": 18, "gloo": 18},
+    4: {"rdmatrain": 71, "mpi": 18, "gloo": 18},
+    8: {"rdmatrain": 82, "mpi": 18, "gloo": 25},
 }
 
 
@@ -90,6 +90,7 @@ def needs(outcome: Outcome) -> str:
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
+    """Count outcomes, in a line."""
     verdicts = Counter(outcome.verdict for outcome in outcomes)
     skipped = Counter(needs(o) or "another name" for o in outcomes if o.verdict == "skipped")
     parts = [f"{verdicts['passed']} passed", f"{verdicts['failed']} failed"]
