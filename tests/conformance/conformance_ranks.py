@@ -208,7 +208,7 @@ class Forked:
         for rank in self.processes:
             if rank.exitcode is None:
                 os.kill(rank.pid, signal.SIGUSR1)
-        time.sleep(1)
+                time.sleep(0.5)  # one after another: what they write must not mix
 
     def _check_return_codes(self, fn: Any, elapsed_time: float) -> None:
         super()._check_return_codes(fn, elapsed_time)  # which looks at rank 0 alone

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 # torch keeps it for.
 NAMES = ("rdmatrain", "mpi", "gloo")
 
-# Tests that torch closes to plugins by name: each must fail as rdmatrain and pass under another name.
+# Tests that torch closes to plugins by name: each fails as rdmatrain and passes under another one.
 CLOSED = {
     "test_ddp_logging_data_cpu": "DDP logs every plugin as 'custom', whatever its name",
 }
