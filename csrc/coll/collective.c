@@ -473,8 +473,8 @@ void rdt_collective_timeout_st(rdt_comm_t *comm, rdt_work_t *work)
     }
     rdt_describe_work(work, call);
     rdt_comm_latch(comm, RDT_TIMEOUT,
-                   "%s #%llu did not finish within %.1f s on rank %u: nothing more came from "
-                   "rank%s",
+                   "%s #%llu did not finish within its timeout of %.1f s on rank %u: nothing more "
+                   "came from rank%s",
                    call, (unsigned long long)work->seq, (double)work->call.timeout_ns * 1e-9,
                    comm->cfg.rank, len > 0 ? missing : " (none missing: this rank was too slow)");
 }

@@ -427,7 +427,8 @@ static void check_deadlines(rdt_comm_t *comm, const rdt_work_t *work, uint64_t n
     for (; work != NULL; work = work->next) {
         if (now_ns < work->deadline_ns) continue;
         rdt_describe_work(work, call);
-        rdt_comm_latch(comm, RDT_TIMEOUT, "%s did not finish within %.1f s on rank %u", call,
+        rdt_comm_latch(comm, RDT_TIMEOUT,
+                       "%s did not finish within its timeout of %.1f s on rank %u", call,
                        (double)work->call.timeout_ns * 1e-9, comm->cfg.rank);
     }
 }

@@ -186,5 +186,9 @@ def test_what_a_late_peer_does_reaches_no_tensor_of_a_rank_that_gave_up(
         assert None not in ended.of(rank)["texts"], ended.out
         assert min(ended.of(rank)["steps"]) >= 3, ended.out
     assert ended.of(0)["intact"] == [True] * TURNS, ended.out
-    timed_out = [text for text in ended.of(0)["texts"] if "did not finish within 1.0 s" in text]
+    timed_out = [
+        text
+        for text in ended.of(0)["texts"]
+        if "did not finish within its timeout of 1.0 s" in text
+    ]
     assert len(timed_out) == TURNS, ended.of(0)["texts"]

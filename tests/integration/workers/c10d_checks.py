@@ -610,7 +610,7 @@ def a_late_rank_beyond_the_groups_timeout_is_named(group):
     dist.barrier(group)
     if rank() == 1:
         error = raised_by(dist.all_reduce, torch.ones(5), group=short)
-        assert "did not finish within 1.0 s on rank" in str(error), error
+        assert "did not finish within its timeout of 1.0 s on rank" in str(error), error
     dist.destroy_process_group(short)
 
 
