@@ -11,6 +11,9 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
     allreduce_hook,
     bf16_compress_hook,
 )
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+from torch.distributed.algorithms.join import Join
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
 STEPS, PER_RANK, WIDTH = 3, 4, 24
@@ -148,6 +151,75 @@ def the_bf16_compression_hook(group):
         return bf16_compress_hook(state, bucket)
 
     train_both(group, BF16, hook=hook, bucket_cap_mb=0.002)
+
+
+@check
+def the_power_sgd_hook(group):
+    """Loses what its low rank cannot hold, so it is held against the same over Gloo."""
+    gloo = dist.new_group(backend="gloo")
+    nets = []
+    for over in (group, gloo):
+        net = Net(torch.float64)
+        ddp = DistributedDataParallel(net, process_group=over)
+        state = PowerSGDState(over, matrix_approximation_rank=2, start_powerSGD_iter=2)
+        ddp.register_comm_hook(state, powerSGD_hook)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        for step in range(6):
+            optimizer.zero_grad()
+            loss_of(ddp, *batch(step, dist.get_rank(), torch.float64), skip=False).backward()
+            optimizer.step()
+        nets.append(net)
+    for ours, theirs in zip(*(net.parameters() for net in nets), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+    same_on_all_ranks(group, nets[0])
+    dist.destroy_process_group(gloo)
+
+
+@check
+def ranks_that_run_out_of_batches_and_join(group):
+    rank, world = dist.get_rank(), dist.get_world_size()
+    alone = Net(torch.float64)
+    together = copy.deepcopy(alone)
+    ddp = DistributedDataParallel(together, process_group=group)
+    optimizers = [torch.optim.SGD(net.parameters(), lr=0.1) for net in (alone, ddp)]
+    with Join([ddp]):
+        for step in range(2 + rank):
+            optimizers[1].zero_grad()
+            loss_of(ddp, *batch(step, rank, torch.float64), skip=False).backward()
+            optimizers[1].step()
+    for step in range(1 + world):
+        optimizers[0].zero_grad()
+        for r in range(world):
+            if step < 2 + r:
+                (loss_of(alone, *batch(step, r, torch.float64), skip=False) / world).backward()
+        optimizers[0].step()
+    for ours, theirs in zip(together.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, **TIGHT)
+    same_on_all_ranks(group, together)
+
+
+@check
+def an_optimizer_whose_state_is_sharded(group):
+    rank, world = dist.get_rank(), dist.get_world_size()
+    alone = Net(torch.float64)
+    together = copy.deepcopy(alone)
+    ddp = DistributedDataParallel(together, process_group=group)
+    options = {"lr": 0.1, "momentum": 0.9}
+    plain = torch.optim.SGD(alone.parameters(), **options)
+    sharded = ZeroRedundancyOptimizer(
+        ddp.parameters(), torch.optim.SGD, process_group=group, **options
+    )
+    for step in range(STEPS):
+        ddp.zero_grad()
+        loss_of(ddp, *batch(step, rank, torch.float64), skip=False).backward()
+        sharded.step()
+        plain.zero_grad()
+        for r in range(world):
+            (loss_of(alone, *batch(step, r, torch.float64), skip=False) / world).backward()
+        plain.step()
+    for ours, theirs in zip(together.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, **TIGHT)
+    same_on_all_ranks(group, together)
 
 
 @check
