@@ -101,7 +101,7 @@ check: build ## formatting, lint, types, layers, stubs, size budgets, and gcc wi
 	(($${#failed[@]} == 0))
 	echo "check: all passed"
 
-bench-smoke: build ## all-reduce beside Gloo, in seconds; sums are verified
+bench-smoke: build ## each collective beside Gloo, in half a minute; results are verified
 	$(BIN)/python benchmarks/smoke.py
 
 clean: ## remove everything that make made, .venv too

@@ -1,9 +1,9 @@
-"""dist.all_reduce over rdmatrain beside Gloo, two ranks on this host, in the same run.
+"""Each collective over rdmatrain beside Gloo, two ranks on this host, in the same run.
 
 Started plainly it starts its ranks with ``rdmatrain run``. Rounds alternate between the two
-backends, so that whatever else the machine does hits both; every size is checked on every rank
+backends, so that whatever else the machine does hits both; every case is checked on every rank
 before it is timed. Prints a table, appends records to a JSON lines file, and fails where Gloo is
-faster.
+faster or a result is wrong.
 """
 
 import argparse
@@ -12,16 +12,28 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from common import append_records, commit, machine, where
+from common import Case, append_records, commit, machine, pin, where
 
-BACKENDS = ("rdmatrain", "gloo")
-SIZES = [8 << shift for shift in range(24)]  # 8 B to 64 MiB
+SIZES = [8 << 3 * shift for shift in range(8)]  # 8 B to 16 MiB
+OPS = (
+    "all_reduce",
+    "reduce",
+    "broadcast",
+    "all_gather",
+    "reduce_scatter",
+    "all_to_all",
+    "gather",
+    "scatter",
+    "send_recv",
+)
+CASES = [Case(op, "float32", nbytes) for op in OPS for nbytes in SIZES]
+CASES.append(Case("barrier", "float32", 0))
 ROUNDS = 7
-ROUND_SECONDS = 0.06
-TITLES = "#                  p50 us                            busbw"
-HEADER = "#     bytes   rdmatrain        gloo    ratio   rdmatrain       gloo  wrong"
+ROUND_SECONDS = 0.02
+HEADER = "#             op      bytes   rdmatrain        gloo    ratio  wrong"
 
 
 def main() -> int:
@@ -29,104 +41,117 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--nproc", type=int, default=2, help="ranks to start (default: 2)")
     parser.add_argument(
-        "--json", type=Path, help="append one record a size and backend to this file"
+        "--json", type=Path, help="append one record a case and backend to this file"
     )
     args = parser.parse_args()
     if "RANK" in os.environ:
         return run_rank(args.json)
     command = [sys.executable, "-m", "rdmatrain.cli", "run", "--nproc-per-node", str(args.nproc)]
     forwarded = ["--json", str(args.json.resolve())] if args.json else []
-    return subprocess.run([*command, __file__, *forwarded], check=False).returncode
+    # The old names of some collectives warn in torch 2.13.
+    env = os.environ | {"PYTHONWARNINGS": "ignore::FutureWarning"}
+    return subprocess.run([*command, __file__, *forwarded], env=env, check=False).returncode
 
 
 def run_rank(json_path: Path | None) -> int:
-    """Measure all sizes; return 1 where Gloo was faster or a sum was wrong."""
+    """Measure all cases; return 1 where Gloo was faster or a result was wrong."""
     import torch  # noqa: PLC0415 - the process that only starts the ranks needs none
     import torch.distributed as dist  # noqa: PLC0415
 
+    pin(int(os.environ["RANK"]))  # before the backends start threads
     torch.set_num_threads(1)
     dist.init_process_group("rdmatrain")
     rank, world = dist.get_rank(), dist.get_world_size()
     groups = {"rdmatrain": dist.group.WORLD, "gloo": dist.new_group(backend="gloo")}
     if rank == 0:
-        print(f"# all_reduce, float32, SUM, {world} ranks, torch {torch.__version__}, {machine()}")
-        print(f"# commit {commit()}, p50 of {ROUNDS} alternating rounds; busbw in GB/s (1e9)")
-        print(f"{TITLES}\n{HEADER}", flush=True)
-    failed_at = []
-    for nbytes in SIZES:
-        cell = {name: measure(group, nbytes // 4, rank, world) for name, group in groups.items()}
-        times = interleave(groups, nbytes // 4)
-        if rank == 0:
-            record(json_path, nbytes, world, times, cell)
-            if times["rdmatrain"] >= times["gloo"] or any(cell.values()):
-                failed_at.append(nbytes)
+        print(f"# float32, SUM, {world} ranks, torch {torch.__version__}, {machine()}")
+        print(f"# commit {commit()}, p50 in us over {ROUNDS} alternating rounds, ranks pinned")
+        print(HEADER, flush=True)
+    failed_at = [str(case) for case in CASES if not compare(case, groups, json_path)]
     if rank == 0:
-        verdict = f"slower or wrong at {failed_at} bytes" if failed_at else "faster at every size"
+        verdict = f"slower or wrong in {failed_at}" if failed_at else "faster in every case"
         print(f"# rdmatrain is {verdict}; transport: {transports()}")
-    failed = torch.tensor([len(failed_at)])
-    dist.broadcast(failed, src=0)
     dist.destroy_process_group()
-    return int(failed.item() > 0)
+    return int(bool(failed_at))
 
 
-def measure(group: object, count: int, rank: int, world: int) -> int:
-    """Return how many elements of one all-reduce are wrong: values depend on rank and index."""
+def compare(case: Case, groups: dict[str, object], json_path: Path | None) -> bool:
+    """Check and time a case over both backends; tell whether it went as it should."""
     import torch  # noqa: PLC0415
     import torch.distributed as dist  # noqa: PLC0415
+    from torch_collectives import prepare  # noqa: PLC0415
 
-    index = torch.arange(count, dtype=torch.float32) % 1021
-    tensor = index + 7 * rank
-    dist.all_reduce(tensor, group=group)
-    return int((tensor != world * index + 7 * world * (world - 1) / 2).sum())
+    prepared = {name: prepare(case, group) for name, group in groups.items()}
+    wrong = torch.tensor([nwrong for _, nwrong in prepared.values()])
+    dist.all_reduce(wrong)
+    times = interleave({name: call for name, (call, _) in prepared.items()})
+    if dist.get_rank() == 0:
+        nwrong = dict(zip(groups, wrong.tolist(), strict=True))
+        record(json_path, case, dist.get_world_size(), times, nwrong)
+    return times["rdmatrain"] < times["gloo"] and not wrong.any()
 
 
-def interleave(groups: dict[str, object], count: int) -> dict[str, float]:
-    """Return the median seconds of one all-reduce for each backend."""
-    import torch  # noqa: PLC0415
+def interleave(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Time calls in turns.
+
+    Args:
+        calls: one for each backend.
+
+    Returns:
+        For each backend the median over the rounds; a round is the median of its calls, on the
+        rank where that is largest. The same on all ranks.
+
+    """
     import torch.distributed as dist  # noqa: PLC0415
 
-    tensor = torch.zeros(count)
-    samples: dict[str, list[float]] = {name: [] for name in groups}
     repeats = {}
-    for name, group in groups.items():
+    for name, call in calls.items():
         begin = time.perf_counter()
         for _ in range(3):
-            dist.all_reduce(tensor, group=group)
-        guess = torch.tensor([(time.perf_counter() - begin) / 3])
-        dist.all_reduce(guess, op=dist.ReduceOp.MAX)
-        repeats[name] = max(2, min(500, int(ROUND_SECONDS / guess.item())))
+            call()
+        (guess,) = largest([(time.perf_counter() - begin) / 3])
+        repeats[name] = max(2, min(500, int(ROUND_SECONDS / guess)))
+    rounds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(ROUNDS):
-        for name, group in groups.items():
+        for name, call in calls.items():
             dist.barrier()
+            samples = []
             for _ in range(repeats[name]):
                 begin = time.perf_counter()
-                dist.all_reduce(tensor, group=group)
-                samples[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(values) for name, values in samples.items()}
+                call()
+                samples.append(time.perf_counter() - begin)
+            rounds[name].append(statistics.median(samples))
+    return {name: statistics.median(largest(medians)) for name, medians in rounds.items()}
+
+
+def largest(seconds: list[float]) -> list[float]:
+    """Return the largest of the ranks' values, one by one."""
+    import torch  # noqa: PLC0415
+    import torch.distributed as dist  # noqa: PLC0415
+
+    tensor = torch.tensor(seconds, dtype=torch.float64)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return list(tensor.tolist())
 
 
 def record(
-    path: Path | None, nbytes: int, world: int, times: dict[str, float], wrong: dict[str, int]
+    path: Path | None, case: Case, world: int, times: dict[str, float], wrong: dict[str, int]
 ) -> None:
     """Print a row of the table and append its records to the file."""
-    busbw = {n: nbytes / t * 2 * (world - 1) / world / 1e9 for n, t in times.items()}
-    ours, theirs = (times[name] * 1e6 for name in BACKENDS)
+    ours, theirs = (times[name] * 1e6 for name in ("rdmatrain", "gloo"))
     print(
-        f"{nbytes:11d} {ours:11.2f} {theirs:11.2f} {theirs / ours:7.1f}x "
-        f"{busbw['rdmatrain']:11.2f} {busbw['gloo']:10.2f} {sum(wrong.values()):6d}",
+        f"{case.op:>16} {case.nbytes:10d} {ours:11.2f} {theirs:11.2f} {theirs / ours:7.1f}x "
+        f"{sum(wrong.values()):6d}",
         flush=True,
     )
     if path is None:
         return
-    common = {"op": "all_reduce", "dtype": "float32", "ranks": world, "nbytes": nbytes}
-    common |= {"argv": f"benchmarks/smoke.py --nproc {world}", **where()}
+    common = case._asdict() | {"ranks": world, "argv": f"benchmarks/smoke.py --nproc {world}"}
     append_records(
         path,
         [
-            {"backend": name, "seconds_p50": times[name], "busbw": busbw[name]}
-            | {"nwrong": wrong[name]}
-            | common
-            for name in BACKENDS
+            {"backend": name, "seconds_p50": seconds, "nwrong": wrong[name]} | common | where()
+            for name, seconds in times.items()
         ],
     )
 

@@ -16,6 +16,8 @@ from torch import Tensor
 
 MODULUS = {"float32": 1021, "bfloat16": 31, "float16": 31}  # keeps every sum exact
 Call = Callable[[], object]
+Group = dist.ProcessGroup | None
+Prepared = tuple[Call, list[Tensor], Tensor, Tensor]
 
 
 def main() -> int:
@@ -75,11 +77,12 @@ def largest(value: float) -> float:
     return float(tensor.item())
 
 
-def prepare(case: Case) -> tuple[Call, int]:
+def prepare(case: Case, group: Group = None) -> tuple[Call, int]:
     """Run the case once on values that depend on rank and index.
 
     Args:
         case: what to do.
+        group: where; None for the default group.
 
     Returns:
         The call to time, and how many elements of its first result were wrong.
@@ -87,7 +90,7 @@ def prepare(case: Case) -> tuple[Call, int]:
     """
     dtype = getattr(torch, case.dtype)
     count = case.nbytes // dtype.itemsize
-    call, filled, result, expected = OPERATIONS[case.op](count, dtype)
+    call, filled, result, expected = OPERATIONS[case.op](count, dtype, group)
     call()
     nwrong = int((result != expected).sum())
     for tensor in filled:
@@ -114,53 +117,115 @@ def own(count: int, dtype: torch.dtype, rank: int) -> Tensor:
     return torch.empty(count, dtype=dtype).copy_(values(count, dtype, rank))
 
 
-def all_reduce(count: int, dtype: torch.dtype) -> tuple[Call, list[Tensor], Tensor, Tensor]:
+# Each makes tensors, and returns the call, what to zero afterwards, a result and what it must be.
+
+
+def all_reduce(count: int, dtype: torch.dtype, group: Group) -> Prepared:
     """Sum ``count`` elements in place."""
     x = own(count, dtype, dist.get_rank())
-    return lambda: dist.all_reduce(x), [x], x, total(count, dtype)
+    return lambda: dist.all_reduce(x, group=group), [x], x, total(count, dtype)
 
 
-def reduce_scatter(count: int, dtype: torch.dtype) -> tuple[Call, list[Tensor], Tensor, Tensor]:
+def reduce(count: int, dtype: torch.dtype, group: Group) -> Prepared:
+    """Sum ``count`` elements on rank 0; what the others then hold is undefined."""
+    x, expected = own(count, dtype, dist.get_rank()), total(count, dtype)
+    shown = count if dist.get_rank() == 0 else 0
+    return lambda: dist.reduce(x, 0, group=group), [x], x[:shown], expected[:shown]
+
+
+def reduce_scatter(count: int, dtype: torch.dtype, group: Group) -> Prepared:
     """Sum ``count`` elements into parts, one a rank."""
     rank, part = dist.get_rank(), count // dist.get_world_size()
     x, out = own(count, dtype, rank), torch.empty(part, dtype=dtype)
     expected = total(part, dtype, rank * part)
-    return lambda: dist.reduce_scatter_tensor(out, x), [x, out], out, expected
+    return lambda: dist.reduce_scatter_tensor(out, x, group=group), [x, out], out, expected
 
 
-def all_gather(count: int, dtype: torch.dtype) -> tuple[Call, list[Tensor], Tensor, Tensor]:
+def all_gather(count: int, dtype: torch.dtype, group: Group) -> Prepared:
     """Gather ``count`` elements from parts that lie elsewhere."""
     rank, part = dist.get_rank(), count // dist.get_world_size()
-    return gather(own(part, dtype, rank), torch.empty(count, dtype=dtype))
+    return all_gather_of(own(part, dtype, rank), torch.empty(count, dtype=dtype), group)
 
 
-def all_gather_own(count: int, dtype: torch.dtype) -> tuple[Call, list[Tensor], Tensor, Tensor]:
+def all_gather_own(count: int, dtype: torch.dtype, group: Group) -> Prepared:
     """Gather ``count`` elements where each rank's input is its own part of the output."""
     rank, part = dist.get_rank(), count // dist.get_world_size()
     out = torch.empty(count, dtype=dtype)
     x = out[rank * part : (rank + 1) * part].copy_(values(part, dtype, rank))
-    return gather(x, out)
+    return all_gather_of(x, out, group)
 
 
-def gather(x: Tensor, out: Tensor) -> tuple[Call, list[Tensor], Tensor, Tensor]:
+def all_gather_of(x: Tensor, out: Tensor, group: Group) -> Prepared:
     """Gather ``x`` of all ranks into ``out``."""
-    world = dist.get_world_size()
-    expected = torch.cat([values(len(x), x.dtype, rank) for rank in range(world)])
-    return lambda: dist.all_gather_into_tensor(out, x), [x, out], out, expected
+    return lambda: dist.all_gather_into_tensor(out, x, group=group), [x, out], out, of_all(x)
 
 
-def broadcast(count: int, dtype: torch.dtype) -> tuple[Call, list[Tensor], Tensor, Tensor]:
+def of_all(x: Tensor) -> Tensor:
+    """Return what all ranks start with, one behind the other, each with as much as ``x``."""
+    return torch.cat([values(len(x), x.dtype, r) for r in range(dist.get_world_size())])
+
+
+def broadcast(count: int, dtype: torch.dtype, group: Group) -> Prepared:
     """Send ``count`` elements of rank 0 to all."""
     x = own(count, dtype, dist.get_rank())
-    return lambda: dist.broadcast(x, src=0), [x], x, values(count, dtype, 0)
+    return lambda: dist.broadcast(x, src=0, group=group), [x], x, values(count, dtype, 0)
+
+
+def gather(count: int, dtype: torch.dtype, group: Group) -> Prepared:
+    """Gather ``count`` elements on rank 0."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    x, out = own(count // world, dtype, rank), torch.empty(count, dtype=dtype)
+    parts, shown = (list(out.chunk(world)), count) if rank == 0 else (None, 0)
+    return lambda: dist.gather(x, parts, group=group), [x, out], out[:shown], of_all(x)[:shown]
+
+
+def scatter(count: int, dtype: torch.dtype, group: Group) -> Prepared:
+    """Give each rank its part of ``count`` elements of rank 0."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    x, out = own(count, dtype, 0), torch.empty(count // world, dtype=dtype)
+    parts = list(x.chunk(world)) if rank == 0 else None
+    expected = values(len(out), dtype, 0, rank * len(out))
+    return lambda: dist.scatter(out, parts, group=group), [x, out], out, expected
+
+
+def all_to_all(count: int, dtype: torch.dtype, group: Group) -> Prepared:
+    """Exchange ``count`` elements, one part for each rank."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    x, out, part = own(count, dtype, rank), torch.empty(count, dtype=dtype), count // world
+    expected = torch.cat([values(part, dtype, r, rank * part) for r in range(world)])
+    return lambda: dist.all_to_all_single(out, x, group=group), [x, out], out, expected
+
+
+def send_recv(count: int, dtype: torch.dtype, group: Group) -> Prepared:
+    """Send ``count`` elements to the neighbour in a pair of ranks, and get as many back."""
+    rank = dist.get_rank()
+    peer = rank ^ 1
+    x, out = own(count, dtype, rank), torch.empty(count, dtype=dtype)
+    if peer >= dist.get_world_size():
+        return lambda: None, [], out[:0], out[:0]
+    ways = [lambda: dist.send(x, peer, group=group), lambda: dist.recv(out, peer, group=group)]
+    first, second = ways if rank < peer else reversed(ways)
+    return lambda: (first(), second()), [x, out], out, values(count, dtype, peer)
+
+
+def barrier(_count: int, dtype: torch.dtype, group: Group) -> Prepared:
+    """Meet the others."""
+    nothing = torch.empty(0, dtype=dtype)
+    return lambda: dist.barrier(group), [], nothing, nothing
 
 
 OPERATIONS = {
     "all_reduce": all_reduce,
-    "reduce_scatter": reduce_scatter,
+    "reduce": reduce,
+    "broadcast": broadcast,
     "all_gather": all_gather,
     "all_gather_own": all_gather_own,
-    "broadcast": broadcast,
+    "reduce_scatter": reduce_scatter,
+    "all_to_all": all_to_all,
+    "gather": gather,
+    "scatter": scatter,
+    "send_recv": send_recv,
+    "barrier": barrier,
 }
 
 
