@@ -67,10 +67,10 @@ std::string Backend::wait_for_verdict(const std::string &key)
     auto end = Clock::now() + timeout;
 
     for (Pause pause; timeout.count() <= 0 || Clock::now() < end; pause.sleep()) {
-        CommOwner::User user(*owner_);
         char text[512];
 
         if (store_->check({key})) return store_->get_to_str(key);
+        CommOwner::User user(*owner_); /* not while the store is asked, which may take long */
         if (user.comm() == nullptr) throw std::runtime_error("the process group was destroyed");
         if (rdt_comm_status(user.comm(), text, sizeof(text)) != RDT_OK)
             throw std::runtime_error(text);
