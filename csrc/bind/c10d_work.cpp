@@ -21,6 +21,23 @@ void throw_status(rdt_status_t status, const char *text)
     C10_THROW_ERROR(DistBackendError, std::string("rdmatrain: ") + text);
 }
 
+std::exception_ptr error_of(rdt_status_t status, const char *text)
+{
+    if (status == RDT_OK) return nullptr;
+    try {
+        throw_status(status, text);
+    } catch (...) {
+        return std::current_exception();
+    }
+}
+
+void throw_wait_timeout(std::chrono::milliseconds timeout)
+{
+    throw_status(RDT_TIMEOUT, ("wait() ended after " + std::to_string(timeout.count()) +
+                               " ms, before the operation did")
+                                  .c_str());
+}
+
 static void close_comm(rdt_comm_t *comm, const std::atomic<int> &users)
 {
     if (rdt_comm_is_forked(comm)) return; /* users that were counted before the fork never leave */
@@ -63,12 +80,9 @@ void close_all()
 void CommOwner::close()
 {
     if (closing_.exchange(true)) return;
-    if (Py_IsInitialized() && PyGILState_Check()) {
-        pybind11::gil_scoped_release release;
-        close_comm(comm_, users_);
-    } else {
-        close_comm(comm_, users_);
-    }
+    std::optional<pybind11::gil_scoped_release> release;
+    if (Py_IsInitialized() && PyGILState_Check()) release.emplace();
+    close_comm(comm_, users_);
 }
 
 /* What a profiler is told of the inputs. Without one, the record is not even made: that would cost
@@ -103,10 +117,7 @@ void Work::post(const c10::intrusive_ptr<Work> &self)
     c10::intrusive_ptr<Work> keep = self;
     call.done = &Work::done;
     call.arg = keep.release();
-    if (self->watched_) {
-        self->started_ = Clock::now();
-        self->owner_->watch().begin();
-    }
+    self->tell_watch_of_begin();
     st = rdt_post(comm, &call, &self->work_);
     if (st == RDT_OK) return;
     std::string text = rdt_last_error();
@@ -120,7 +131,7 @@ void Work::done(void *arg, rdt_status_t status, const char *text) noexcept
     auto self = c10::intrusive_ptr<Work>::reclaim(static_cast<Work *>(arg));
 
     try {
-        self->conclude(status, text);
+        self->conclude(error_of(status, text));
     } catch (const std::exception &error) {
         TORCH_WARN("rdmatrain: completing a collective failed: ", error.what());
     }
@@ -135,35 +146,58 @@ void Work::copy_back()
         strided.copy_(copy);
 }
 
-void Work::conclude(rdt_status_t status, const char *text)
+void Work::conclude(std::exception_ptr error)
 {
-    std::exception_ptr error;
-
     try {
-        if (status != RDT_OK) throw_status(status, text);
-        copy_back();
+        if (!error) copy_back();
     } catch (...) {
         error = std::current_exception();
     }
-    if (watched_) tell_watch();
+    tell_watch_of_end();
     finish(error);
     /* Who asks for the future from here on finds the work completed, and may be the one. */
-    if (has_future_ && !future_done_.exchange(true)) complete_future(error);
+    if (has_future_ && !future_done_.exchange(true))
+        CallbackPool::instance().run([self = c10::intrusive_ptr<Work>::reclaim_copy(this), error] {
+            self->settle(*self->future_, error);
+        });
     state_ = error ? State::Failed : State::Succeeded;
 }
 
-void Work::tell_watch()
+void Work::settle(c10::ivalue::Future &future, const std::exception_ptr &error)
 {
+    if (error)
+        future.setError(error);
+    else
+        future.markCompleted(c10::IValue(call_.outputs));
+}
+
+void Work::tell_watch_of_begin()
+{
+    if (!watched_) return;
+    started_ = Clock::now();
+    owner_->watch().begin();
+}
+
+void Work::tell_watch_of_end()
+{
+    if (!watched_) return;
     finished_ = Clock::now();
     owner_->watch().end(
         std::make_shared<c10d::WorkInfo>(opType_, seq_, started_, finished_, finished_ - started_));
+}
+
+bool Work::is_over() const
+{
+    std::lock_guard<std::mutex> lock(mutex_);
+
+    return completed_;
 }
 
 float Work::getDuration() const
 {
     TORCH_CHECK(watched_,
                 "rdmatrain: a work knows how long it took when timing was enabled before");
-    TORCH_CHECK(state_ != State::Pending, "rdmatrain: a work that has not ended has no duration");
+    TORCH_CHECK(is_over(), "rdmatrain: a work that has not ended has no duration");
     return std::chrono::duration<float, std::milli>(finished_ - started_).count();
 }
 
@@ -171,18 +205,8 @@ float Work::getDuration() const
 int Work::sourceRank() const
 {
     if (call_.call.peer != RDT_ANY_PEER) return static_cast<int>(call_.call.peer);
-    TORCH_CHECK(state_ == State::Succeeded, "rdmatrain: nothing has been received yet");
+    TORCH_CHECK(isSuccess(), "rdmatrain: nothing has been received yet");
     return static_cast<int>(rdt_work_peer(work_));
-}
-
-void Work::complete_future(const std::exception_ptr &error)
-{
-    CallbackPool::instance().run([future = future_, error, outputs = call_.outputs] {
-        if (error)
-            future->setError(error);
-        else
-            future->markCompleted(c10::IValue(outputs));
-    });
 }
 
 bool Work::wait(std::chrono::milliseconds timeout)
@@ -194,9 +218,7 @@ bool Work::wait(std::chrono::milliseconds timeout)
                           : static_cast<uint64_t>(timeout.count()) * 1000000u;
 
         if (user.comm() != nullptr && rdt_work_wait(work_, ns) == RDT_WAIT_TIMEOUT)
-            throw_status(RDT_TIMEOUT, ("wait() ended after " + std::to_string(timeout.count()) +
-                                       " ms, before the operation did")
-                                          .c_str());
+            throw_wait_timeout(timeout);
     }
     if (state_ == State::Succeeded) return true;
     if (!isCompleted() && rdt_work_test(work_) == RDT_AGAIN)
@@ -207,9 +229,10 @@ bool Work::wait(std::chrono::milliseconds timeout)
     return true;
 }
 
-static c10::intrusive_ptr<c10::ivalue::Future> new_future()
+static c10::intrusive_ptr<c10::ivalue::Future> new_future(std::vector<c10::Device> devices)
 {
-    return c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()));
+    return c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()),
+                                                    std::move(devices));
 }
 
 c10::intrusive_ptr<c10::ivalue::Future> Work::getFuture()
@@ -217,14 +240,11 @@ c10::intrusive_ptr<c10::ivalue::Future> Work::getFuture()
     std::lock_guard<std::mutex> lock(mutex_);
 
     if (future_ != nullptr) return future_;
-    future_ = new_future();
+    future_ = new_future(devices());
     has_future_ = true;
     if (!completed_ || future_done_.exchange(true)) return future_;
     /* Nobody has it yet, so completing it under the lock runs no callback. */
-    if (exception_)
-        future_->setError(exception_);
-    else
-        future_->markCompleted(c10::IValue(call_.outputs));
+    settle(*future_, exception_);
     return future_;
 }
 
@@ -300,17 +320,28 @@ std::vector<at::Tensor> CoalescedWork::result()
 
 c10::intrusive_ptr<c10::ivalue::Future> CoalescedWork::getFuture()
 {
-    auto future = new_future();
-    auto left = std::make_shared<std::atomic<size_t>>(works_.size());
+    std::vector<c10::intrusive_ptr<c10::ivalue::Future>> parts;
+    std::vector<c10::Device> devices;
+
+    for (auto &work : works_) {
+        parts.push_back(work->getFuture());
+        auto &more = parts.back()->devices();
+        devices.insert(devices.end(), more.begin(), more.end());
+    }
+    auto future = new_future(std::move(devices));
+    auto left = std::make_shared<std::atomic<size_t>>(parts.size());
     auto self = c10::intrusive_ptr<CoalescedWork>::reclaim_copy(this);
 
-    if (works_.empty()) future->markCompleted(c10::IValue(result()));
-    for (auto &work : works_)
-        work->getFuture()->addCallback([future, left, self](c10::ivalue::Future &one) {
-            if (one.hasError())
+    if (parts.empty()) future->markCompleted(c10::IValue(result()));
+    for (auto &part : parts)
+        part->addCallback([future, left, self, parts](c10::ivalue::Future &one) {
+            if (one.hasError()) {
                 future->setErrorIfNeeded(one.exception_ptr());
-            else if (--*left == 0)
+            } else if (--*left == 0) {
+                for (auto &each : parts)
+                    each->wait(); /* all are over: only the callback's streams wait */
                 future->markCompleted(c10::IValue(self->result()));
+            }
         });
     return future;
 }

@@ -68,18 +68,27 @@ class Work : public c10d::Work
     float getDuration() const override; /* milliseconds */
     uint64_t getSequencenumber() const override { return seq_; }
     void abort() override {}
+    const TensorCall &call() const { return call_; }
+
+  protected:
+    void tell_watch_of_begin();
+    /* Ends the work, once: copies results back, unless there is an error, and tells everybody. */
+    void conclude(std::exception_ptr error);
+    virtual void copy_back();
+    /* Of the results; empty for the CPU's. */
+    virtual std::vector<c10::Device> devices() const { return {}; }
+    virtual void settle(c10::ivalue::Future &future, const std::exception_ptr &error);
+
+    const std::shared_ptr<CommOwner> owner_;
+    TensorCall call_;
+    rdt_work_t *work_ = nullptr; /* written by post before anybody else has the work */
 
   private:
     static void done(void *self, rdt_status_t status, const char *text) noexcept;
-    void conclude(rdt_status_t status, const char *text);
-    void copy_back();
-    void tell_watch();
-    void complete_future(const std::exception_ptr &error);
+    void tell_watch_of_end();
+    bool is_over() const;
 
-    std::shared_ptr<CommOwner> owner_;
-    TensorCall call_;
     const uint64_t seq_;
-    rdt_work_t *work_ = nullptr; /* written by post before anybody else has the work */
     c10::intrusive_ptr<c10::ivalue::Future> future_; /* made on demand, under mutex_ */
     std::atomic<bool> has_future_{false};            /* written under mutex_ */
     std::atomic<bool> future_done_{false};           /* somebody completes it: once */
@@ -88,7 +97,7 @@ class Work : public c10d::Work
     std::atomic<State> state_{State::Pending};
     using Clock = std::chrono::steady_clock;
     const bool watched_;
-    Clock::time_point started_, finished_; /* when watched_; finished_ is written before state_ */
+    Clock::time_point started_, finished_; /* when watched_; finished_ once it is over */
 };
 
 /* Several works as one, in order. */
@@ -117,5 +126,7 @@ class CoalescedWork : public c10d::Work
 void close_all();
 
 [[noreturn]] void throw_status(rdt_status_t status, const char *text);
+std::exception_ptr error_of(rdt_status_t status, const char *text); /* nullptr for RDT_OK */
+[[noreturn]] void throw_wait_timeout(std::chrono::milliseconds timeout);
 
 } // namespace rdmatrain
