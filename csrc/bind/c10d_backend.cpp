@@ -33,14 +33,31 @@ WorkPtr Backend::run(const Checked &check, TensorCall &&call, std::chrono::milli
     call.call.timeout_ns =
         timeout.count() > 0 ? static_cast<uint64_t>(timeout.count()) * 1000000u : RDT_NO_TIMEOUT;
     call.call.background = async;
-    auto work = c10::make_intrusive<Work>(rank_, check.op, check.title, owner_, std::move(call),
-                                          check.collective ? ++seq_ : seq_.load());
-    Work::post(work);
+    if (!call.staged.empty())
+        if (std::string reason = why_not_staged(call); !reason.empty()) check.refuse(reason);
+    c10::intrusive_ptr<Work> work = post(check, std::move(call));
     if (coalescing_) {
         std::lock_guard<std::mutex> lock(mutex_);
 
         coalesced_.push_back(work);
     }
+    return work;
+}
+
+c10::intrusive_ptr<Work> Backend::post(const Checked &check, TensorCall &&call)
+{
+    uint64_t seq = check.collective ? ++seq_ : seq_.load();
+    Stager &stager = owner_->stager();
+
+    if (call.staged.empty() && !stager.is_busy()) {
+        auto work =
+            c10::make_intrusive<Work>(rank_, check.op, check.title, owner_, std::move(call), seq);
+        Work::post(work);
+        return work;
+    }
+    auto work =
+        c10::make_intrusive<StagedWork>(rank_, check.op, check.title, owner_, std::move(call), seq);
+    stager.submit(work, static_cast<uint32_t>(size_));
     return work;
 }
 

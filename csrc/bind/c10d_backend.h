@@ -3,7 +3,7 @@
 
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
-#include "c10d_work.h"
+#include "c10d_staging.h"
 
 namespace rdmatrain {
 
@@ -26,7 +26,8 @@ struct GroupOptions : c10d::Backend::Options {
 };
 
 /* Translates c10d's calls into rdt_call_t, posts them, and wraps what comes back. It keeps no state
- * beyond handles and holds no algorithm. Tensors are CPU tensors; a strided one goes through a copy.
+ * beyond handles and holds no algorithm. Tensors are the CPU's or an accelerator's, which are staged
+ * (c10d_staging.h); a strided one goes through a copy.
  * What cannot be done here is refused with an error that all ranks see, see refuse().
  *
  * c10d_backend.cpp: life and posting; c10d_checks.cpp: refusals; c10d_reduce.cpp, c10d_move.cpp: the
@@ -144,6 +145,7 @@ class Backend : public c10d::Backend
 
     WorkPtr run(const Checked &check, TensorCall &&call, std::chrono::milliseconds timeout,
                 bool async);
+    c10::intrusive_ptr<Work> post(const Checked &check, TensorCall &&call);
     WorkPtr run_all(const Checked &check, std::vector<TensorCall> &&calls,
                     std::chrono::milliseconds timeout, bool async);
 

@@ -22,8 +22,9 @@ void Backend::Checked::refuse(const std::string &reason) const
 
 void Backend::Checked::tensor(const at::Tensor &tensor) const
 {
-    if (!tensor.device().is_cpu())
-        refuse("a tensor is on " + tensor.device().str() + ", and this backend moves CPU tensors");
+    if (!tensor.is_cpu() && !can_stage(tensor.device()))
+        refuse("a tensor is on " + tensor.device().str() +
+               ", and this backend moves tensors of the CPU and of accelerators with streams");
     if (tensor.layout() != at::kStrided)
         refuse("a tensor is sparse, which only all_reduce takes (in coordinate format)");
 }

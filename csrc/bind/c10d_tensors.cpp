@@ -6,6 +6,8 @@
 #include <ATen/Functions.h>
 #include <ATen/core/grad_mode.h>
 
+#include "c10d_staging.h"
+
 namespace rdmatrain {
 
 std::optional<rdt_dtype_t> dtype_of(at::ScalarType type)
@@ -84,11 +86,19 @@ static at::Tensor plain(const at::Tensor &tensor)
     return tensor.resolve_conj().resolve_neg().contiguous();
 }
 
+/* Where C finds the tensor that the call holds last: in place, or in memory that stands for it. */
+static void *address(TensorCall &call, bool load, bool store)
+{
+    const at::Tensor &tensor = call.held.back();
+
+    if (load) call.num_inputs = call.held.size();
+    return tensor.is_cpu() ? tensor.data_ptr() : stage(call, tensor, load, store);
+}
+
 const void *readable(TensorCall &call, const at::Tensor &tensor)
 {
     call.held.push_back(plain(tensor));
-    call.num_inputs = call.held.size();
-    return call.held.back().data_ptr();
+    return address(call, true, false);
 }
 
 void *writable(TensorCall &call, const at::Tensor &tensor, bool load)
@@ -101,8 +111,7 @@ void *writable(TensorCall &call, const at::Tensor &tensor, bool load)
         call.held.push_back(load ? plain(tensor) : at::empty(tensor.sizes(), tensor.options()));
         call.copy_back.emplace_back(tensor, call.held.back());
     }
-    if (load) call.num_inputs = call.held.size();
-    return call.held.back().data_ptr();
+    return address(call, load, true);
 }
 
 static TensorCall::Shards &shards_of(TensorCall &call)

@@ -17,6 +17,12 @@ namespace rdmatrain {
 
 using Tensors = std::vector<at::Tensor>;
 
+/* Pinned memory that stands for a tensor of a device while a call runs; both as flat bytes. */
+struct StagedBuffer {
+    at::Tensor device, host;
+    bool load, store; /* copied to the host before the call, back to the device after it */
+};
+
 /* A call with what it keeps alive: tensors that C reads and writes through bare pointers. */
 struct TensorCall {
     /* Of calls whose shards lie apart or differ in size: an entry for each rank, or none. */
@@ -31,8 +37,9 @@ struct TensorCall {
     Tensors outputs;                      /* what the future yields */
     c10::SmallVector<at::Tensor, 2> held; /* inputs and outputs, or contiguous copies of them */
     std::vector<std::pair<at::Tensor, at::Tensor>> copy_back; /* to a tensor, from its copy */
-    std::unique_ptr<Shards> shards; /* what call points to; it stays in place when this moves */
-    std::function<void()> finish;   /* the last step, when all is well; before copy_back */
+    std::unique_ptr<Shards> shards;   /* what call points to; it stays in place when this moves */
+    std::function<void()> finish;     /* the last step, when all is well; before copy_back */
+    std::vector<StagedBuffer> staged; /* see c10d_staging.h; empty when all tensors are the CPU's */
 };
 
 /* A call of so many elements. Of what is only moved any dtype will do: one that the core has no name

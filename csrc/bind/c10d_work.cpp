@@ -12,6 +12,7 @@
 #include <pybind11/pybind11.h>
 
 #include "c10d_callbacks.h"
+#include "c10d_staging.h"
 
 namespace rdmatrain {
 
@@ -77,12 +78,23 @@ void close_all()
         if (auto owner = one.lock()) owner->close();
 }
 
+CommOwner::CommOwner(rdt_comm_t *comm)
+    : comm_(comm), stager_(std::make_unique<Stager>(*this)), watch_(std::make_shared<Watch>())
+{
+}
+
+CommOwner::~CommOwner()
+{
+    close();
+}
+
 void CommOwner::close()
 {
     if (closing_.exchange(true)) return;
     std::optional<pybind11::gil_scoped_release> release;
     if (Py_IsInitialized() && PyGILState_Check()) release.emplace();
     close_comm(comm_, users_);
+    stager_->stop();
 }
 
 /* What a profiler is told of the inputs. Without one, the record is not even made: that would cost

@@ -12,6 +12,8 @@
 
 namespace rdmatrain {
 
+class Stager;
+
 /* The communicator of a backend, shared with its works. Whoever calls into it is counted as a user;
  * close() makes the users return and then frees, so a work that outlives its backend is harmless. */
 class CommOwner
@@ -19,8 +21,8 @@ class CommOwner
   public:
     /* Takes ownership of comm, and is known to close_all(). */
     static std::shared_ptr<CommOwner> make(rdt_comm_t *comm);
-    explicit CommOwner(rdt_comm_t *comm) : comm_(comm), watch_(std::make_shared<Watch>()) {}
-    ~CommOwner() { close(); }
+    explicit CommOwner(rdt_comm_t *comm);
+    ~CommOwner();
     CommOwner(const CommOwner &) = delete;
     CommOwner &operator=(const CommOwner &) = delete;
 
@@ -41,9 +43,11 @@ class CommOwner
     /* Idempotent; releases the GIL if this thread holds it. */
     void close();
     Watch &watch() const { return *watch_; }
+    Stager &stager() const { return *stager_; }
 
   private:
     rdt_comm_t *comm_;
+    const std::unique_ptr<Stager> stager_;
     const std::shared_ptr<Watch> watch_;
     std::atomic<int> users_{0};
     std::atomic<bool> closing_{false};
