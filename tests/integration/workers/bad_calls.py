@@ -337,7 +337,7 @@ def a_meta_tensor_on_all_ranks(group):
     # torch.distributed itself does nothing for meta tensors, so this goes to the backend.
     backend = group._get_backend(torch.device("cpu"))
     x = torch.ones(3, device="meta")
-    refused_on_all(group, backend.allreduce, [x], parts=["is on meta", "CPU tensors"])
+    refused_on_all(group, backend.allreduce, [x], parts=["is on meta", "accelerators"])
     error = raised_by(backend.send, [x], (rank() + 1) % world(), 0)
     assert f"rank {rank()}: send: a tensor is on meta" in str(error), error
     expect_alive(group)

@@ -63,9 +63,9 @@ def raised_by(call: Callable[..., object], *args: object, **kwargs: object) -> E
     raise AssertionError(f"{call} raised nothing")
 
 
-def main(timeout_s: float = CHECK_S) -> None:
+def main(timeout_s: float = CHECK_S, backend: str = "rdmatrain") -> None:
     faulthandler.dump_traceback_later(JOB_S, exit=True)
-    dist.init_process_group("rdmatrain", timeout=timedelta(seconds=60))
+    dist.init_process_group(backend, timeout=timedelta(seconds=60))
     between = dist.new_group(backend="gloo")
     for function in CHECKS:
         group = dist.new_group(timeout=timedelta(seconds=timeout_s))
