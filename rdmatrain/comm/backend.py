@@ -2,6 +2,7 @@
 
 import atexit
 import copy
+import hashlib
 import logging
 import pickle
 from contextlib import suppress
@@ -44,9 +45,8 @@ def create_backend(options: Any, pg_options: Any) -> Any:
         TypeError: pg_options are of another backend.
 
     """
-    with forming(
-        options.store, _place(options.group_rank, options.group_size, options.timeout)
-    ) as turn:
+    store = _store_of(options)
+    with forming(store, _place(options.group_rank, options.group_size, options.timeout)) as turn:
         extension = load_extension()
         extension.set_factory(_create_derived)
         wanted = extension.Options() if pg_options is None else pg_options
@@ -58,11 +58,24 @@ def create_backend(options: Any, pg_options: Any) -> Any:
         if chosen._timeout < timedelta(0):
             chosen._timeout = options.timeout
         chosen.group_name = options.group_id
-        # As torch calls them; it leaves the ranks of the default group empty.
+        # As torch calls them.
         chosen.group_desc = "undefined" if options.global_ranks_in_group else "default_pg"
         ranks = options.global_ranks_in_group or range(turn.place.world)
         chosen.global_ranks_in_group = list(ranks)
-        return _join(turn, options.store, chosen)
+        return _join(turn, store, chosen)
+
+
+def _store_of(options: Any) -> Any:
+    """Part of the store for these ranks alone.
+
+    Each rank counts the groups that it makes, and torch names them so: groups of other ranks, as of
+    subgroups that make groups of their own, may have the same name.
+    """
+    ranks = options.global_ranks_in_group  # torch leaves it empty for the default group
+    if not ranks:
+        return options.store
+    digest = hashlib.sha256(repr(list(ranks)).encode()).hexdigest()[:16]
+    return dist.PrefixStore(f"ranks-{digest}", options.store)
 
 
 def _create_derived(store: Any, rank: int, size: int, options: Any) -> Any:
