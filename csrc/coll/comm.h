@@ -47,6 +47,8 @@ typedef enum rdt_kind {
     RDT_KIND_INPUT,  /* collective, stream INPUT */
     RDT_KIND_RESULT, /* collective, stream RESULT */
     RDT_KIND_RTS,    /* a send waits for its recv */
+    RDT_KIND_EAGER,  /* the same, small enough to come along */
+    RDT_KIND_TAKEN,  /* recvs have taken so much of what came along; count: its cost */
     RDT_KIND_CTS,    /* the recv is there */
     RDT_KIND_DATA,
     RDT_KIND_BYE,   /* the sender leaves in good order */
@@ -80,6 +82,7 @@ typedef struct rdt_rts {
     struct rdt_rts *next;
     uint64_t order; /* of arrival, over all peers */
     rdt_hdr_t hdr;
+    uint8_t data[]; /* of an EAGER one */
 } rdt_rts_t;
 
 typedef struct rdt_peer_state {
@@ -106,6 +109,8 @@ typedef struct rdt_peer_state {
     uint64_t p2p_seq;
     rdt_work_t *sends, *recvs;
     rdt_rts_t *rts;
+    uint64_t eager_cost; /* of what came along and the peer has not said to be taken */
+    uint64_t taken_cost; /* of what was taken here and the peer has not been told */
 } rdt_peer_state_t;
 
 #define RDT_NUM_TRANSPORTS 3

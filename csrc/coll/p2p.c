@@ -1,18 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Point-to-point: the sender announces (RTS), the receiver answers once a recv with that tag is
- * posted (CTS), then the data goes straight to it. Whatever arrives is consumed at once, so the lane
- * never stalls behind a message that nobody wants yet, and nothing but announcements is buffered. */
+ * posted (CTS), then the data goes straight to it. Small data comes along with the announcement
+ * (EAGER), and its sender is done: so that two ranks may both send before they receive. Whatever
+ * arrives is consumed at once, so the lane never stalls behind a message that nobody wants yet;
+ * announcements are buffered, and with them at most EAGER_ROOM of data from each peer. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "coll/recorder.h"
 
+#define EAGER_BYTES 8192u       /* largest data that comes along */
+#define EAGER_ROOM (256u << 10) /* of a receiver, for what a peer has sent along */
+#define EAGER_HEAD_BYTES 256u   /* what even no data costs: its buffered announcement */
+
 enum { SEND_NEW, SEND_ANNOUNCED, SEND_MOVING, RECV_WAITING, RECV_MATCHED, RECV_MOVING };
 
 static uint64_t total_bytes(const rdt_work_t *work)
 {
     return work->call.count * rdt_dtype_bytes(work->call.dtype);
+}
+
+static uint64_t eager_cost(uint64_t bytes)
+{
+    return bytes + EAGER_HEAD_BYTES;
 }
 
 static void append(rdt_work_t **list, rdt_work_t *work)
@@ -49,8 +60,21 @@ static void join_peer(rdt_peer_state_t *peer, rdt_work_t **list, rdt_work_t *wor
     append(list, work);
 }
 
-/* The recv takes what the peer has announced. */
-static void match(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t *work, const rdt_hdr_t *rts)
+/* The data came along with the announcement. */
+static void take_eager(rdt_peer_state_t *peer, rdt_work_t *work, const void *data)
+{
+    rdt_work_t **link = &peer->recvs;
+
+    if (total_bytes(work) > 0) memcpy(work->call.out, data, total_bytes(work));
+    peer->taken_cost += eager_cost(total_bytes(work));
+    while (*link != work)
+        link = &(*link)->next;
+    finish(link, RDT_OK, "");
+}
+
+/* The recv takes what the peer has announced; data is what came along. */
+static void match(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t *work, const rdt_hdr_t *rts,
+                  const void *data)
 {
     if (work->call.peer == RDT_ANY_PEER) {
         work->call.peer = peer->conn->peer;
@@ -60,6 +84,10 @@ static void match(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t *work, co
     rdt_record_started_st(work);
     if (work->call.count != rts->count || work->call.dtype != (rdt_dtype_t)rts->dtype) {
         mismatch(comm, work, rts);
+        return;
+    }
+    if (rts->kind == RDT_KIND_EAGER) {
+        take_eager(peer, work, data);
         return;
     }
     work->p2p_state = RECV_MATCHED;
@@ -80,7 +108,7 @@ static void take_rts(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_rts_t **link,
     rdt_rts_t *rts = *link;
 
     *link = rts->next;
-    match(comm, peer, work, &rts->hdr);
+    match(comm, peer, work, &rts->hdr, rts->data);
     free(rts);
 }
 
@@ -138,6 +166,14 @@ static rdt_status_t post(rdt_peer_state_t *peer, const rdt_hdr_t *hdr, const voi
     return peer->conn->ops->send(peer->conn, RDT_LANE_P2P, hdr, data, len);
 }
 
+static bool is_eager(const rdt_peer_state_t *peer, const rdt_work_t *work)
+{
+    uint64_t total = total_bytes(work);
+
+    return total <= EAGER_BYTES && total <= work->comm->tuning.chunk &&
+           peer->eager_cost + eager_cost(total) <= EAGER_ROOM;
+}
+
 static rdt_status_t announce(rdt_peer_state_t *peer, rdt_work_t *work)
 {
     rdt_hdr_t hdr = rdt_call_hdr(work, RDT_KIND_RTS);
@@ -145,6 +181,30 @@ static rdt_status_t announce(rdt_peer_state_t *peer, rdt_work_t *work)
 
     if (st == RDT_OK) work->p2p_state = SEND_ANNOUNCED;
     return st;
+}
+
+static rdt_status_t send_along(rdt_peer_state_t *peer, rdt_work_t *work)
+{
+    rdt_hdr_t hdr = rdt_call_hdr(work, RDT_KIND_EAGER);
+    uint64_t total = total_bytes(work);
+    rdt_status_t st = post(peer, &hdr, work->call.in, (uint32_t)total);
+
+    if (st != RDT_OK) return st;
+    peer->eager_cost += eager_cost(total);
+    work->p2p_done = total;
+    work->posted = peer->conn->posted[RDT_LANE_P2P];
+    work->p2p_state = SEND_MOVING;
+    rdt_record_started_st(work);
+    return RDT_OK;
+}
+
+/* The peer is told before it may send nothing more along; should the lane be full, later will do. */
+static void tell_taken(rdt_peer_state_t *peer)
+{
+    rdt_hdr_t hdr = {.kind = RDT_KIND_TAKEN, .count = peer->taken_cost};
+
+    if (peer->taken_cost >= EAGER_ROOM / 4 && post(peer, &hdr, NULL, 0) == RDT_OK)
+        peer->taken_cost = 0;
 }
 
 /* HOT. */
@@ -178,8 +238,9 @@ static rdt_status_t step_send(rdt_peer_state_t *peer, rdt_work_t **link)
     rdt_work_t *work = *link;
     rdt_status_t st = RDT_OK;
 
-    if (work->p2p_state == SEND_NEW) return announce(peer, work);
-    if (work->p2p_state != SEND_MOVING) return RDT_OK;
+    if (work->p2p_state == SEND_NEW)
+        st = is_eager(peer, work) ? send_along(peer, work) : announce(peer, work);
+    if (st != RDT_OK || work->p2p_state != SEND_MOVING) return st;
     if (work->p2p_done < total_bytes(work)) st = move_data(peer, work);
     if (st == RDT_OK && is_flushed(peer, work)) finish(link, RDT_OK, "");
     return st;
@@ -247,9 +308,10 @@ static rdt_work_t **find_waiting(rdt_work_t **link, int32_t tag)
     return link;
 }
 
-static void keep_rts(rdt_comm_t *comm, rdt_peer_state_t *peer, const rdt_hdr_t *hdr)
+static void keep_rts(rdt_comm_t *comm, rdt_peer_state_t *peer, const rdt_hdr_t *hdr,
+                     const rdt_msg_t *msg)
 {
-    rdt_rts_t *rts = malloc(sizeof(*rts)), **link = &peer->rts;
+    rdt_rts_t *rts = malloc(sizeof(*rts) + msg->len), **link = &peer->rts;
 
     if (rts == NULL) {
         rdt_comm_latch(comm, RDT_NO_MEMORY, "rank %u: out of memory for an announced send",
@@ -257,25 +319,39 @@ static void keep_rts(rdt_comm_t *comm, rdt_peer_state_t *peer, const rdt_hdr_t *
         return;
     }
     *rts = (rdt_rts_t){.order = ++comm->rts_arrived, .hdr = *hdr};
+    if (msg->len > 0) memcpy(rts->data, msg->data, msg->len);
     while (*link != NULL)
         link = &(*link)->next;
     *link = rts;
 }
 
+/* What comes along is all there is, and nothing comes along unless it is said. */
+static bool is_whole(const rdt_hdr_t *hdr, const rdt_msg_t *msg)
+{
+    if (hdr->kind == RDT_KIND_RTS) return msg->len == 0;
+    return hdr->count <= EAGER_BYTES &&
+           msg->len == hdr->count * rdt_dtype_bytes((rdt_dtype_t)hdr->dtype);
+}
+
 /* Of the recvs that it matches, from this peer or from any, the one that was posted first. */
-static void on_rts(rdt_comm_t *comm, rdt_peer_state_t *peer, const rdt_hdr_t *hdr)
+static void on_rts(rdt_comm_t *comm, rdt_peer_state_t *peer, const rdt_hdr_t *hdr,
+                   const rdt_msg_t *msg)
 {
     rdt_work_t *work = *find_waiting(&peer->recvs, hdr->tag);
     rdt_work_t **any_link = find_waiting(&comm->any_recvs, hdr->tag), *any = *any_link;
 
+    if (!is_whole(hdr, msg)) {
+        protocol_error(comm, peer, hdr);
+        return;
+    }
     if (any != NULL && (work == NULL || any->p2p_order < work->p2p_order)) {
         *any_link = any->next;
         work = any;
     }
     if (work != NULL)
-        match(comm, peer, work, hdr);
+        match(comm, peer, work, hdr, msg->data);
     else
-        keep_rts(comm, peer, hdr);
+        keep_rts(comm, peer, hdr, msg);
 }
 
 static void on_cts(rdt_comm_t *comm, rdt_peer_state_t *peer, const rdt_hdr_t *hdr)
@@ -321,7 +397,11 @@ static void handle(rdt_comm_t *comm, rdt_peer_state_t *peer, const rdt_msg_t *ms
     memcpy(&hdr, msg->hdr, sizeof(hdr));
     switch (hdr.kind) {
     case RDT_KIND_RTS:
-        on_rts(comm, peer, &hdr);
+    case RDT_KIND_EAGER:
+        on_rts(comm, peer, &hdr, msg);
+        break;
+    case RDT_KIND_TAKEN:
+        peer->eager_cost -= hdr.count < peer->eager_cost ? hdr.count : peer->eager_cost;
         break;
     case RDT_KIND_CTS:
         on_cts(comm, peer, &hdr);
@@ -386,6 +466,7 @@ static void step_peer(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_status_t lan
     /* The one that died may be the one that would have sent. */
     if (comm->any_recvs != NULL && lane < 0 && !peer->bye) lost(comm, peer);
     if (peer->sends != NULL || peer->recvs != NULL) step_works(comm, peer, lane);
+    tell_taken(peer);
 }
 
 /* A recv from any rank ends when there is none left. */

@@ -12,6 +12,7 @@ from rdmatrain.errors import CommError, CommTimeoutError
 SOON_S = 5.0  # for an error to reach every rank, on a slow machine
 PATIENCE_S = 8.0  # of operations that must be failed by something else than their deadline
 FLOAT4, FLOAT5 = np.ones(4, np.float32), np.ones(5, np.float32)
+WAITING = np.ones(5000, np.float32)  # a send of more than 8 KiB waits for its recv
 
 
 def zeros(count, dtype=np.float32):
@@ -137,6 +138,7 @@ def test_a_send_and_a_recv_that_differ_fail_on_both_sides(
             call(comm, "send", str(given.dtype), in_=given, **limits)
         else:
             call(comm, "recv", str(wanted.dtype), out=wanted.copy(), **limits)
+        call(comm, "barrier", timeout=PATIENCE_S)  # small data is sent before it is compared
 
     for error in errors_of(group(2).outcomes(body)):
         assert error.status in ("MISMATCH", "REMOTE_ERROR")
@@ -150,7 +152,7 @@ def test_an_error_reaches_a_peer_to_whom_many_sends_are_waiting(group):
     def body(comm, rank):
         if rank == 0:
             works = [
-                comm.post("send", "float32", in_=FLOAT4, peer=1, tag=tag, timeout=PATIENCE_S)
+                comm.post("send", "float32", in_=WAITING, peer=1, tag=tag, timeout=PATIENCE_S)
                 for tag in range(40)
             ]
             comm.abort("enough")
@@ -185,7 +187,7 @@ def test_a_rank_that_closes_is_named_by_its_partner(group, direction):
             time.sleep(0.2)
             comm.close()
             return
-        buffers = {"in_": FLOAT4} if direction == "send" else {"out": zeros(4)}
+        buffers = {"in_": WAITING} if direction == "send" else {"out": zeros(4)}
         call(comm, direction, "float32", peer=1, timeout=PATIENCE_S, **buffers)
 
     (error,) = errors_of(group(2).outcomes(body), [0])
@@ -239,7 +241,7 @@ def test_a_partner_that_never_calls_is_named_by_the_timeout(group, direction):
     def body(comm, rank):
         if rank == 1:
             return
-        buffers = {"in_": FLOAT4} if direction == "send" else {"out": zeros(4)}
+        buffers = {"in_": WAITING} if direction == "send" else {"out": zeros(4)}
         call(comm, direction, "float32", peer=1, tag=6, timeout=0.3, **buffers)
 
     (error,) = errors_of(group(2).outcomes(body), [0])

@@ -233,3 +233,68 @@ def test_a_sum_in_place_waits_for_its_source_although_a_later_send_overtakes_it(
             assert_same_bits(data, reduced("int32", "SUM", inputs("int32", 2, 100, i)), f"sum {i}")
 
     pair.run(body)
+
+
+# -- small data comes along with the announcement --
+
+
+def test_all_ranks_may_send_small_data_before_they_receive(group):
+    def body(comm, rank):
+        peers = [peer for peer in range(3) if peer != rank]
+        for n in (0, 1, 1024):
+            for peer in peers:
+                call(comm, "send", "float64", in_=values("float64", rank, n, peer), peer=peer)
+            for peer in peers:
+                got = np.full(n, 77.0)
+                call(comm, "recv", "float64", out=got, peer=peer)
+                assert_same_bits(got, values("float64", peer, n, rank), f"{n} from {peer}")
+
+    group(3).run(body)
+
+
+def receive(comm, tag):
+    got = np.zeros(1000)
+    call(comm, "recv", "float64", out=got, peer=0, tag=tag)
+    return got
+
+
+def test_small_data_that_nobody_wants_yet_has_a_bound_and_loses_nothing(group):
+    """256 KiB come along: 31 messages of 8000 bytes. The others wait for their recv."""
+
+    def send(comm, salt, tag):
+        data = values("float64", 0, 1000, salt)
+        return comm.post("send", "float64", in_=data, peer=1, tag=tag, timeout=CALL_S)
+
+    def body(comm, rank):
+        if rank == 0:
+            works = [send(comm, salt, tag=0) for salt in range(80)]
+            call(comm, "barrier")  # none is taken before this
+            done = sum(work.done() for work in works)
+            call(comm, "barrier")
+            for work in works:
+                work.wait()
+            for salt in range(200):  # room that was given back is used again
+                send(comm, salt, tag=1).wait()
+            return done
+        call(comm, "barrier")
+        call(comm, "barrier")
+        for tag, num in ((0, 80), (1, 200)):
+            for salt in range(num):
+                assert_same_bits(receive(comm, tag), values("float64", 0, 1000, salt), f"{salt}")
+        return None
+
+    assert group(2).run(body)[0] <= 31
+
+
+def test_small_data_of_a_rank_that_has_left_can_still_be_received(group):
+    def body(comm, rank):
+        if rank == 0:
+            call(comm, "send", "int32", in_=values("int32", 0, 100), peer=1)
+            comm.close()
+            return
+        time.sleep(0.3)
+        got = np.zeros(100, np.int32)
+        call(comm, "recv", "int32", out=got, peer=0)
+        assert_same_bits(got, values("int32", 0, 100), "after it left")
+
+    group(2).run(body)
