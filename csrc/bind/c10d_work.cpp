@@ -217,7 +217,7 @@ float Work::getDuration() const
 int Work::sourceRank() const
 {
     if (call_.call.peer != RDT_ANY_PEER) return static_cast<int>(call_.call.peer);
-    TORCH_CHECK(isSuccess(), "rdmatrain: nothing has been received yet");
+    TORCH_CHECK(is_over() && isSuccess(), "rdmatrain: nothing has been received yet");
     return static_cast<int>(rdt_work_peer(work_));
 }
 
