@@ -232,6 +232,19 @@ def a_python_hook_on_futures(group):
 
 
 @check
+def the_debug_level_detail(_group):
+    """Wraps the backend, and compares what the ranks call before they do."""
+    before = dist.get_debug_level()
+    dist.set_debug_level(dist.DebugLevel.DETAIL)
+    group = dist.new_group()
+    try:
+        train_both(group, TIGHT, skips=True, find_unused_parameters=True)
+    finally:
+        dist.set_debug_level(before)
+    dist.destroy_process_group(group)
+
+
+@check
 def gradients_accumulated_without_synchronisation(group):
     rank, world = dist.get_rank(), dist.get_world_size()
     alone = Net(torch.float64)
