@@ -550,6 +550,15 @@ def groups_of_some_ranks_number_their_own(group):
 
 
 @check
+def groups_that_only_their_members_make_do_not_meet(group):
+    alone = dist.new_group([rank()])  # of the same name on every rank
+    x = values(rank(), 5)
+    dist.all_reduce(x, group=alone)
+    expect_equal(x, values(rank(), 5))
+    dist.destroy_process_group(alone)
+
+
+@check
 def a_group_that_was_destroyed_refuses_calls_at_once(group):
     mine = dist.new_group()
     backend = mine._get_backend(torch.device("cpu"))
