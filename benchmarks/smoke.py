@@ -29,8 +29,6 @@ OPS = (
     "scatter",
     "send_recv",
 )
-CASES = [Case(op, "float32", nbytes) for op in OPS for nbytes in SIZES]
-CASES.append(Case("barrier", "float32", 0))
 ROUNDS = 7
 ROUND_SECONDS = 0.02
 HEADER = "#             op      bytes   rdmatrain        gloo    ratio  wrong"
@@ -67,12 +65,20 @@ def run_rank(json_path: Path | None) -> int:
         print(f"# float32, SUM, {world} ranks, torch {torch.__version__}, {machine()}")
         print(f"# commit {commit()}, p50 in us over {ROUNDS} alternating rounds, ranks pinned")
         print(HEADER, flush=True)
-    failed_at = [str(case) for case in CASES if not compare(case, groups, json_path)]
+    failed_at = [str(case) for case in cases(world) if not compare(case, groups, json_path)]
     if rank == 0:
         verdict = f"slower or wrong in {failed_at}" if failed_at else "faster in every case"
         print(f"# rdmatrain is {verdict}; transport: {transports()}")
     dist.destroy_process_group()
     return int(bool(failed_at))
+
+
+def cases(world: int) -> list[Case]:
+    """Return what is measured; sizes are rounded up to as many elements for each rank."""
+    unit = 4 * world
+    sizes = [-(-nbytes // unit) * unit for nbytes in SIZES]
+    sized = [Case(op, "float32", nbytes) for op in OPS for nbytes in sizes]
+    return [*sized, Case("barrier", "float32", 0)]
 
 
 def compare(case: Case, groups: dict[str, object], json_path: Path | None) -> bool:
