@@ -29,6 +29,7 @@ PRELOADED = (
     "conformance_ranks",
 )
 ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "",  # else torch wants one for each rank
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "KINETO_LOG_LEVEL": "99",

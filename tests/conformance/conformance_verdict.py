@@ -91,7 +91,12 @@ def needs(outcome: Outcome) -> str:
 
 def summary(outcomes: Sequence[Outcome]) -> str:
     """Count outcomes, in a line."""
-    verdicts = Counter(outcome.verdict for outcome in outcomes)
-    skipped = Counter(needs(o) or "another name" for o in outcomes if o.verdict == "skipped")
-    parts = [f"{verdicts['passed']} passed", f"{verdicts['failed']} failed"]
-    return ", ".join(parts + [f"{count} need {need}" for need, count in sorted(skipped.items())])
+    kinds = Counter(map(_kind, outcomes))
+    return ", ".join(f"{kinds[kind]} {kind}" for kind in ["passed", *sorted({*kinds} - {"passed"})])
+
+
+def _kind(outcome: Outcome) -> str:
+    if outcome.verdict == "skipped":
+        return f"need {needs(outcome) or 'another name'}"
+    closed = outcome.verdict == "failed" and outcome.test in CLOSED
+    return "closed to plugins" if closed else outcome.verdict

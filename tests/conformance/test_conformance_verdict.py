@@ -1,4 +1,4 @@
-from conformance_verdict import CLOSED, Outcome, complaints, left_for_next_name
+from conformance_verdict import CLOSED, Outcome, complaints, left_for_next_name, summary
 
 CLOSED_TEST = next(iter(CLOSED))
 GOOD = [Outcome("test_a", "passed"), Outcome(CLOSED_TEST, "failed", "'custom' != 'rdmatrain'")]
@@ -60,3 +60,15 @@ def test_a_test_that_no_name_lets_run_is_a_complaint():
 def test_fewer_passed_tests_than_recorded_are_a_complaint():
     (complaint,) = complaints({"rdmatrain": GOOD}, {"rdmatrain": 2})
     assert complaint == "as rdmatrain: 1 tests passed, at least 2 must"
+
+
+def test_a_summary_counts_every_outcome():
+    outcomes = [
+        *GOOD,
+        Outcome("test_b", "failed", "why"),
+        Outcome("test_c", "skipped", "CUDA is not available."),
+        Outcome("test_d", "skipped", "Only MPI supports all_to_all"),
+    ]
+    assert summary(outcomes) == (
+        "1 passed, 1 closed to plugins, 1 failed, 1 need a GPU, 1 need another name"
+    )
