@@ -456,7 +456,8 @@ rdt_status_t rdt_post(rdt_comm_t *comm, const rdt_call_t *call, rdt_work_t **wor
     } else {
         wake_driver(comm);
     }
-    if (call->background) rdt_kick_thread(comm);
+    /* A small send is usually done by now. */
+    if (call->background && atomic_load(&work->state) != RDT_WORK_DONE) rdt_kick_thread(comm);
     return RDT_OK;
 }
 
