@@ -125,7 +125,7 @@ else:
     assert "collective: gloo:broadcast" in said and "missing ranks: {1}" in said, said
     assert "has errors" not in said
     trace = load(tmp_path, 0)
-    assert "did not finish within 2.0 s" in trace["reason"]
+    assert "did not finish within its timeout of 2.0 s" in trace["reason"]
     last = trace["entries"][-1]
     assert (last["state"], last["input_sizes"]) == ("started", [[33]])
     assert trace["pg_status"]["1"]["last_completed_collective"] == 2
