@@ -210,7 +210,7 @@ else:
     time.sleep(4)
 """
     job = traced(tmp_path, body, RDMATRAIN_RECORDER_DIR="/proc/nowhere")
-    assert "did not finish within 1.0 s" in job.of(0)["error"], job.out
+    assert "did not finish within its timeout of 1.0 s" in job.of(0)["error"], job.out
     assert "the flight recorder could not be written: " in job.out
     assert job.code == 0
 
