@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include <ATen/core/grad_mode.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/ivalue.h>
 #include <ATen/record_function.h>
 #include <c10/util/Exception.h>
@@ -152,7 +152,8 @@ void Work::done(void *arg, rdt_status_t status, const char *text) noexcept
 void Work::copy_back()
 {
     if (call_.copy_back.empty() && call_.finish == nullptr) return;
-    at::NoGradGuard no_grad;
+    /* Whatever thread this is: a tensor of the inference mode may be written all the same. */
+    at::AutoDispatchBelowADInplaceOrView no_autograd;
     if (call_.finish != nullptr) call_.finish();
     for (auto &[strided, copy] : call_.copy_back)
         strided.copy_(copy);

@@ -252,6 +252,20 @@ def tensors_that_require_grad_can_be_reduced(group):
 
 
 @check
+def tensors_of_the_inference_mode_are_written_outside_of_it(group):
+    with torch.inference_mode():
+        strided = values(rank(), 20)[::2]
+        sparse = values(rank(), 20).to_sparse()
+    for x in (strided, sparse):
+        work = dist.all_reduce(x, group=group, async_op=True)
+        while not work.is_completed():  # another thread drives
+            time.sleep(0.001)
+        work.wait()
+    expect_equal(strided, total(20)[::2])
+    expect_equal(sparse.to_dense(), total(20))
+
+
+@check
 def empty_tensors_are_legal_everywhere(group):
     nothing = torch.empty(0)
     dist.all_reduce(nothing, group=group)
