@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "c10d_callbacks.h"
 
+#include <pthread.h>
+
 #include <thread>
 
 #include <c10/util/Exception.h>
@@ -9,10 +11,14 @@ namespace rdmatrain {
 
 static thread_local bool in_callback = false;
 
+static auto *pool = new CallbackPool;
+
+/* A fork has none of the pool's threads, but would count on them; and its mutex may be locked. */
+[[maybe_unused]] static const int watches_forks =
+    pthread_atfork(nullptr, nullptr, [] { pool = new CallbackPool; });
+
 CallbackPool &CallbackPool::instance()
 {
-    static auto *pool = new CallbackPool;
-
     return *pool;
 }
 

@@ -26,3 +26,9 @@ def test_ranks_that_torch_multiprocessing_starts_by(method: str) -> None:
     ended = run_alone(str(WORKERS / "multiprocessing_ranks.py"), method)
     assert ended.code == 0, ended.out
     assert ended.of(0) == {"sums": [[3.0] * 5] * 2}
+
+
+def test_a_fork_runs_callbacks_of_its_own() -> None:
+    ended = run_alone(str(WORKERS / "forked_callbacks.py"))
+    assert ended.of(0) == {"parent": 3, "child": 3}, ended.out
+    assert ended.code == 0, ended.out
