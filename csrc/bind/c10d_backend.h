@@ -149,10 +149,10 @@ class Backend : public c10d::Backend
     WorkPtr run_all(const Checked &check, std::vector<TensorCall> &&calls,
                     std::chrono::milliseconds timeout, bool async);
 
-    void report_arrival();
+    void report_arrival(std::chrono::milliseconds timeout);
     std::vector<int> await_arrivals(std::chrono::milliseconds timeout);
     void answer_arrivals(const std::vector<int> &missing, const std::string &verdict);
-    std::string wait_for_verdict(const std::string &key);
+    std::string wait_for_verdict(const std::string &key, std::chrono::milliseconds barrier_timeout);
     std::vector<uint64_t> global_ranks(const std::vector<int> &ranks) const;
     c10::intrusive_ptr<GroupOptions> derived_options(const OptionsPtr &opts,
                                                      std::vector<uint64_t> global_ranks) const;

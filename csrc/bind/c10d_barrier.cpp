@@ -59,14 +59,14 @@ WorkPtr Backend::barrier(const c10d::BarrierOptions &opts)
     return run(check, std::move(call), opts.timeout, opts.asyncOp);
 }
 
-/* What rank 0 says, for which there is as much time as for any operation of the group: it alone has the
- * timeout of the barrier, so that it names who is missing before anybody else gives up. */
-std::string Backend::wait_for_verdict(const std::string &key)
+/* What rank 0 says. It may come as late as to any operation of the group, and waits for the others as
+ * long as the barrier may take: so it names who is missing before anybody else gives up. */
+std::string Backend::wait_for_verdict(const std::string &key, milliseconds barrier_timeout)
 {
-    milliseconds timeout = timeout_;
+    milliseconds patience = timeout_, timeout = patience + barrier_timeout;
     auto end = Clock::now() + timeout;
 
-    for (Pause pause; timeout.count() <= 0 || Clock::now() < end; pause.sleep()) {
+    for (Pause pause; patience.count() <= 0 || Clock::now() < end; pause.sleep()) {
         char text[512];
 
         if (store_->check({key})) return store_->get_to_str(key);
@@ -79,14 +79,14 @@ std::string Backend::wait_for_verdict(const std::string &key)
                              " ms");
 }
 
-void Backend::report_arrival()
+void Backend::report_arrival(milliseconds timeout)
 {
     std::string arrival = arrival_key(rank_), number = std::to_string(++num_monitored_);
     std::string key = arrival + "/" + number, verdict;
 
     try {
         store_->set(arrival, number);
-        verdict = wait_for_verdict(key);
+        verdict = wait_for_verdict(key, timeout);
         store_->deleteKey(key);
     } catch (const std::exception &error) {
         verdict = error.what();
@@ -130,8 +130,9 @@ void Backend::answer_arrivals(const std::vector<int> &missing, const std::string
 
 void Backend::monitoredBarrier(const c10d::BarrierOptions &opts, bool wait_all_ranks)
 {
-    if (rank_ != 0) return report_arrival();
     milliseconds timeout = opts.timeout == c10d::kUnsetTimeout ? timeout_.load() : opts.timeout;
+
+    if (rank_ != 0) return report_arrival(timeout);
     TORCH_CHECK(timeout.count() > 0, "rdmatrain: Rank 0 timed out in monitoredBarrier after ",
                 timeout.count(), " ms");
     std::vector<int> missing = await_arrivals(timeout);
