@@ -156,21 +156,28 @@ typedef struct side {
     uint32_t rank, world;
 } side_t;
 
+static int fail_counts(const rdt_call_t *call, const side_t *side)
+{
+    PyErr_Format(PyExc_ValueError,
+                 "%s: a buffer of %zd bytes does not have the counts' elements of %s",
+                 rdt_coll_name(call->coll), side->view->len, rdt_dtype_name(call->dtype));
+    return 0;
+}
+
 /* Elements of the call as this buffer has them. False with an exception set. */
 static int count_elements(const rdt_call_t *call, const side_t *side, uint64_t *count_p)
 {
     size_t unit = rdt_dtype_bytes(call->dtype), shards = side->part == SHARDS ? side->world : 1;
-    uint64_t sum = 0;
 
     if (side->part == SHARDS && side->counts != NULL) {
-        for (uint32_t r = 0; r < side->world; r++)
-            sum += side->counts[r];
+        uint64_t left = (size_t)side->view->len; /* counted down, since a sum might wrap */
+
         *count_p = side->counts[side->rank];
-        if ((size_t)side->view->len == sum * unit) return 1;
-        PyErr_Format(PyExc_ValueError, "%s: a buffer of %zd bytes, counts for %llu elements of %s",
-                     rdt_coll_name(call->coll), side->view->len, (unsigned long long)sum,
-                     rdt_dtype_name(call->dtype));
-        return 0;
+        for (uint32_t r = 0; r < side->world; r++) {
+            if (side->counts[r] > left / unit) return fail_counts(call, side);
+            left -= side->counts[r] * unit;
+        }
+        return left == 0 || fail_counts(call, side);
     }
     *count_p = (size_t)side->view->len / (unit * shards);
     if ((size_t)side->view->len % (unit * shards) == 0) return 1;

@@ -358,6 +358,17 @@ except ValueError as error:
 else:
     raise AssertionError("posted")
 """,
+    "counts whose sum in bytes wraps": """
+comms, peers = connected()
+for counts in ([0, 1 << 61], [1, (1 << 61) - 1], [(1 << 63) - 1] * 2):
+    try:
+        comms[0].post("all_to_all", "float64", in_=b"", out=bytearray(), in_counts=counts,
+                      out_counts=[counts[0], 0], timeout=1).wait()
+    except ValueError as error:
+        assert "a buffer of 0 bytes" in str(error), error
+    else:
+        raise AssertionError("posted")
+""",
     "ending the process with everything open": """
 comms, peers = connected()
 data = np.ones(5, np.float32)
