@@ -2,6 +2,8 @@
 /* What a call must be like, and how one that is not is refused. */
 #include "c10d_backend.h"
 
+#include <algorithm>
+
 namespace rdmatrain {
 
 /* The other ranks may be waiting for this call, so they are told: if they refuse it too, the group
@@ -127,8 +129,9 @@ std::vector<uint64_t> Backend::Checked::split(const char *what, const at::Tensor
     }
     for (int64_t split : splits) {
         if (split < 0) refuse("a split of the " + std::string(what) + " is negative");
-        sum += split;
-        counts.push_back(static_cast<uint64_t>(rows > 0 ? tensor.numel() / rows * split : 0));
+        sum += std::min(split, rows + 1); /* which cannot wrap */
+        counts.push_back(static_cast<uint64_t>(rows > 0 ? tensor.numel() / rows : 0) *
+                         static_cast<uint64_t>(split));
     }
     if (splits.size() != size || sum != rows)
         refuse("the " + std::string(what) + " has " + std::to_string(rows) + " rows, and its " +

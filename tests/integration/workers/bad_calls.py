@@ -283,6 +283,8 @@ def splits_that_do_not_add_up_on_all_ranks(group):
     x = torch.ones(2 * world() + 1)
     refused_on_all(group, call, x.clone(), x, group=group, parts=parts)
     x = torch.ones(2 * world())
+    splits = [2**63 - 1, 2**63 - 1, 2 * world() + 2][: world()]  # of three, the sum would wrap
+    refused_on_all(group, call, x.clone(), x, splits, splits, group=group, parts=["splits have"])
     splits = [2 * world() + 1, -1] + [0] * (world() - 2)
     refused_on_all(group, call, x.clone(), x, None, splits, group=group, parts=["negative"])
 
