@@ -65,23 +65,44 @@ void sum_into(const at::Tensor &tensor, const std::vector<Part> &parts, const Te
     tensor.copy_(sparse(tensor, sum._indices(), sum._values().to(tensor.scalar_type())));
 }
 
+[[noreturn]] void differ(int rank, const std::string &mine, int other, const std::string &theirs)
+{
+    std::string text = "ranks differ in all_reduce of sparse tensors: rank " +
+                       std::to_string(rank) + " has " + mine + ", rank " + std::to_string(other) +
+                       " has " + theirs;
+
+    throw_status(RDT_MISMATCH, text.c_str());
+}
+
+std::string dims_text(int64_t num)
+{
+    return std::to_string(num) + " sparse dimensions";
+}
+
 } // namespace
 
-/* Of each rank: the number of sparse dimensions, and of elements. */
+/* Of each rank: the number of sparse dimensions, and of elements. What travels has a dtype of its own,
+ * so the tensor's is compared by hand; by all ranks with all, so that none is alone with its error. */
 std::vector<std::pair<int64_t, int64_t>> Backend::sparse_sizes(const Checked &check,
                                                                const at::Tensor &tensor,
                                                                std::chrono::milliseconds timeout)
 {
-    at::Tensor mine = at::empty({2}, at::kLong), all = at::empty({size_, 2}, at::kLong);
+    at::Tensor mine = at::empty({3}, at::kLong), all = at::empty({size_, 3}, at::kLong);
     std::vector<std::pair<int64_t, int64_t>> sizes;
 
     mine[0] = tensor.sparse_dim();
     mine[1] = tensor._nnz();
+    mine[2] = static_cast<int64_t>(tensor.scalar_type());
     TensorCall call = to_all_gather(check, all, mine);
     compare_shape(call, tensor);
     run(check, std::move(call), timeout, false)->wait();
-    for (int rank = 0; rank < size_; rank++)
+    for (int rank = 0; rank < size_; rank++) {
+        auto dtype = static_cast<at::ScalarType>(all[rank][2].item<int64_t>());
+
+        if (dtype != tensor.scalar_type())
+            differ(rank_, c10::toString(tensor.scalar_type()), rank, c10::toString(dtype));
         sizes.emplace_back(all[rank][0].item<int64_t>(), all[rank][1].item<int64_t>());
+    }
     return sizes;
 }
 
@@ -103,9 +124,9 @@ WorkPtr Backend::allreduce_sparse(Tensors &tensors, const c10d::AllreduceOptions
     std::vector<Part> parts;
     Tensors bytes;
     for (auto [num_dims, num_elements] : sparse_sizes(part, mine, opts.timeout)) {
-        TORCH_CHECK(num_dims == mine.sparse_dim(), "rdmatrain: rank ", rank_,
-                    ": all_reduce: sparse dimensions differ among ranks: ", num_dims, ", here ",
-                    mine.sparse_dim());
+        if (num_dims != mine.sparse_dim())
+            differ(rank_, dims_text(mine.sparse_dim()), static_cast<int>(parts.size()),
+                   dims_text(num_dims));
         parts.push_back({num_dims, num_elements});
         bytes.push_back(at::empty({parts.back().bytes(mine)}, at::kByte));
     }

@@ -69,6 +69,20 @@ def inputs_of_one_size_and_different_shape(group):
 
 
 @check
+def sparse_tensors_of_dtypes_that_differ(group):
+    x = torch.eye(3, dtype=torch.int32 if odd_one_out() else torch.float32).to_sparse()
+    text = first_error("sparse_dtypes", group, dist.all_reduce, x, group=group)
+    expect_both_named(text, "Float", "Int")
+
+
+@check
+def sparse_tensors_of_sparse_dimensions_that_differ(group):
+    x = torch.eye(3).to_sparse(1 if odd_one_out() else 2)
+    text = first_error("sparse_dims", group, dist.all_reduce, x, group=group)
+    expect_both_named(text, "1 sparse dimension", "2 sparse dimensions")
+
+
+@check
 def parts_that_differ_in_an_all_to_all(group):
     # Rank 1 sends rank 0 one row more than that takes.
     sent = [3 if odd_one_out() and target == 0 else 2 for target in range(world())]
