@@ -116,7 +116,7 @@ static const void *chunk_data(const rdt_comm_t *comm, const rdt_work_t *work, ui
     *len_p = 0;
     if (sends_notice(comm, rank, s)) return NULL;
     if (work->refusal != NULL) {
-        *len_p = (uint32_t)strlen(work->refusal);
+        *len_p = (uint32_t)strnlen(work->refusal, comm->tuning.chunk);
         return work->refusal;
     }
     p = rdt_plan_source(&comm->plan, comm->cfg.rank, rank, s, i);

@@ -35,6 +35,8 @@ static void *rank_main(void *arg)
     return NULL;
 }
 
+static uint64_t chunk_bytes = 4096;
+
 static void open_rank(rank_t *me, const char *arg, uint64_t spin_ns)
 {
     static uint8_t group;
@@ -44,7 +46,7 @@ static void open_rank(rank_t *me, const char *arg, uint64_t spin_ns)
     uint8_t wire[RDT_COMM_WIRE_BYTES] = {0};
     uint32_t len = 0;
 
-    tuning.chunk = 4096;
+    tuning.chunk = chunk_bytes;
     tuning.scatter = 64 << 10; /* a broadcast of COUNT goes in parts, */
     tuning.bypass = 64 << 10;  /* and what is gathered or reduced to one rank past the caches */
     if (me->rank == 0) group++;
@@ -361,6 +363,23 @@ static void ranks_that_differ_all_fail(rank_t *me)
     rdt_work_free(work);
 }
 
+/* The reason is cut, not written beyond a slot. */
+static void a_reason_longer_than_a_chunk_arrives(rank_t *me)
+{
+    char reason[200];
+    int64_t buf[2] = {1, 2};
+    rdt_call_t refused = {.coll = RDT_REFUSED, .refusal = reason};
+    rdt_call_t called = {.coll = RDT_ALL_REDUCE, .count = 2, .in = buf, .out = buf};
+    rdt_work_t *work;
+
+    memset(reason, 'r', sizeof(reason) - 1);
+    reason[sizeof(reason) - 1] = '\0';
+    work = post(me, me->rank == 1 ? refused : called);
+    CHECK(rdt_work_wait(work, RDT_NO_TIMEOUT) != RDT_OK, "rank %u", me->rank);
+    CHECK(strstr(rdt_work_text(work), "ranks differ") != NULL, "%s", rdt_work_text(work));
+    rdt_work_free(work);
+}
+
 static const uint32_t mixes[] = {0, ~0u, 1u << 1 | 1u << 2}; /* the root has it, or not */
 
 /* Over shm the ranks' words to each other lie at two addresses, where the thread sanitizer does not
@@ -391,6 +410,9 @@ int main(void)
             }
         run(cases[c].name, cases[c].arg, 3, 0, a_rank_that_leaves_is_named);
         run(cases[c].name, cases[c].arg, 3, 0, ranks_that_differ_all_fail);
+        chunk_bytes = 64;
+        run(cases[c].name, cases[c].arg, 2, 0, a_reason_longer_than_a_chunk_arrives);
+        chunk_bytes = 4096;
         printf("%s %s: ok\n", cases[c].name, cases[c].arg != NULL ? cases[c].arg : "");
     }
     return 0;
