@@ -73,6 +73,7 @@ WorkPtr Backend::run_all(const Checked &check, std::vector<TensorCall> &&calls,
     for (auto &call : calls) {
         for (size_t i = 0; i < call.num_inputs; i++)
             inputs.push_back(call.held[i]);
+        call.call.parts = static_cast<uint32_t>(calls.size());
         works.push_back(run(part, std::move(call), timeout, async));
     }
     return c10::make_intrusive<CoalescedWork>(rank_, check.op, std::move(works), check.title,

@@ -105,11 +105,15 @@ static void normalise(rdt_call_t *call)
     if (!reduces(call->coll)) call->op = RDT_SUM;
     if (call->op != RDT_PREMUL_SUM) call->factor = 0;
     if (!has_root(call->coll) && !is_p2p(call->coll)) call->peer = 0;
-    if (!is_p2p(call->coll)) call->tag = 0;
+    if (is_p2p(call->coll))
+        call->parts = 0;
+    else
+        call->tag = 0;
     if (!has_shape(call)) call->shape = (rdt_shape_t){{0}};
     if (call->coll == RDT_BARRIER || call->coll == RDT_REFUSED) {
         call->dtype = RDT_U8;
         call->count = 0;
+        call->parts = 0;
     }
 }
 

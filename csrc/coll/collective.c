@@ -235,7 +235,8 @@ static bool same_call(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t r
 
     expect_sizes(comm, rank, &want);
     if (hdr->coll != want.coll || hdr->dtype != want.dtype || hdr->op != want.op ||
-        hdr->peer != want.peer || hdr->seq != want.seq || hdr->takes != want.takes)
+        hdr->peer != want.peer || hdr->parts != want.parts || hdr->seq != want.seq ||
+        hdr->takes != want.takes)
         return false;
     return !compares_sizes(comm, work, rank) ||
            (hdr->count == want.count && same_shape(&hdr->shape, &want.shape));

@@ -59,7 +59,10 @@ typedef enum rdt_kind {
 typedef struct rdt_hdr {
     uint8_t kind, coll, dtype, op;
     uint32_t peer;
-    int32_t tag;
+    union {
+        int32_t tag;
+        uint32_t parts; /* of a collective: the call's */
+    };
     uint32_t index; /* of the chunk in its stream */
     uint64_t seq;
     uint64_t count;

@@ -70,7 +70,7 @@ static void describe_rest(const rdt_hdr_t *hdr, char *text, size_t room)
 void rdt_describe_hdr(const rdt_hdr_t *hdr, char *text)
 {
     const char *name = rdt_coll_name((rdt_coll_t)hdr->coll);
-    char shape[RDT_SHAPE_TEXT_BYTES], rest[64];
+    char shape[RDT_SHAPE_TEXT_BYTES], rest[64], parts[24] = "";
 
     if (hdr->coll == RDT_BARRIER || hdr->coll >= RDT_REFUSED) {
         snprintf(text, RDT_CALL_TEXT_BYTES, "%s", name);
@@ -78,25 +78,29 @@ void rdt_describe_hdr(const rdt_hdr_t *hdr, char *text)
     }
     rdt_shape_text(&hdr->shape, shape);
     describe_rest(hdr, rest, sizeof(rest));
-    snprintf(text, RDT_CALL_TEXT_BYTES, "%s(%s%s, %llu element%s%s)", name,
+    if (hdr->coll < RDT_SEND && hdr->parts > 0)
+        snprintf(parts, sizeof(parts), ", one of %u", hdr->parts);
+    snprintf(text, RDT_CALL_TEXT_BYTES, "%s(%s%s, %llu element%s%s%s)", name,
              rdt_dtype_name((rdt_dtype_t)hdr->dtype), shape, (unsigned long long)hdr->count,
-             hdr->count == 1 ? "" : "s", rest);
+             hdr->count == 1 ? "" : "s", rest, parts);
 }
 
 rdt_hdr_t rdt_call_hdr(const rdt_work_t *work, rdt_kind_t kind)
 {
     const rdt_call_t *call = &work->call;
+    rdt_hdr_t hdr = {.kind = (uint8_t)kind,
+                     .coll = (uint8_t)call->coll,
+                     .dtype = (uint8_t)call->dtype,
+                     .op = (uint8_t)call->op,
+                     .peer = call->peer,
+                     .tag = call->tag,
+                     .seq = work->seq,
+                     .count = call->count,
+                     .factor = call->factor,
+                     .shape = call->shape};
 
-    return (rdt_hdr_t){.kind = (uint8_t)kind,
-                       .coll = (uint8_t)call->coll,
-                       .dtype = (uint8_t)call->dtype,
-                       .op = (uint8_t)call->op,
-                       .peer = call->peer,
-                       .tag = call->tag,
-                       .seq = work->seq,
-                       .count = call->count,
-                       .factor = call->factor,
-                       .shape = call->shape};
+    if (call->parts > 0) hdr.parts = call->parts;
+    return hdr;
 }
 
 void rdt_describe_work(const rdt_work_t *work, char *text)

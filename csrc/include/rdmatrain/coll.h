@@ -111,6 +111,8 @@ typedef struct rdt_call {
     rdt_redop_t op;
     uint32_t peer;     /* root, receiver of a send, sender for a recv (or RDT_ANY_PEER) */
     int32_t tag;       /* send and recv */
+    uint32_t parts;    /* collectives: how many of them one call of the program is; 0 for one alone.
+                        * Equal on all ranks, so that none is taken for a part of another call. */
     double factor;     /* PREMUL_SUM; equal on all ranks */
     uint64_t count;    /* elements, as said at each rdt_coll_t */
     rdt_shape_t shape; /* of the tensor, where it must be the same on all ranks; not looked at in

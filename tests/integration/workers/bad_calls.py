@@ -83,6 +83,19 @@ def sparse_tensors_of_sparse_dimensions_that_differ(group):
 
 
 @check
+def lists_whose_lengths_differ(group):
+    # The second tensor must not meet the next call of rank 1.
+    xs = [torch.ones(4) for _ in range(1 if odd_one_out() else 2)]
+
+    def reduce_all():
+        group.allreduce_coalesced(xs, dist.AllreduceCoalescedOptions()).wait()
+        dist.all_reduce(torch.ones(4), group=group)
+
+    text = first_error("lengths", group, reduce_all)
+    expect_both_named(text, "one of 1", "one of 2")
+
+
+@check
 def parts_that_differ_in_an_all_to_all(group):
     # Rank 1 sends rank 0 one row more than that takes.
     sent = [3 if odd_one_out() and target == 0 else 2 for target in range(world())]
