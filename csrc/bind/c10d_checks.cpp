@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include <ATen/EmptyTensor.h>
+
 namespace rdmatrain {
 
 /* The other ranks may be waiting for this call, so they are told: if they refuse it too, the group
@@ -22,6 +24,16 @@ void Backend::Checked::refuse(const std::string &reason) const
     TORCH_CHECK(false, "rdmatrain: rank ", backend.getRank(), ": ", text);
 }
 
+/* False where its memory was taken away, as FSDP does between uses, or never was, as of a fake one. */
+static bool has_memory(const at::Tensor &tensor)
+{
+    if (tensor.numel() == 0) return true;
+    if (!tensor.has_storage() || !tensor.storage().data_ptr()) return false;
+    return at::detail::computeStorageNbytes(tensor.sizes(), tensor.strides(), tensor.itemsize(),
+                                            static_cast<size_t>(tensor.storage_offset())) <=
+           tensor.storage().nbytes();
+}
+
 void Backend::Checked::tensor(const at::Tensor &tensor) const
 {
     if (!tensor.is_cpu() && !can_stage(tensor.device()))
@@ -29,6 +41,7 @@ void Backend::Checked::tensor(const at::Tensor &tensor) const
                ", and this backend moves tensors of the CPU and of accelerators with streams");
     if (tensor.layout() != at::kStrided)
         refuse("a tensor is sparse, which only all_reduce takes (in coordinate format)");
+    if (!has_memory(tensor)) refuse("the memory of a tensor was freed, or it is fake");
 }
 
 const at::Tensor &Backend::Checked::only(const Tensors &tensors) const

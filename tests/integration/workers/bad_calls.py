@@ -428,6 +428,18 @@ def a_maximum_of_sparse_tensors_on_one_rank(group):
 
 
 @check
+def a_tensor_without_memory_on_one_rank(group):
+    freed = torch.ones(4)
+    freed.untyped_storage().resize_(8)
+    refused_on_one(
+        "was freed",
+        group,
+        lambda: dist.all_reduce(freed, group=group),
+        lambda: dist.all_reduce(torch.ones(4), group=group),
+    )
+
+
+@check
 def a_wrong_output_size_on_one_rank(group):
     def gather(size):
         return dist.all_gather_into_tensor(torch.empty(size), torch.ones(3), group=group)
