@@ -79,13 +79,19 @@ void close_all()
 }
 
 CommOwner::CommOwner(rdt_comm_t *comm)
-    : comm_(comm), stager_(std::make_unique<Stager>(*this)), watch_(std::make_shared<Watch>())
+    : comm_(comm), stager_(std::make_unique<Stager>(*this)), watch_(std::make_shared<Watch>()),
+      pid_(getpid())
 {
 }
 
 CommOwner::~CommOwner()
 {
     close();
+}
+
+bool CommOwner::is_forked() const
+{
+    return pid_ != getpid();
 }
 
 void CommOwner::close()
@@ -234,7 +240,7 @@ bool Work::wait(std::chrono::milliseconds timeout)
             throw_wait_timeout(timeout);
     }
     if (state_ == State::Succeeded) return true;
-    if (!isCompleted() && rdt_work_test(work_) == RDT_AGAIN)
+    if (!isCompleted() && owner_->is_forked())
         throw_status(RDT_CLOSED, "a process that was forked from a rank cannot wait for its work");
     std::unique_lock<std::mutex> lock(mutex_);
     cv_.wait(lock, [this] { return completed_; });

@@ -42,6 +42,8 @@ class CommOwner
 
     /* Idempotent; releases the GIL if this thread holds it. */
     void close();
+    /* This is a child of the rank's process. */
+    bool is_forked() const;
     Watch &watch() const { return *watch_; }
     Stager &stager() const { return *stager_; }
 
@@ -51,6 +53,7 @@ class CommOwner
     const std::shared_ptr<Watch> watch_;
     std::atomic<int> users_{0};
     std::atomic<bool> closing_{false};
+    const int pid_;
 };
 
 class Work : public c10d::Work
