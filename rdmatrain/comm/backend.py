@@ -2,6 +2,7 @@
 
 import atexit
 import copy
+import ctypes
 import hashlib
 import logging
 import pickle
@@ -97,6 +98,8 @@ def _group_of(rank: int, options: Any) -> Group:
 def _offer_traces() -> None:
     with suppress(ValueError):  # it is registered, since an earlier group
         c10d._register_handler(TRACE_HANDLER, _answer_with_trace)
+        # torch drops its reference when Python has ended: that must not be the last one.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_answer_with_trace))
 
 
 def _answer_with_trace(_request: Any, response: Any) -> None:

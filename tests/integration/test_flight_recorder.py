@@ -269,6 +269,18 @@ c10d._get_handler("rdmatrain_dump_trace")(Request(), Response())
     assert (job.of(0)["status"], job.of(0)["names"]) == (200, ["gloo:all_reduce"])
 
 
+def test_what_answers_the_worker_server_outlives_python(tmp_path: Path) -> None:
+    body = """
+import gc
+from rdmatrain.comm import backend
+dist.init_process_group("rdmatrain")
+vars(backend).clear()  # as Python does at its end, but for modules that it forgets
+gc.collect()
+"""
+    job = traced(tmp_path, body, ranks=1)
+    assert job.code == 0, job.out
+
+
 def test_a_full_ring_is_analysed_from_where_it_begins(tmp_path: Path) -> None:
     body = """
 import rdmatrain
