@@ -31,13 +31,12 @@ void CallbackPool::run(std::function<void()> task)
     ready_.notify_one();
 }
 
-void CallbackPool::drain()
+bool CallbackPool::drain(std::chrono::seconds limit)
 {
     std::unique_lock<std::mutex> lock(mutex_);
 
-    if (in_callback) return;
-    drained_.wait_for(lock, std::chrono::seconds(2),
-                      [this] { return tasks_.empty() && num_running_ == 0; });
+    return in_callback ||
+           drained_.wait_for(lock, limit, [this] { return tasks_.empty() && num_running_ == 0; });
 }
 
 static void run_one(const std::function<void()> &task) noexcept

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -18,9 +19,9 @@ class CallbackPool
     static CallbackPool &instance();
 
     void run(std::function<void()> task);
-    /* Waits until all callbacks have returned, but not for long, and not for the one that calls:
-     * Python must not end while one of them wants the GIL. */
-    void drain();
+    /* Waits until all callbacks have returned, but not for the one that calls: Python must not end
+     * while one of them wants the GIL. False when time ran out. */
+    bool drain(std::chrono::seconds limit);
 
   private:
     void work();

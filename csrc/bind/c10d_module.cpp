@@ -61,7 +61,8 @@ PYBIND11_MODULE(_c10d, module)
              "Name of the transport that joins this rank to another one.");
     module.def("set_factory", &rdmatrain::set_factory, py::arg("factory"),
                "Set what makes a backend of a store, a rank, a number of ranks and options.");
-    module.def("close_all", &rdmatrain::close_all, "Close the communicators of all groups.");
+    module.def("close_all", &rdmatrain::close_all, py::call_guard<py::gil_scoped_release>(),
+               "Close the communicators of all groups.");
     module.def("install_allocator", &rdmatrain::install_allocator,
                "Make the arena torch's allocator for CPU memory, if it is not.");
     module.def("arena_empty", &rdmatrain::arena_empty, py::arg("size"), py::arg("dtype"),

@@ -46,7 +46,7 @@ static void close_comm(rdt_comm_t *comm, const std::atomic<int> &users)
     while (users > 0)
         usleep(100);
     rdt_comm_close(comm);
-    CallbackPool::instance().drain();
+    (void)CallbackPool::instance().drain(std::chrono::seconds(2));
 }
 
 /* All that may still be open when the program ends. */
@@ -76,6 +76,10 @@ void close_all()
     }
     for (auto &one : all)
         if (auto owner = one.lock()) owner->close();
+    if (!CallbackPool::instance().drain(std::chrono::seconds(10)))
+        TORCH_WARN(
+            "rdmatrain: callbacks of collectives still run 10 s after the end of the program: "
+            "Python may end with SIGABRT");
 }
 
 CommOwner::CommOwner(rdt_comm_t *comm)

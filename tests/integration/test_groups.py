@@ -32,3 +32,9 @@ def test_a_fork_runs_callbacks_of_its_own() -> None:
     ended = run_alone(str(WORKERS / "forked_callbacks.py"))
     assert ended.of(0) == {"parent": 3, "child": 3}, ended.out
     assert ended.code == 0, ended.out
+
+
+def test_a_program_ends_when_its_callbacks_have_run() -> None:
+    ended = run_alone(str(WORKERS / "late_callbacks.py"))
+    assert ended.of(0) == {"ran": 20}, ended.out
+    assert ended.code == 0, ended.out
