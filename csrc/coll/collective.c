@@ -136,12 +136,18 @@ static uint64_t taken(const rdt_comm_t *comm, uint32_t from)
     return rdt_plan_count(&comm->plan, from, comm->cfg.rank, RDT_STREAM_INPUT);
 }
 
+/* Each of the two can then see what is wrong, not only the one that takes it. */
+static bool says_both_ways(const rdt_hdr_t *hdr)
+{
+    return hdr->coll == RDT_ALL_TO_ALL || hdr->coll == RDT_ALL_GATHER;
+}
+
 /* The size of the call as the peer is told: of what the two have in common where that differs. */
 static void say_sizes(const rdt_comm_t *comm, uint32_t to, rdt_hdr_t *hdr)
 {
     bool is_root = comm->cfg.rank == comm->plan.root;
 
-    if (hdr->coll == RDT_ALL_TO_ALL) hdr->takes = taken(comm, to);
+    if (says_both_ways(hdr)) hdr->takes = taken(comm, to);
     if (hdr->coll == RDT_ALL_TO_ALL || hdr->coll == RDT_REDUCE_SCATTER ||
         (hdr->coll == RDT_SCATTER && is_root))
         hdr->count = given(comm, to);
@@ -153,7 +159,7 @@ static void expect_sizes(const rdt_comm_t *comm, uint32_t from, rdt_hdr_t *hdr)
 {
     bool is_root = comm->cfg.rank == comm->plan.root;
 
-    if (hdr->coll == RDT_ALL_TO_ALL) hdr->takes = given(comm, from);
+    if (says_both_ways(hdr)) hdr->takes = given(comm, from);
     if (hdr->coll == RDT_ALL_TO_ALL || hdr->coll == RDT_ALL_GATHER ||
         (hdr->coll == RDT_GATHER && is_root))
         hdr->count = taken(comm, from);

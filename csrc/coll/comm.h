@@ -73,7 +73,8 @@ typedef struct rdt_hdr {
     uint64_t out_at; /* of its output: see direct.h */
     union {
         double factor;
-        uint64_t takes; /* all_to_all: elements that the sender takes from the receiver */
+        uint64_t
+            takes; /* all_to_all, all_gather: elements that the sender takes from the receiver */
     };
     rdt_shape_t shape;
 } rdt_hdr_t;

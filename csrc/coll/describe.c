@@ -3,6 +3,8 @@
 
 #include "coll/comm.h"
 
+#define UNSAID UINT64_MAX /* of what is taken: it is another number for each peer */
+
 const char *rdt_coll_name(rdt_coll_t coll)
 {
     static const char *const names[RDT_NUM_COLLS] = {
@@ -43,6 +45,14 @@ static void describe_partner(const rdt_hdr_t *hdr, char *text, size_t room)
         snprintf(text, room, ", %s rank %u, tag %d", side, hdr->peer, hdr->tag);
 }
 
+static void describe_taken(const rdt_hdr_t *hdr, char *text, size_t room)
+{
+    bool as_usual = hdr->coll == RDT_ALL_GATHER && hdr->takes == hdr->count;
+
+    if (hdr->takes != UNSAID && !as_usual)
+        snprintf(text, room, " given, %llu taken", (unsigned long long)hdr->takes);
+}
+
 /* ", SUM", ", root 1", ... */
 static void describe_rest(const rdt_hdr_t *hdr, char *text, size_t room)
 {
@@ -54,13 +64,12 @@ static void describe_rest(const rdt_hdr_t *hdr, char *text, size_t room)
         describe_op(hdr, text, room);
         break;
     case RDT_ALL_TO_ALL:
-        snprintf(text, room, " given, %llu taken", (unsigned long long)hdr->takes);
+    case RDT_ALL_GATHER:
+        describe_taken(hdr, text, room);
         break;
     case RDT_SEND:
     case RDT_RECV:
         describe_partner(hdr, text, room);
-        break;
-    case RDT_ALL_GATHER:
         break;
     default:
         snprintf(text, room, ", root %u", hdr->peer);
@@ -107,5 +116,6 @@ void rdt_describe_work(const rdt_work_t *work, char *text)
 {
     rdt_hdr_t hdr = rdt_call_hdr(work, RDT_KIND_INPUT);
 
+    if (hdr.coll == RDT_ALL_TO_ALL || hdr.coll == RDT_ALL_GATHER) hdr.takes = UNSAID;
     rdt_describe_hdr(&hdr, text);
 }

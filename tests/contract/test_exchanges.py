@@ -216,6 +216,20 @@ def test_another_split_is_an_error_that_names_both(group):
         assert "4 taken" in error
 
 
+def test_shards_that_differ_from_what_is_taken_are_an_error_on_both_sides(group):
+    counts = ([4, 5], [4, 6])
+
+    def body(comm, rank):
+        mine, out = values("int32", rank, counts[rank][rank]), empty("int32", sum(counts[rank]))
+        with pytest.raises(CommError) as caught:
+            call(comm, "all_gather", "int32", in_=mine, out=out, out_counts=counts[rank])
+        return str(caught.value)
+
+    for error in group(2).run(body):
+        assert "4 elements given, 5 taken" in error
+        assert "6 elements given, 4 taken" in error
+
+
 def test_another_shape_of_as_many_elements_is_an_error_that_names_both(group):
     shapes = ((2, 6), (3, 4), (2, 6))
     calls = [
