@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 from conformance_verdict import (
@@ -35,6 +36,8 @@ ENVIRONMENT = {
     "KINETO_LOG_LEVEL": "99",
     "PYTORCH_PRINT_REPRO_ON_FAILURE": "0",
     "DISTRIBUTED_TESTS_DEFAULT_TIMEOUT": "100",  # seconds; then ranks show their stacks and die
+    # Tests that fail, as they should, leave traces here instead of in the user's cache.
+    "RDMATRAIN_RECORDER_DIR": str(Path(__file__).parents[2] / "build" / "test-traces"),
 }
 
 

@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ RUN = [sys.executable, "-m", "rdmatrain.cli", "run"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 TIMEOUT_S = 100.0
 # Jobs that fail, as they should, leave traces here instead of in the user's cache.
-TRACES = str(Path(tempfile.gettempdir()) / "rdmatrain-test-traces")
+TRACES = str(Path(__file__).parents[2] / "build" / "test-traces")
 MARKER = "INTEGRATION_JOB"  # in the environment of all processes of a job
 
 HEAD = """
