@@ -150,6 +150,7 @@ class Backend : public c10d::Backend
                     std::chrono::milliseconds timeout, bool async);
 
     void report_arrival(std::chrono::milliseconds timeout);
+    void throw_if_failed();
     std::vector<int> await_arrivals(std::chrono::milliseconds timeout);
     void answer_arrivals(const std::vector<int> &missing, const std::string &verdict);
     std::string wait_for_verdict(const std::string &key, std::chrono::milliseconds barrier_timeout);

@@ -59,6 +59,16 @@ WorkPtr Backend::barrier(const c10d::BarrierOptions &opts)
     return run(check, std::move(call), opts.timeout, opts.asyncOp);
 }
 
+/* A group that has failed answers nobody: without this, those who left it would be named as missing. */
+void Backend::throw_if_failed()
+{
+    char text[512];
+    CommOwner::User user(*owner_);
+
+    if (user.comm() == nullptr) throw std::runtime_error("the process group was destroyed");
+    if (rdt_comm_status(user.comm(), text, sizeof(text)) != RDT_OK) throw std::runtime_error(text);
+}
+
 /* What rank 0 says. It may come as late as to any operation of the group, and waits for the others as
  * long as the barrier may take: so it names who is missing before anybody else gives up. */
 std::string Backend::wait_for_verdict(const std::string &key, milliseconds barrier_timeout)
@@ -67,13 +77,8 @@ std::string Backend::wait_for_verdict(const std::string &key, milliseconds barri
     auto end = Clock::now() + timeout;
 
     for (Pause pause; patience.count() <= 0 || Clock::now() < end; pause.sleep()) {
-        char text[512];
-
         if (store_->check({key})) return store_->get_to_str(key);
-        CommOwner::User user(*owner_); /* not while the store is asked, which may take long */
-        if (user.comm() == nullptr) throw std::runtime_error("the process group was destroyed");
-        if (rdt_comm_status(user.comm(), text, sizeof(text)) != RDT_OK)
-            throw std::runtime_error(text);
+        throw_if_failed(); /* not while the store is asked, which may take long */
     }
     throw std::runtime_error("rank 0 did not answer within " + std::to_string(timeout.count()) +
                              " ms");
@@ -111,8 +116,10 @@ std::vector<int> Backend::await_arrivals(milliseconds timeout)
 
     for (int rank = 1; rank < size_; rank++)
         keys.push_back(arrival_key(rank));
-    for (Pause pause; Clock::now() < end; pause.sleep())
+    for (Pause pause; Clock::now() < end; pause.sleep()) {
+        throw_if_failed();
         if (keys.empty() || store_->check(keys)) return missing;
+    }
     for (int rank = 1; rank < size_; rank++)
         if (!store_->check({arrival_key(rank)})) missing.push_back(rank);
     return missing;
@@ -135,8 +142,13 @@ void Backend::monitoredBarrier(const c10d::BarrierOptions &opts, bool wait_all_r
     if (rank_ != 0) return report_arrival(timeout);
     TORCH_CHECK(timeout.count() > 0, "rdmatrain: Rank 0 timed out in monitoredBarrier after ",
                 timeout.count(), " ms");
-    std::vector<int> missing = await_arrivals(timeout);
+    std::vector<int> missing;
     std::string verdict;
+    try {
+        missing = await_arrivals(timeout);
+    } catch (const std::exception &error) {
+        TORCH_CHECK(false, "rdmatrain: [Rank 0]: monitoredBarrier: ", error.what());
+    }
     if (!missing.empty())
         verdict =
             (wait_all_ranks ? "Ranks " + join(missing) : "Rank " + std::to_string(missing[0])) +

@@ -214,6 +214,17 @@ def a_monitored_barrier_without_rank_0_ends_with_the_groups_timeout(group):
 
 
 @check
+def a_monitored_barrier_of_a_failed_group_says_how_it_failed_on_all_ranks(_group):
+    mine = dist.new_group()
+    raised_by(dist.all_reduce, torch.ones(3 + rank()), group=mine)
+    began = time.monotonic()
+    error = raised_by(rdmatrain.monitored_barrier, mine)
+    assert "ranks differ in collective #1" in str(error), error
+    assert time.monotonic() - began < 10  # and not the timeout of 30 minutes
+    dist.destroy_process_group(mine)
+
+
+@check
 def a_monitored_barrier_leaves_no_keys(group):
     store = dist.distributed_c10d._world.pg_map[group][1]
     rdmatrain.monitored_barrier(group)
