@@ -129,6 +129,7 @@ void Backend::answer_arrivals(const std::vector<int> &missing, const std::string
 {
     for (int rank = 1; rank < size_; rank++) {
         if (std::find(missing.begin(), missing.end(), rank) != missing.end()) continue;
+        if (!store_->check({arrival_key(rank)})) continue; /* it gave up meanwhile */
         std::string number = store_->get_to_str(arrival_key(rank));
         store_->deleteKey(arrival_key(rank)); /* first: it may come again at once */
         store_->set(arrival_key(rank) + "/" + number, verdict);

@@ -32,11 +32,14 @@ std::exception_ptr error_of(rdt_status_t status, const char *text)
     }
 }
 
-void throw_wait_timeout(std::chrono::milliseconds timeout)
+void Work::throw_wait_timeout(std::chrono::milliseconds timeout) const
 {
-    throw_status(RDT_TIMEOUT, ("wait() ended after " + std::to_string(timeout.count()) +
-                               " ms, before the operation did")
-                                  .c_str());
+    std::string text = "rank " + std::to_string(rank_) + ": wait() of " +
+                       rdt_coll_name(call_.call.coll) + " ended after " +
+                       std::to_string(timeout.count()) +
+                       " ms, before the operation did, which goes on: wait again, or longer";
+
+    throw_status(RDT_TIMEOUT, text.c_str());
 }
 
 static void close_comm(rdt_comm_t *comm, const std::atomic<int> &users)

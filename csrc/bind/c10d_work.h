@@ -82,6 +82,7 @@ class Work : public c10d::Work
     /* Ends the work, once: copies results back, unless there is an error, and tells everybody. */
     void conclude(std::exception_ptr error);
     virtual void copy_back();
+    [[noreturn]] void throw_wait_timeout(std::chrono::milliseconds timeout) const;
     /* Of the results; empty for the CPU's. */
     virtual std::vector<c10::Device> devices() const { return {}; }
     virtual void settle(c10::ivalue::Future &future, const std::exception_ptr &error);
@@ -134,6 +135,5 @@ void close_all();
 
 [[noreturn]] void throw_status(rdt_status_t status, const char *text);
 std::exception_ptr error_of(rdt_status_t status, const char *text); /* nullptr for RDT_OK */
-[[noreturn]] void throw_wait_timeout(std::chrono::milliseconds timeout);
 
 } // namespace rdmatrain

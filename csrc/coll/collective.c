@@ -476,7 +476,8 @@ void rdt_collective_timeout_st(rdt_comm_t *comm, rdt_work_t *work)
         const rdt_peer_state_t *peer = &comm->peers[r];
 
         if (peer->conn != NULL && !peer->held && more_to_come(peer) && is_absent(peer) == absent)
-            len += (size_t)snprintf(missing + len, sizeof(missing) - len, " %u", r);
+            len += (size_t)snprintf(missing + len, sizeof(missing) - len, "%s %u",
+                                    len > 0 ? "," : "", r);
     }
     rdt_describe_work(work, call);
     rdt_comm_latch(comm, RDT_TIMEOUT,

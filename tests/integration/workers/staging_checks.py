@@ -367,7 +367,7 @@ def a_wait_may_end_before_the_device_does(group: dist.ProcessGroup) -> None:
         tensor.fill_(rank)
         work = dist.all_reduce(tensor, group=group, async_op=True)
         error = raised_by(work.wait, timedelta(milliseconds=50))
-        assert "wait() ended after 50 ms" in str(error), error
+        assert "wait() of all_reduce ended after 50 ms" in str(error), error
         dist.barrier()  # the other rank has seen it too
     work.wait()
     expect_equal(tensor.cpu(), torch.full((10,), 1.0))
