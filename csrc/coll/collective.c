@@ -463,26 +463,34 @@ static bool is_absent(const rdt_peer_state_t *peer)
     return !peer->held && peer->rx_next[RDT_STREAM_INPUT] == 0;
 }
 
-void rdt_collective_timeout_st(rdt_comm_t *comm, rdt_work_t *work)
+/* " 1, 3": of whom more should have come. The others wait for those that are absent, as this rank does:
+ * they are not to blame. */
+static void list_missing(const rdt_comm_t *comm, char *text, size_t room)
 {
-    char call[RDT_CALL_TEXT_BYTES], missing[128] = "";
     size_t len = 0;
     bool absent = false;
 
-    /* The others wait for those that are absent, as this rank does: they are not to blame. */
+    text[0] = '\0';
     for (uint32_t r = 0; r < comm->cfg.world; r++)
         absent |= comm->peers[r].conn != NULL && is_absent(&comm->peers[r]);
-    for (uint32_t r = 0; r < comm->cfg.world && len + 16 < sizeof(missing); r++) {
+    for (uint32_t r = 0; r < comm->cfg.world && len + 16 < room; r++) {
         const rdt_peer_state_t *peer = &comm->peers[r];
 
         if (peer->conn != NULL && !peer->held && more_to_come(peer) && is_absent(peer) == absent)
-            len += (size_t)snprintf(missing + len, sizeof(missing) - len, "%s %u",
-                                    len > 0 ? "," : "", r);
+            len += (size_t)snprintf(text + len, room - len, "%s %u", len > 0 ? "," : "", r);
     }
+}
+
+void rdt_collective_timeout_st(rdt_comm_t *comm, rdt_work_t *work)
+{
+    char call[RDT_CALL_TEXT_BYTES], missing[128];
+
+    list_missing(comm, missing, sizeof(missing));
     rdt_describe_work(work, call);
     rdt_comm_latch(comm, RDT_TIMEOUT,
                    "%s #%llu did not finish within its timeout of %.1f s on rank %u: nothing more "
                    "came from rank%s",
                    call, (unsigned long long)work->seq, (double)work->call.timeout_ns * 1e-9,
-                   comm->cfg.rank, len > 0 ? missing : " (none missing: this rank was too slow)");
+                   comm->cfg.rank,
+                   missing[0] != '\0' ? missing : " (none missing: this rank was too slow)");
 }
