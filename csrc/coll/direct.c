@@ -85,7 +85,7 @@ void rdt_direct_begin_st(rdt_comm_t *comm, const rdt_work_t *work)
     comm->out_at = 0;
     for (uint32_t r = 0; r < comm->cfg.world; r++)
         comm->peers[r].exposed_at = 0;
-    /* So is a broadcast for all ranks. */
+    /* A broadcast is direct for all ranks, or for none. */
     if (!comm->shares_arena || (is_broadcast(&comm->plan) && !all_share(comm))) return;
     for (uint32_t r = 0; r < comm->cfg.world; r++)
         if (r != comm->cfg.rank) expose(comm, work, r);

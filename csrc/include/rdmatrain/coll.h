@@ -2,8 +2,8 @@
 /* Communicators, collectives and point-to-point: the C surface that bind/ and tests use.
  *
  * Collectives of a communicator run in the order in which they are posted, and every rank must post
- * the same ones in the same order: operation, dtype, count, reduction and root travel with each, and
- * a difference fails the communicator on every rank, naming both sides. Reductions are always made in
+ * the same ones in the same order: operation, dtype, shape, count, reduction, factor and root travel
+ * with each, and a difference fails the communicator on every rank, naming both sides. Reductions are always made in
  * the order of the ranks, so that every rank holds the same bits, on every transport and chunk size.
  *
  * The first error that damages a communicator is latched, told to the other ranks, and is the
