@@ -158,6 +158,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def run_checks(worker: str, layout: str) -> tuple[Ended, int]:
+    """Run a worker that is built on checklib, on a layout such as "3-over-tcp"; also its ranks."""
+    ranks, _, transport = layout.partition("-over-")
+    env = {"RDMATRAIN_TRANSPORT": transport}
+    return run(str(WORKERS / worker), ranks=int(ranks), env=env), int(ranks)
+
+
 def checks_in(worker: str) -> list[str]:
     """Names of the checks in a worker that is built on checklib."""
     return re.findall(r"^@check\ndef (\w+)", (WORKERS / worker).read_text(), flags=re.MULTILINE)

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
-from integration_jobs import WORKERS, Ended, checks_in, failure_of, run, write_worker
+from integration_jobs import Ended, checks_in, failure_of, run, run_checks, write_worker
 
 WORKER = "arena_checks.py"
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["2", "3"])
+@pytest.fixture(scope="module", params=["2-over-shm", "3-over-shm"])
 def job(request: pytest.FixtureRequest) -> tuple[Ended, int]:
-    return run(str(WORKERS / WORKER), ranks=request.param), request.param
+    return run_checks(WORKER, request.param)
 
 
 @pytest.mark.parametrize("name", checks_in(WORKER))

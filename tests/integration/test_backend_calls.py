@@ -1,17 +1,14 @@
 """Each call that torch can make of a backend, over 2 and 3 ranks, over shm and over tcp."""
 
 import pytest
-from integration_jobs import RUN, WORKERS, Ended, checks_in, failure_of, finish, start
+from integration_jobs import Ended, checks_in, failure_of, run_checks
 
 WORKER = "every_call.py"
-LAYOUTS = {"2-over-shm": (2, "shm"), "3-over-shm": (3, "shm"), "3-over-tcp": (3, "tcp")}
 
 
-@pytest.fixture(scope="module", params=list(LAYOUTS))
+@pytest.fixture(scope="module", params=["2-over-shm", "3-over-shm", "3-over-tcp"])
 def job(request: pytest.FixtureRequest) -> tuple[Ended, int]:
-    ranks, transport = LAYOUTS[request.param]
-    command = [*RUN, "--nproc-per-node", str(ranks), str(WORKERS / WORKER)]
-    return finish([start(command, {"RDMATRAIN_TRANSPORT": transport})])[0], ranks
+    return run_checks(WORKER, request.param)
 
 
 @pytest.mark.parametrize("name", checks_in(WORKER))

@@ -1,15 +1,14 @@
 """Groups made from groups, their options, and the monitored barrier, over 2 and 3 ranks."""
 
 import pytest
-from integration_jobs import RUN, WORKERS, Ended, checks_in, failure_of, finish, start
+from integration_jobs import Ended, checks_in, failure_of, run_checks
 
 WORKER = "made_groups.py"
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=["2-over-auto", "3-over-auto"])
 def job(request: pytest.FixtureRequest) -> tuple[Ended, int]:
-    ranks = request.param
-    return finish([start([*RUN, "--nproc-per-node", str(ranks), str(WORKERS / WORKER)])])[0], ranks
+    return run_checks(WORKER, request.param)
 
 
 @pytest.mark.parametrize("name", checks_in(WORKER))
