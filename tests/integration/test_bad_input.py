@@ -5,30 +5,24 @@ from pathlib import Path
 
 import pytest
 from integration_jobs import (
-    RUN,
-    WORKERS,
     Ended,
     checks_in,
     failure_of,
-    finish,
     nothing_left_behind,
     run,
     run_by_hand,
-    start,
+    run_checks,
     write_worker,
 )
 
 # Wrong calls, in a group that exists
 
 WORKER = "bad_calls.py"
-LAYOUTS = {"2-over-shm": (2, "shm"), "3-over-tcp": (3, "tcp")}
 
 
-@pytest.fixture(scope="module", params=list(LAYOUTS))
+@pytest.fixture(scope="module", params=["2-over-shm", "3-over-tcp"])
 def job(request: pytest.FixtureRequest) -> tuple[Ended, int]:
-    ranks, transport = LAYOUTS[request.param]
-    command = [*RUN, "--nproc-per-node", str(ranks), str(WORKERS / WORKER)]
-    return finish([start(command, {"RDMATRAIN_TRANSPORT": transport})])[0], ranks
+    return run_checks(WORKER, request.param)
 
 
 @pytest.mark.parametrize("name", checks_in(WORKER))

@@ -210,20 +210,20 @@ def a_barrier_against_an_all_reduce(group):
 @check
 def a_send_and_a_recv_of_different_sizes(group):
     if rank() == 0:
-        text = first_error("send", group, dist.send, torch.ones(10), 1, group=group)
+        text = first_error("send", group, dist.send, torch.ones(3000), 1, group=group)
     elif rank() == 1:
-        text = first_error("send", group, dist.recv, torch.ones(20), 0, group=group)
+        text = first_error("send", group, dist.recv, torch.ones(4000), 0, group=group)
     else:
         return
-    expect_both_named(text, "10 elements", "20 elements", "send", "recv")
+    expect_both_named(text, "3000 elements", "4000 elements", "send", "recv")
 
 
 @check
 def a_send_and_a_recv_of_different_dtypes(group):
     if rank() == 0:
-        text = first_error("send", group, dist.send, torch.ones(10).int(), 1, group=group)
+        text = first_error("send", group, dist.send, torch.ones(3000).int(), 1, group=group)
     elif rank() == 1:
-        text = first_error("send", group, dist.recv, torch.ones(10), 0, group=group)
+        text = first_error("send", group, dist.recv, torch.ones(3000), 0, group=group)
     else:
         return
     expect_both_named(text, "float32", "int32")
