@@ -84,7 +84,7 @@ typedef enum rdt_coll {
     RDT_REDUCE_SCATTER, /* in: world shards of count elements; out: count */
     RDT_ALL_TO_ALL, /* in: world shards of count elements, one to each rank; out: one from each */
     RDT_BARRIER,    /* nothing moves */
-    RDT_SEND,       /* in: count elements to peer; done when the receiver has them coming */
+    RDT_SEND,       /* in: count elements to peer; done when a recv has them coming, or kept */
     RDT_RECV,       /* out: count elements from peer with the same tag, in order of sending */
     RDT_REFUSED,    /* moves nothing: tells the others that this rank refused, see rdt_call_t */
     RDT_NUM_COLLS
