@@ -112,13 +112,14 @@ help: ## list the targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	echo "Variables: PYTHON=python3.12 to choose the interpreter, ARGS='-k name' for pytest in make test"
 
-# A compiler, Python's headers and venv; ip makes the network namespaces of the two-host tests; libibverbs
-# is optional for the package, and here so that the tests meet the real one.
+# A compiler, Python's headers and venv, and the header of libibverbs; ip makes the network namespaces of the
+# two-host tests. The library itself is optional for the package, and here so that the tests meet the real one.
 system:
 	@missing=()
 	command -v gcc >/dev/null || missing+=(gcc)
 	command -v g++ >/dev/null || missing+=(g++)
 	command -v ip >/dev/null || missing+=(iproute2)
+	[[ -e /usr/include/infiniband/verbs.h ]] || missing+=(libibverbs-dev)
 	$(PYTHON) -c 'import ctypes; ctypes.CDLL("libibverbs.so.1")' 2>/dev/null || missing+=(libibverbs1)
 	command -v $(PYTHON) >/dev/null || missing+=($(notdir $(PYTHON)))
 	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing+=($(notdir $(PYTHON))-venv)

@@ -96,7 +96,8 @@ static uint32_t clamp_u32(uint64_t n)
 /* Of what decides which messages there are; FNV-1a. */
 static uint32_t digest(const rdt_tuning_t *tuning)
 {
-    const uint64_t fields[] = {tuning->one_shot, tuning->direct, tuning->scatter, tuning->chunk};
+    const uint64_t fields[] = {tuning->one_shot, tuning->direct, tuning->place, tuning->scatter,
+                               tuning->chunk};
     uint32_t hash = 2166136261u;
 
     for (size_t i = 0; i < sizeof(fields); i++)
@@ -113,6 +114,7 @@ rdt_status_t rdt_comm_listen(rdt_comm_t *comm, const char *transport, const char
                          .tuning = digest(&comm->tuning),
                          .stream_from = clamp_u32(comm->tuning.stream_from),
                          .stream_to = clamp_u32(comm->tuning.stream_to),
+                         .timeout_ns = comm->cfg.timeout_ns,
                          .addr = arg};
     int i = find_transport(transport);
     rdt_status_t st;
@@ -212,6 +214,12 @@ void rdt_comm_latch(rdt_comm_t *comm, rdt_status_t status, const char *fmt, ...)
     pthread_mutex_unlock(&comm->error_lock);
 }
 
+static const char *why_lost(const rdt_conn_t *conn)
+{
+    if (conn->detail[0] != '\0') return conn->detail;
+    return conn->sys_errno != 0 ? strerror(conn->sys_errno) : rdt_status_text(conn->status);
+}
+
 void rdt_comm_lost_st(rdt_comm_t *comm, uint32_t rank, const char *doing)
 {
     const rdt_peer_state_t *peer = &comm->peers[rank];
@@ -226,10 +234,7 @@ void rdt_comm_lost_st(rdt_comm_t *comm, uint32_t rank, const char *doing)
         rdt_comm_latch(comm, conn->status != RDT_OK ? conn->status : RDT_PEER_LOST,
                        "rank %u (%s) died or closed its connection (%s: %s), while rank %u was "
                        "in %s",
-                       rank, peer->label, conn->ops->name,
-                       conn->sys_errno != 0 ? strerror(conn->sys_errno)
-                                            : rdt_status_text(conn->status),
-                       comm->cfg.rank, doing);
+                       rank, peer->label, conn->ops->name, why_lost(conn), comm->cfg.rank, doing);
 }
 
 rdt_status_t rdt_comm_status(rdt_comm_t *comm, char *text, size_t text_bytes)
@@ -253,6 +258,21 @@ const char *rdt_comm_transport(const rdt_comm_t *comm, uint32_t rank)
     if (rank >= comm->cfg.world) return "none";
     if (rank == comm->cfg.rank) return "self";
     return comm->peers[rank].conn != NULL ? comm->peers[rank].conn->ops->name : "none";
+}
+
+rdt_status_t rdt_comm_stats(const rdt_comm_t *comm, uint32_t peer, rdt_peer_stats_t *stats_p)
+{
+    const rdt_conn_t *conn;
+
+    if (peer >= comm->cfg.world)
+        return rdt_fail(RDT_BAD_ARG, "rank %u is not below world size %u", peer, comm->cfg.world);
+    conn = comm->peers[peer].conn;
+    *stats_p = (rdt_peer_stats_t){0};
+    if (conn == NULL) return RDT_OK;
+    stats_p->sent_bytes = conn->sent_bytes;
+    stats_p->received_bytes = conn->received_bytes;
+    stats_p->staged_bytes = conn->staged_bytes;
+    return RDT_OK;
 }
 
 static bool is_flushed(const rdt_conn_t *conn)

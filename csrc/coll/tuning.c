@@ -15,6 +15,7 @@ rdt_tuning_t rdt_tuning_default(uint32_t world)
     return (rdt_tuning_t){
         .one_shot = (24u << 10) / peers, /* each rank sends it to all the others */
         .direct = 8u << 10,
+        .place = 64u << 10,
         .scatter = 4u << 20,
         .stream_from = 2u << 10,
         .stream_to = 64u << 10,

@@ -38,11 +38,13 @@ typedef struct rdt_comm_cfg {
     const rdt_tuning_t *tuning;          /* equal on all ranks, copied; NULL for the default */
     uint8_t token[RDT_COMM_TOKEN_BYTES]; /* random, equal on all ranks, new for each group */
     uint64_t spin_ns; /* how long a waiter polls before it sleeps; 0 when ranks share cores */
+    uint64_t
+        timeout_ns; /* of its operations, in general: bounds what a NIC retries for; 0: unknown */
 } rdt_comm_cfg_t;
 
 /* How rank i is reached. The entry of the rank itself is ignored but for its label. */
 typedef struct rdt_peer_info {
-    const char *transport;             /* "shm", "tcp" or "fake"; must be open */
+    const char *transport;             /* "shm", "verbs", "tcp" or "fake"; must be open */
     uint8_t wire[RDT_COMM_WIRE_BYTES]; /* what that rank's rdt_comm_address gave */
     uint32_t wire_len;
     char label[RDT_COMM_LABEL_BYTES]; /* "host, pid": for error texts */
@@ -51,7 +53,8 @@ typedef struct rdt_peer_info {
 /* Statuses of failed calls are explained by rdt_last_error() on the same thread. */
 
 RDT_API rdt_status_t rdt_comm_open(const rdt_comm_cfg_t *cfg, rdt_comm_t **comm_p);
-/* Opens one transport; arg: the numeric address to listen on (tcp), the script (fake), or NULL.
+/* Opens one transport; arg: the numeric address to listen on (tcp), the devices (verbs, see
+ * transport/verbs.h), the script (fake), or NULL.
  * wire_p gets what peers need to connect here. */
 RDT_API rdt_status_t rdt_comm_listen(rdt_comm_t *comm, const char *transport, const char *arg,
                                      uint8_t wire[RDT_COMM_WIRE_BYTES], uint32_t *wire_len_p);
@@ -71,6 +74,16 @@ RDT_API bool rdt_comm_is_forked(const rdt_comm_t *comm);
 RDT_API rdt_status_t rdt_comm_status(rdt_comm_t *comm, char *text, size_t text_bytes);
 /* By which the flight recorder knows it: 1, 2, 3... in this process. */
 RDT_API uint32_t rdt_comm_number(const rdt_comm_t *comm);
+/* What went to and came from one peer. */
+typedef struct rdt_peer_stats {
+    uint64_t sent_bytes, received_bytes; /* of data, without headers */
+    uint64_t
+        staged_bytes; /* of these: copied by the CPU between a tensor and a transport's memory */
+} rdt_peer_stats_t;
+
+/* A snapshot, all 0 for the rank itself. BAD_ARG. Any thread; a driver may be counting meanwhile. */
+RDT_API rdt_status_t rdt_comm_stats(const rdt_comm_t *comm, uint32_t peer,
+                                    rdt_peer_stats_t *stats_p);
 /* Name of the transport that joins this rank to peer; "self" for itself. */
 RDT_API const char *rdt_comm_transport(const rdt_comm_t *comm, uint32_t peer);
 

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The contract that every transport signs: shm, tcp, fake, and later verbs.
+/* The contract that every transport signs: shm, verbs, tcp and fake.
  *
  * A context is one rank's end of one transport; a connection joins it to one peer. A connection
  * carries messages on lanes. A lane is FIFO and loses nothing; lanes are independent, so that a lane
  * whose receiver does not consume never holds up another. The receiver owns a fixed number of slots
  * per lane, agreed when the connection is made, and a message is written straight into the next one:
  * by a store (shm), by RDMA WRITE (verbs), by recv() (tcp). A sender without a free slot gets AGAIN.
+ * Where both ends can (verbs, tcp), data need not go through a slot: the receiver exposes the tensor
+ * that it is for, and the sender puts it there. The header still takes a slot.
  *
  * Thread rule: set-up calls come from one thread at a time; functions marked HOT may be called only
  * by the thread that drives the communicator, never block, never allocate, never lock.
@@ -37,7 +39,9 @@ typedef struct rdt_ctx_cfg {
     uint32_t tuning;                 /* digest of what ranks must have equal besides */
     uint32_t stream_from, stream_to; /* bytes of data that shm writes past the caches */
     uint8_t token[RDT_TOKEN_BYTES];
-    const char *addr; /* tcp: numeric address to listen on. fake: its script. else unused */
+    uint64_t timeout_ns; /* of the group's operations: an upper bound of what a NIC retries for */
+    /* tcp: numeric address to listen on. fake: its script. verbs: see transport/verbs.h. else unused */
+    const char *addr;
 } rdt_ctx_cfg_t;
 
 /* First member of each transport's own context. */
@@ -53,9 +57,16 @@ typedef struct rdt_conn {
     uint32_t peer;
     rdt_status_t status; /* OK, or latched: PEER_LOST, PROTOCOL, IO_ERROR; CLOSED after cut */
     int sys_errno;       /* behind status, 0 where there is none */
+    char detail
+        [RDT_LABEL_BYTES]; /* what the device said, behind status; "" where there is nothing */
     /* Per lane: messages that send accepted, and how many of these no longer need their source, in
      * the order of sending; flushed <= posted. Lanes are flushed independently. */
     uint64_t posted[RDT_NUM_LANES], flushed[RDT_NUM_LANES];
+    /* Both ends have expose and put, and memory for them. */
+    bool places;
+    /* Bytes of data, without headers, that this rank sent and took; and of these, how many the CPU
+     * copied between a tensor and memory of the transport. */
+    uint64_t sent_bytes, received_bytes, staged_bytes;
     /* Direct access: the peer's arena, mapped here for loads and stores, or NULL; and whether the
      * peer has mapped this rank's. What a message says of the memory of its sender is an offset in
      * there. */
@@ -74,7 +85,7 @@ typedef struct rdt_peer {
 
 typedef struct rdt_msg {
     const void *hdr;  /* RDT_HDR_BYTES */
-    const void *data; /* len bytes, aligned to RDT_DATA_ALIGN */
+    const void *data; /* len bytes, aligned to RDT_DATA_ALIGN; NULL where they were put in place */
     uint32_t len;
 } rdt_msg_t;
 
@@ -102,16 +113,13 @@ struct rdt_transport_ops {
      * CONNECT_TIMEOUT, PEER_REFUSED, PEER_LOST, PROTOCOL, NO_MEMORY, each naming the rank. */
     rdt_status_t (*connect)(rdt_ctx_t *ctx, const rdt_peer_t *peers, uint32_t num,
                             uint64_t deadline_ns, rdt_conn_t **conns);
-    /* Optional (NULL): memory that sends will come from, for transports that must register it. The
-     * transport finds it by address in send. dereg after the last send from it was flushed. */
-    rdt_status_t (*reg)(rdt_ctx_t *ctx, void *addr, size_t len);
-    void (*dereg)(rdt_ctx_t *ctx, void *addr);
     /* Ends one connection: no source is read any more, and the peer sees PEER_LOST after what had
      * been flushed. Only close may follow. */
     void (*cut)(rdt_conn_t *conn);
-    /* Optional (NULL), for transports with direct access: this rank leaves or has failed, and takes
-     * its memory back from every operation whose number is from or higher. A peer that has read it
-     * looks at its conn->revoked afterwards, which is 0 before and from since. */
+    /* Optional (NULL), for transports with direct access or places: this rank leaves or has failed,
+     * and takes its memory back from every operation whose number is from or higher. A peer that has
+     * read it looks at its conn->revoked afterwards, which is 0 before and from since. What a peer
+     * still puts reaches no memory of this rank once this has returned. */
     void (*revoke)(rdt_ctx_t *ctx, uint64_t from);
     /* Frees the context with its connections. Data already flushed still reaches a living peer. */
     void (*close)(rdt_ctx_t *ctx);
@@ -122,6 +130,14 @@ struct rdt_transport_ops {
      * OK, AGAIN (no free slot), or the connection's latched status. len <= chunk_bytes. */
     rdt_status_t (*send)(rdt_conn_t *conn, rdt_lane_t lane, const void *hdr, const void *data,
                          uint32_t len);
+    /* Optional (NULL), for conn->places: lets the peer put data to [addr, addr + len), which it is
+     * told as at. UNSUPPORTED: this memory is none that the transport can reach, so its data goes
+     * through slots. The first time for an extent of the arena registers it, which is slow. Holds
+     * until revoke; a peer puts nothing where it was not told to, so no call ends it. */
+    rdt_status_t (*expose)(rdt_conn_t *conn, void *addr, size_t len, uint64_t *at_p);
+    /* As send, but the data goes to at, of what the peer exposed; it is there when the message is. */
+    rdt_status_t (*put)(rdt_conn_t *conn, rdt_lane_t lane, const void *hdr, const void *data,
+                        uint32_t len, uint64_t at);
     /* The oldest message of the lane, without consuming it: the same one until release.
      * OK, AGAIN (none yet), or the latched status once all that had arrived is consumed. */
     rdt_status_t (*peek)(rdt_conn_t *conn, rdt_lane_t lane, rdt_msg_t *msg_p);
@@ -141,6 +157,6 @@ struct rdt_transport_ops {
     void (*disarm)(rdt_ctx_t *ctx);
 };
 
-extern const rdt_transport_ops_t rdt_shm_ops, rdt_tcp_ops, rdt_fake_ops;
+extern const rdt_transport_ops_t rdt_shm_ops, rdt_verbs_ops, rdt_tcp_ops, rdt_fake_ops;
 
 #endif

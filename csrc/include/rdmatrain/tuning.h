@@ -15,6 +15,9 @@ extern "C" {
 #define RDT_TUNING_TABLE(X)                                                                        \
     X(one_shot, "all_reduce up to here goes to all ranks in one exchange; beyond, by shards")      \
     X(direct, "from here on, tensors in an arena are read and written in place, not in messages")  \
+    X(place,                                                                                       \
+      "from here on, data for another host goes straight into the receiver's tensor, which "       \
+      "says where first")                                                                          \
     X(scatter, "a broadcast in messages from here on goes in parts, which receivers pass on")      \
     X(stream_from, "messages to ranks of this host go past the caches from here on,")              \
     X(stream_to, "up to here; smaller ones are faster in a cache, larger ones are tried out")      \
