@@ -56,6 +56,16 @@ def cli() -> None:
     help="Free TCP port on node 0, the same on every node. [default: a free one for one node]",
 )
 @click.option(
+    "--transport",
+    metavar="NAME",
+    help="What joins every pair of ranks: verbs, shm or tcp. [default: the best for each, auto]",
+)
+@click.option(
+    "--require",
+    metavar="NAME",
+    help="What must join ranks of different hosts, verbs or tcp; shm: there are none.",
+)
+@click.option(
     "-m", "--module", is_flag=True, help="SCRIPT is the name of a module, run as python -m does."
 )
 @click.argument("script")

@@ -5,18 +5,28 @@ can ask "what would happen with these variables". Nothing is read at import.
 """
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from rdmatrain.errors import SettingError
 
 PREFIX = "RDMATRAIN_"
-TRANSPORTS = ("auto", "shm", "tcp")
+TRANSPORTS = ("auto", "verbs", "shm", "tcp")
+REQUIRABLE = TRANSPORTS[1:]
 ARENA = ("on", "off")
 SIGNALS = ("USR1", "USR2")
 MAX_RECORDS = 1 << 20
 LOG_LEVELS = ("error", "warning", "info", "debug")
+# What an address handle and a queue pair have room for.
+MAX_GID_INDEX = 255
+MAX_TRAFFIC_CLASS = 255
+MAX_SERVICE_LEVEL = 15
+MAX_PKEY_INDEX = 65535
+MTUS = ("256", "512", "1024", "2048", "4096")
+
+_DEVICE = re.compile(r"(?P<device>[A-Za-z0-9_.-]+)(:(?P<port>[1-9][0-9]{0,2}))?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -24,10 +34,10 @@ class Settings:
     """What ``RDMATRAIN_*`` variables ask of the backend; field ``x`` is variable ``RDMATRAIN_X``.
 
     Attributes:
-        transport: ``RDMATRAIN_TRANSPORT``: ``auto``, ``shm`` or ``tcp``; anything but ``auto`` is
-            used for every pair of ranks or fails, never replaced.
-        addr: ``RDMATRAIN_ADDR``: the address that this rank's tcp listener binds to and publishes
-            to its peers; empty means that the backend derives it.
+        transport: ``RDMATRAIN_TRANSPORT``: ``auto``, ``verbs``, ``shm`` or ``tcp``; anything but
+            ``auto`` is used for every pair of ranks or fails, never replaced.
+        addr: ``RDMATRAIN_ADDR``: the address that this rank's listener binds to and publishes to
+            its peers; empty means that the backend derives it.
         arena: ``RDMATRAIN_ARENA``: ``on`` makes the arena torch's allocator for CPU memory when
             torch is imported, ``off`` forbids it; empty leaves it to the program.
         log: ``RDMATRAIN_LOG``: the least severe level that is written.
@@ -38,6 +48,18 @@ class Settings:
             :func:`recorder_folder`'s choice.
         recorder_signal: ``RDMATRAIN_RECORDER_SIGNAL``: ``USR1`` or ``USR2``: a trace is written
             when the process gets it; empty for none.
+        require: ``RDMATRAIN_REQUIRE``: ``verbs``, ``shm`` or ``tcp``: what joins ranks of
+            different hosts, or the group fails; empty for the best that both ranks have.
+        devices: ``RDMATRAIN_DEVICES``: the RDMA ports to use, see :class:`DeviceList`; empty for
+            all that are active.
+        gid_index: ``RDMATRAIN_GID_INDEX``: the entry of the ports' GID tables; empty for the first
+            that works, see ``rdmatrain.comm.rdma``.
+        traffic_class: ``RDMATRAIN_TRAFFIC_CLASS``: of RoCE packets, 0 to 255; empty for 0.
+        service_level: ``RDMATRAIN_SERVICE_LEVEL``: 0 to 15; empty for 0.
+        pkey: ``RDMATRAIN_PKEY``: index in the ports' tables of partition keys; empty for 0.
+        mtu: ``RDMATRAIN_MTU``: most bytes of a packet; empty for the ports' active MTU.
+        given: fields that did not come from a variable.
+        given_as: how texts call those, with ``{}`` for the field's name.
 
     Raises:
         SettingError: a value is not allowed; names the variable, the value and what is allowed.
@@ -52,20 +74,124 @@ class Settings:
     recorder: str = "2048"
     recorder_dir: str = ""
     recorder_signal: str = ""
+    require: str = ""
+    devices: str = ""
+    gid_index: str = ""
+    traffic_class: str = ""
+    service_level: str = ""
+    pkey: str = ""
+    mtu: str = ""
+    given: tuple[str, ...] = field(default=(), repr=False)
+    given_as: str = field(default="{}", repr=False)
 
     def __post_init__(self) -> None:
-        _require_one_of("transport", self.transport, TRANSPORTS)
-        if self.arena:
-            _require_one_of("arena", self.arena, ARENA)
-        _require_one_of("log", self.log, LOG_LEVELS)
-        if self.recorder_signal:
-            _require_one_of("recorder_signal", self.recorder_signal, SIGNALS)
-        _require_count("recorder", self.recorder, MAX_RECORDS)
+        for name, choices in _CHOICES.items():
+            self._require_one_of(name, choices)
+        for name, most in _COUNTS.items():
+            self._require_count(name, most)
+        if self.transport != "auto" and self.require not in {"", self.transport}:
+            raise SettingError(
+                f"{self.name_of('transport')}={self.transport} and "
+                f"{self.name_of('require')}={self.require} contradict each other: leave out one"
+            )
+        self.device_list  # noqa: B018 - raises if it is wrong
 
     @property
     def recorder_size(self) -> int:
         """``recorder`` as a number."""
         return int(self.recorder)
+
+    @property
+    def device_list(self) -> "DeviceList":
+        """``devices`` as data."""
+        return DeviceList.parse(self.devices, self.name_of("devices"))
+
+    def name_of(self, field_name: str) -> str:
+        """Return what the user calls a field: the variable, or what was given instead of it."""
+        if field_name in self.given:
+            return self.given_as.format(field_name)
+        return _variable(field_name)
+
+    def _require_one_of(self, name: str, allowed: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value not in allowed and value != _DEFAULTS[name]:
+            raise SettingError(
+                f"{self.name_of(name)}={value!r} is not allowed: set it to one of "
+                f"{', '.join(allowed)}, or leave it out for the default"
+            )
+
+    def _require_count(self, name: str, most: int) -> None:
+        value = getattr(self, name)
+        if value == _DEFAULTS[name]:
+            return
+        if not (value.isascii() and value.isdecimal() and int(value) <= most):
+            raise SettingError(
+                f"{self.name_of(name)}={value!r} is not allowed: set it to a number from 0 to "
+                f"{most}, or leave it out for the default"
+            )
+
+
+_DEFAULTS = {each.name: each.default for each in fields(Settings)}
+# Fields and what they may be besides their default.
+_CHOICES = {
+    "transport": TRANSPORTS,
+    "require": REQUIRABLE,
+    "arena": ARENA,
+    "log": LOG_LEVELS,
+    "recorder_signal": SIGNALS,
+    "mtu": MTUS,
+}
+_COUNTS = {
+    "recorder": MAX_RECORDS,
+    "gid_index": MAX_GID_INDEX,
+    "traffic_class": MAX_TRAFFIC_CLASS,
+    "service_level": MAX_SERVICE_LEVEL,
+    "pkey": MAX_PKEY_INDEX,
+}
+_FROM_ENVIRONMENT = tuple(name for name in _DEFAULTS if name not in {"given", "given_as"})
+
+
+@dataclass(frozen=True)
+class DeviceList:
+    """``RDMATRAIN_DEVICES``: ``mlx5_0:1,mlx5_2`` names ports, ``^mlx5_3`` all but those.
+
+    Names are whole ones; a name without a port stands for all ports of the device.
+
+    Attributes:
+        exclude: the names are those not to use.
+        names: device and port; None for all of its ports.
+
+    """
+
+    exclude: bool
+    names: tuple[tuple[str, int | None], ...]
+
+    @classmethod
+    def parse(cls, text: str, name: str) -> "DeviceList":
+        """Parse the setting, which texts call ``name``."""
+        exclude = text.startswith("^")
+        names = []
+        for item in text.split(",") if text else ():
+            # One ^ is for the whole list; it may be repeated.
+            match = _DEVICE.fullmatch(item.strip().removeprefix("^" if exclude else ""))
+            if match is None:
+                raise SettingError(
+                    f"{name}={text!r} is not allowed at {item.strip()!r}: give devices as in "
+                    "mlx5_0:1,mlx5_2, or ^mlx5_3 for all but that one, or leave it out for all"
+                )
+            names.append((match["device"], int(match["port"]) if match["port"] else None))
+        return cls(exclude, tuple(names))
+
+    @property
+    def demands(self) -> bool:
+        """Whether it names what must be used."""
+        return bool(self.names) and not self.exclude
+
+    def allows(self, device: str, port: int) -> bool:
+        """Tell whether the port may be used."""
+        if not self.names:
+            return True
+        return ((device, None) in self.names or (device, port) in self.names) != self.exclude
 
 
 @dataclass(frozen=True)
@@ -113,21 +239,27 @@ class RankEnv:
         )
 
 
-def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+def load_settings(
+    environ: Mapping[str, str] | None = None,
+    given: Mapping[str, str] | None = None,
+    given_as: str = "{}",
+) -> Settings:
     """Read the backend's settings; an empty variable counts as unset.
 
     Args:
         environ: read this instead of the process environment.
+        given: fields that the user gave in another way, which wins; empty ones do not count.
+        given_as: how texts call those, with ``{}`` for the field's name.
 
     Raises:
         SettingError: a value is not allowed.
 
     """
     source = _source(environ)
-    found = {
-        field.name: source.get(_variable(field.name), "").strip() for field in fields(Settings)
-    }
-    return Settings(**{name: value for name, value in found.items() if value})
+    found = {name: source.get(_variable(name), "").strip() for name in _FROM_ENVIRONMENT}
+    won = {name: value for name, value in (given or {}).items() if value}
+    chosen = {name: value for name, value in (found | won).items() if value}
+    return Settings(**chosen, given=tuple(won), given_as=given_as)
 
 
 def unknown_settings(environ: Mapping[str, str] | None = None) -> list[UnknownSetting]:
@@ -154,7 +286,7 @@ def unknown_settings(environ: Mapping[str, str] | None = None) -> list[UnknownSe
 
 def known_names() -> tuple[str, ...]:
     """Names of the variables that :func:`load_settings` reads."""
-    return tuple(_variable(field.name) for field in fields(Settings))
+    return tuple(_variable(name) for name in _FROM_ENVIRONMENT)
 
 
 def rank_env(environ: Mapping[str, str] | None = None) -> RankEnv:
@@ -239,22 +371,6 @@ def _variable(field_name: str) -> str:
 
 def _known_names_text() -> str:
     return f"the settings are {', '.join(known_names())}"
-
-
-def _require_one_of(field_name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise SettingError(
-            f"{_variable(field_name)}={value!r} is not allowed: set it to one of "
-            f"{', '.join(allowed)}, or unset it for the default"
-        )
-
-
-def _require_count(field_name: str, value: str, most: int) -> None:
-    if not (value.isascii() and value.isdecimal() and int(value) <= most):
-        raise SettingError(
-            f"{_variable(field_name)}={value!r} is not allowed: set it to a number from 0 to "
-            f"{most}, or unset it for the default"
-        )
 
 
 def _count(source: Mapping[str, str], name: str) -> int | None:

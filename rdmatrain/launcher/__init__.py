@@ -9,7 +9,12 @@ import os
 
 from rdmatrain import config
 from rdmatrain.launcher.endpoint import choose_endpoint
-from rdmatrain.launcher.env import default_omp_threads, new_run_id, worker_environment
+from rdmatrain.launcher.env import (
+    default_omp_threads,
+    new_run_id,
+    overridden,
+    worker_environment,
+)
 from rdmatrain.launcher.process import open_standard_fds
 from rdmatrain.launcher.spec import LaunchSpec
 from rdmatrain.launcher.supervisor import Supervisor
@@ -27,16 +32,17 @@ def launch(spec: LaunchSpec) -> int:
         The exit code for the launcher, 0 to 255.
 
     Raises:
-        SettingError: the script, the port or an ``RDMATRAIN_*`` variable is wrong; nothing started.
+        SettingError: script, an option or an ``RDMATRAIN_*`` variable is wrong; nothing started.
         BootstrapError: a worker could not be started; those already started were killed.
 
     """
-    config.load_settings()
+    config.load_settings(given=spec.settings, given_as="--{}")
     spec.require_script()
     open_standard_fds()
     endpoint = choose_endpoint(spec)
     base = config.inherited_environment()
     messages = [f"warning: {unknown}" for unknown in config.unknown_settings(base)]
+    messages += overridden(spec, base)
     threads = default_omp_threads(spec, base, len(os.sched_getaffinity(0)))
     if threads is not None:
         messages.append(

@@ -15,8 +15,9 @@ def worker_environment(
 ) -> dict[str, str]:
     """Return the whole environment of this node's worker ``local_rank``.
 
-    The arena is torch's allocator in the workers unless ``RDMATRAIN_ARENA`` says otherwise. The
-    store is served by rank 0 itself, so ``TORCHELASTIC_USE_AGENT_STORE`` is never set.
+    Options win over what is inherited, see :func:`overridden`. The arena is torch's allocator in
+    the workers unless ``RDMATRAIN_ARENA`` says otherwise. The store is served by rank 0 itself, so
+    ``TORCHELASTIC_USE_AGENT_STORE`` is never set.
 
     Args:
         spec: what is started.
@@ -48,7 +49,26 @@ def worker_environment(
     inherited = {name: value for name, value in base.items() if name not in _NOT_INHERITED}
     if not inherited.get("RDMATRAIN_ARENA"):
         own["RDMATRAIN_ARENA"] = "on"
-    return inherited | own
+    return inherited | own | _variables(spec)
+
+
+def overridden(spec: LaunchSpec, base: Mapping[str, str]) -> list[str]:
+    """Return a line for each inherited variable that an option replaces by another value.
+
+    Args:
+        spec: what is started.
+        base: what the workers inherit.
+
+    """
+    return [
+        f"--{field} {value} replaces {name}={base[name]}"
+        for (field, value), name in zip(spec.settings.items(), _variables(spec), strict=True)
+        if base.get(name, value) not in {"", value}
+    ]
+
+
+def _variables(spec: LaunchSpec) -> dict[str, str]:
+    return {f"RDMATRAIN_{name.upper()}": value for name, value in spec.settings.items()}
 
 
 def new_run_id(spec: LaunchSpec) -> str:

@@ -20,6 +20,8 @@ class LaunchSpec:
         node_rank: this node's number, 0 to ``nnodes - 1``.
         master_addr: address of node 0; may be None for one node.
         master_port: TCP port of the job's store on node 0; may be None for one node.
+        transport: ``RDMATRAIN_TRANSPORT`` of the workers; None for what they inherit.
+        require: the same for ``RDMATRAIN_REQUIRE``.
 
     Raises:
         SettingError: a value is out of range; names the option, the value and the remedy.
@@ -34,6 +36,8 @@ class LaunchSpec:
     node_rank: int = 0
     master_addr: str | None = None
     master_port: int | None = None
+    transport: str | None = None
+    require: str | None = None
 
     def __post_init__(self) -> None:
         _require_count("--nproc-per-node", self.nproc_per_node, "the number of workers")
@@ -52,6 +56,9 @@ class LaunchSpec:
                 f"--master-port {self.master_port} is not a TCP port: give one from 1 to 65535"
                 + (", or leave it out to use a free one" if self.nnodes == 1 else "")
             )
+        for option, text in (("--transport", self.transport), ("--require", self.require)):
+            if text == "":
+                raise SettingError(f"{option} '' is empty: give a transport, or leave it out")
         self._require_rendezvous()
 
     def _require_rendezvous(self) -> None:
@@ -83,6 +90,12 @@ class LaunchSpec:
             f"script {self.script!r} {state} (working directory {Path.cwd()}): "
             "give a path from there or an absolute one, or -m for a module"
         )
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Fields of the workers' settings that options set."""
+        options = {"transport": self.transport, "require": self.require}
+        return {name: value for name, value in options.items() if value is not None}
 
     @property
     def world_size(self) -> int:

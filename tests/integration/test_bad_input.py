@@ -131,7 +131,7 @@ def test_a_bogus_transport_on_one_rank_is_an_error_on_both(tmp_path: Path) -> No
     errors = errors_of(tmp_path, ranks({"RDMATRAIN_TRANSPORT": "bogus"}, {}))
     for error in errors:
         assert "RDMATRAIN_TRANSPORT='bogus' is not allowed" in error, error
-        assert "auto, shm, tcp" in error
+        assert "auto, verbs, shm, tcp" in error
     assert "rank 0: RDMATRAIN_TRANSPORT='bogus'" in errors[1], errors
 
 

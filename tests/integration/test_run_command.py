@@ -265,7 +265,31 @@ def test_a_port_in_use_exits_with_2_and_says_how_to_choose_another(script: Scrip
 def test_a_wrong_setting_exits_with_2_before_anything_starts(script: Script) -> None:
     done = run(script("print('started')"), env={"RDMATRAIN_TRANSPORT": "ib"})
     assert (done.returncode, done.stdout) == (2, "")
-    assert "RDMATRAIN_TRANSPORT='ib'" in done.stderr and "auto, shm, tcp" in done.stderr
+    assert "RDMATRAIN_TRANSPORT='ib'" in done.stderr and "auto, verbs, shm, tcp" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--transport", "ib"], "--transport='ib' is not allowed"),
+        (["--require", "auto"], "--require='auto' is not allowed"),
+        (["--transport", "tcp", "--require", "verbs"], "--transport=tcp and --require=verbs"),
+    ],
+)
+def test_a_wrong_transport_exits_with_2_and_names_the_option(
+    script: Script, options: list[str], said: str
+) -> None:
+    done = run(*options, script("print('started')"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_options_replace_the_variables_of_the_workers_and_say_so(script: Script) -> None:
+    body = "import os; print(os.environ['RDMATRAIN_TRANSPORT'], os.environ['RDMATRAIN_REQUIRE'])"
+    env = {"RDMATRAIN_TRANSPORT": "nonsense"}
+    done = run("--transport", "tcp", "--require", "tcp", script(body), env=env)
+    assert (done.returncode, done.stdout) == (0, "[0]: tcp tcp\n")
+    assert "--transport tcp replaces RDMATRAIN_TRANSPORT=nonsense" in done.stderr
 
 
 def test_a_worker_that_cannot_start_is_named_and_the_others_are_killed(

@@ -29,14 +29,27 @@ def test_an_empty_variable_counts_as_unset() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
-        ("RDMATRAIN_TRANSPORT", "infiniband", "auto, shm, tcp"),
-        ("RDMATRAIN_TRANSPORT", "TCP", "auto, shm, tcp"),
+        ("RDMATRAIN_TRANSPORT", "infiniband", "auto, verbs, shm, tcp"),
+        ("RDMATRAIN_TRANSPORT", "TCP", "auto, verbs, shm, tcp"),
         ("RDMATRAIN_ARENA", "1", "on, off"),
         ("RDMATRAIN_LOG", "loud", "error, warning, info, debug"),
         ("RDMATRAIN_RECORDER", "many", "a number from 0 to 1048576"),
         ("RDMATRAIN_RECORDER", "-1", "a number from 0 to 1048576"),
         ("RDMATRAIN_RECORDER", "1048577", "a number from 0 to 1048576"),
         ("RDMATRAIN_RECORDER_SIGNAL", "SIGUSR1", "USR1, USR2"),
+        ("RDMATRAIN_REQUIRE", "auto", "verbs, shm, tcp"),
+        ("RDMATRAIN_GID_INDEX", "256", "a number from 0 to 255"),
+        ("RDMATRAIN_GID_INDEX", "0x3", "a number from 0 to 255"),
+        ("RDMATRAIN_TRAFFIC_CLASS", "256", "a number from 0 to 255"),
+        ("RDMATRAIN_SERVICE_LEVEL", "16", "a number from 0 to 15"),
+        ("RDMATRAIN_PKEY", "65536", "a number from 0 to 65535"),
+        ("RDMATRAIN_MTU", "1500", "256, 512, 1024, 2048, 4096"),
+        ("RDMATRAIN_MTU", "9000", "256, 512, 1024, 2048, 4096"),
+        ("RDMATRAIN_DEVICES", "mlx5_0,", "mlx5_0:1,mlx5_2, or ^mlx5_3"),
+        ("RDMATRAIN_DEVICES", "mlx5_0:0", "mlx5_0:1,mlx5_2, or ^mlx5_3"),
+        ("RDMATRAIN_DEVICES", "mlx5_0,^mlx5_1", "mlx5_0:1,mlx5_2, or ^mlx5_3"),
+        ("RDMATRAIN_DEVICES", "^", "mlx5_0:1,mlx5_2, or ^mlx5_3"),
+        ("RDMATRAIN_DEVICES", "mlx5_0/1", "mlx5_0:1,mlx5_2, or ^mlx5_3"),
     ],
 )
 def test_a_wrong_value_names_variable_value_and_what_is_allowed(
@@ -47,6 +60,64 @@ def test_a_wrong_value_names_variable_value_and_what_is_allowed(
     text = str(caught.value)
     assert name in text and repr(value) in text and allowed in text
     assert "\n" not in text
+
+
+def test_the_settings_of_rdma_are_read() -> None:
+    environ = {
+        "RDMATRAIN_TRANSPORT": "verbs",
+        "RDMATRAIN_REQUIRE": "verbs",
+        "RDMATRAIN_GID_INDEX": "0",
+        "RDMATRAIN_TRAFFIC_CLASS": "106",
+        "RDMATRAIN_SERVICE_LEVEL": "3",
+        "RDMATRAIN_PKEY": "1",
+        "RDMATRAIN_MTU": "1024",
+    }
+    settings = config.load_settings(environ)
+    for name, value in environ.items():
+        assert getattr(settings, name.removeprefix("RDMATRAIN_").lower()) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed", "refused"),
+    [
+        ("", ["mlx5_0/1", "rxe0/2"], []),
+        ("mlx5_0:1, mlx5_2", ["mlx5_0/1", "mlx5_2/1", "mlx5_2/2"], ["mlx5_0/2", "mlx5_20/1"]),
+        ("^mlx5_3", ["mlx5_0/1", "mlx5_33/1"], ["mlx5_3/1", "mlx5_3/2"]),
+        ("^mlx5_3:2,^mlx5_4", ["mlx5_3/1"], ["mlx5_3/2", "mlx5_4/1"]),
+        ("^mlx5_3,mlx5_4", ["mlx5_5/1"], ["mlx5_3/1", "mlx5_4/1"]),
+        ("mlx5_bond_0", ["mlx5_bond_0/1"], ["mlx5_bond_1/1", "mlx5_0/1"]),
+    ],
+)
+def test_devices_are_named_whole_or_excluded(
+    text: str, allowed: list[str], refused: list[str]
+) -> None:
+    devices = config.load_settings({"RDMATRAIN_DEVICES": text}).device_list
+    for name in allowed + refused:
+        device, _, port = name.partition("/")
+        assert devices.allows(device, int(port)) == (name in allowed)
+    assert devices.demands == text.startswith("mlx5")
+
+
+@pytest.mark.parametrize("transport", ["verbs", "shm", "tcp"])
+@pytest.mark.parametrize("require", ["verbs", "shm", "tcp"])
+def test_what_is_required_may_not_contradict_the_transport(transport: str, require: str) -> None:
+    environ = {"RDMATRAIN_TRANSPORT": transport, "RDMATRAIN_REQUIRE": require}
+    if transport == require:
+        assert config.load_settings(environ).require == require
+        return
+    with pytest.raises(SettingError, match="contradict") as caught:
+        config.load_settings(environ)
+    assert f"RDMATRAIN_TRANSPORT={transport} and RDMATRAIN_REQUIRE={require}" in str(caught.value)
+
+
+def test_what_is_given_otherwise_wins_and_is_called_so() -> None:
+    environ = {"RDMATRAIN_TRANSPORT": "nonsense", "RDMATRAIN_REQUIRE": "tcp"}
+    settings = config.load_settings(environ, {"transport": "tcp", "require": ""}, "--{}")
+    assert (settings.transport, settings.require) == ("tcp", "tcp")
+    assert settings.name_of("transport") == "--transport"
+    assert settings.name_of("require") == "RDMATRAIN_REQUIRE"
+    with pytest.raises(SettingError, match=r"^--transport='ib' is not allowed"):
+        config.load_settings(environ, {"transport": "ib"}, "--{}")
 
 
 def test_the_process_environment_is_read_when_no_mapping_is_given(

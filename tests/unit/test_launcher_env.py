@@ -7,7 +7,7 @@ import pytest
 
 from rdmatrain.errors import SettingError
 from rdmatrain.launcher.endpoint import Endpoint, choose_endpoint
-from rdmatrain.launcher.env import default_omp_threads, new_run_id, worker_environment
+from rdmatrain.launcher.env import default_omp_threads, new_run_id, overridden, worker_environment
 from rdmatrain.launcher.spec import LaunchSpec
 
 
@@ -73,6 +73,25 @@ def test_the_base_is_inherited_except_for_an_outer_launchers_rank_and_store() ->
     assert "TORCHELASTIC_USE_AGENT_STORE" not in found
     assert "TORCHELASTIC_ERROR_FILE" not in found
     assert base["RANK"] == "77"
+
+
+def test_options_win_over_inherited_variables_and_only_a_change_is_told() -> None:
+    spec = LaunchSpec(script="t.py", transport="tcp", require="tcp")
+    base = {"RDMATRAIN_TRANSPORT": "shm", "RDMATRAIN_REQUIRE": "tcp", "RDMATRAIN_LOG": "info"}
+    found = worker_environment(spec, Endpoint("h", 1), "id", 0, base)
+    assert (found["RDMATRAIN_TRANSPORT"], found["RDMATRAIN_REQUIRE"]) == ("tcp", "tcp")
+    assert found["RDMATRAIN_LOG"] == "info"
+    assert overridden(spec, base) == ["--transport tcp replaces RDMATRAIN_TRANSPORT=shm"]
+    assert overridden(spec, {"RDMATRAIN_REQUIRE": ""}) == []
+
+
+def test_without_options_the_variables_are_inherited() -> None:
+    base = {"RDMATRAIN_TRANSPORT": "shm"}
+    spec = LaunchSpec(script="t.py")
+    found = worker_environment(spec, Endpoint("h", 1), "id", 0, base)
+    assert found["RDMATRAIN_TRANSPORT"] == "shm"
+    assert "RDMATRAIN_REQUIRE" not in found
+    assert overridden(spec, base) == []
 
 
 @pytest.mark.parametrize(

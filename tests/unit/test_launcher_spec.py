@@ -25,6 +25,8 @@ TWO_NODES = {"nnodes": 2, "master_addr": "node-0", "master_port": 29500}
         ({"nnodes": 2, "master_addr": "a"}, ["--nnodes 2", "--master-port", "every node"]),
         ({"master_port": 0}, ["--master-port 0", "1 to 65535", "leave it out"]),
         ({**TWO_NODES, "master_port": 65536}, ["--master-port 65536", "1 to 65535"]),
+        ({"transport": ""}, ["--transport ''", "empty", "leave it out"]),
+        ({"require": ""}, ["--require ''", "empty", "leave it out"]),
         ({"master_addr": " "}, ["--master-addr ' '", "empty"]),
     ],
 )
