@@ -1,0 +1,255 @@
+"""Which RDMA ports this rank uses, and with which GIDs: chosen by test, with reasons in words.
+
+A GID that looks right may belong to another network namespace, so each candidate is proven by an
+address handle. The order is RoCE v2 over IPv4, over global IPv6, over unique-local IPv6, and
+link-local last; RoCE v1, which no router forwards, only where the user asks for it. A port of
+InfiniBand has its LID, and its first GID.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, Protocol, cast
+
+from rdmatrain import _core
+from rdmatrain.comm.gids import (
+    INFINIBAND,
+    ROCE_V1,
+    ROCE_V2,
+    SYSFS,
+    Gid,
+    Port,
+    preference,
+    read_ports,
+)
+from rdmatrain.config import Settings
+from rdmatrain.errors import BootstrapError, CommError
+
+logger = logging.getLogger(__name__)
+
+# Tests stop after this long; what has not been tested is not used.
+PROBE_SECONDS = 1.0
+# Of a reason, which travels to all ranks: a GID table may have hundreds of entries.
+MAX_REASON = 1000
+
+
+class Verbs(Protocol):
+    """What is asked of libibverbs, by way of ``rdmatrain._core``."""
+
+    def rdma_ports(self) -> list[dict[str, Any]]: ...  # noqa: D102
+    def rdma_test_gid(self, device: str, port: int, index: int, /) -> str: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Rail:
+    """A port that this rank may send through, and how.
+
+    Attributes:
+        port: which one.
+        gid: the entry of its GID table that addresses it.
+        mtu: its active MTU in bytes.
+        gbps: its speed in Gbit/s.
+
+    """
+
+    port: Port
+    gid: Gid
+    mtu: int
+    gbps: float
+
+    def __str__(self) -> str:
+        return f"{self.port} gid {self.gid.index} {self.gid.kind} {self.gid.address} MTU {self.mtu}"
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was found.
+
+    Attributes:
+        rails: usable ports, by name; all of one link layer.
+        why_not: why there are none; empty when there are.
+        present: there are RDMA devices, usable or not.
+
+    """
+
+    rails: tuple[Rail, ...]
+    why_not: str
+    present: bool
+
+
+def find_rails(settings: Settings, verbs: Verbs | None = None, root: Path = SYSFS) -> Search:
+    """Find the usable ports of this machine.
+
+    Args:
+        settings: which devices and GIDs the user wants.
+        verbs: opens devices and tests GIDs; None for ``rdmatrain._core``.
+        root: sysfs' folder of RDMA devices.
+
+    Raises:
+        BootstrapError: what the user named is not here, or cannot be used.
+
+    """
+    verbs = verbs or cast("Verbs", _core)
+    ports = read_ports(root)
+    _require_named(settings, ports)
+    if not ports:
+        return Search((), f"there is no RDMA device in {root}", present=False)
+    try:
+        opened = {(each["device"], each["port"]): each for each in verbs.rdma_ports()}
+    except CommError as error:
+        if settings.device_list.demands:
+            raise BootstrapError(f"{_demand(settings)} cannot be used: {error}") from error
+        return Search((), str(error), present=True)
+    tester = _Tester(settings, verbs)
+    rails: list[Rail] = []
+    rejected: list[str] = []
+    for port in ports:
+        outcome = _try_port(settings, port, opened.get((port.device, port.number)), tester)
+        if isinstance(outcome, Rail):
+            rails.append(outcome)
+        else:
+            rejected.append(f"{port}: {outcome}")
+    if not settings.device_list.demands:
+        rails = _of_one_link_layer(rails, rejected)
+    for line in rejected:
+        logger.debug("not used: %s", line)
+    why_not = "" if rails else _shortened("; ".join(rejected))
+    return Search(tuple(rails), why_not, present=True)
+
+
+def rails_of(rails: Sequence[Rail], local_rank: int, local_ranks: int) -> tuple[Rail, ...]:
+    """Deal the ports out to the ranks of this host: every rank at least one, none left over."""
+    if len(rails) <= local_rank:
+        return (rails[local_rank % len(rails)],) if rails else ()
+    return tuple(rails[local_rank::local_ranks])
+
+
+def listen_argument(rails: Sequence[Rail], address: str, settings: Settings) -> str:
+    """Return what the verbs transport is opened with.
+
+    Args:
+        rails: at least one.
+        address: numeric address that its handshake listens on.
+        settings: how packets are marked.
+
+    """
+    parts = {
+        "rails": "+".join(f"{rail.port}/{rail.gid.index}" for rail in rails),
+        "addr": address,
+        "tc": settings.traffic_class,
+        "sl": settings.service_level,
+        "pkey": settings.pkey,
+        "mtu": settings.mtu,
+    }
+    return " ".join(f"{key}={value}" for key, value in parts.items() if value)
+
+
+class _Tester:
+    """Says why a GID cannot be used, within a limit of time for all."""
+
+    def __init__(self, settings: Settings, verbs: Verbs) -> None:
+        self.forced = int(settings.gid_index) if settings.gid_index else None
+        self._deadline = monotonic() + PROBE_SECONDS
+        self._verbs = verbs
+
+    def why_not(self, port: Port, gid: Gid) -> str:
+        """Return the reason, or an empty string when the GID works here."""
+        if gid.index != self.forced:
+            if gid.kind == ROCE_V1:
+                return "RoCE v1 is used only where RDMATRAIN_GID_INDEX asks for it"
+            if gid.kind not in {ROCE_V2, INFINIBAND}:
+                return "its type cannot be read: of another network namespace"
+        if monotonic() > self._deadline:
+            return f"not tested: {PROBE_SECONDS:g} s were over"
+        return self._verbs.rdma_test_gid(port.device, port.number, gid.index)
+
+
+def _demand(settings: Settings) -> str:
+    return f"{settings.name_of('devices')}={settings.devices}"
+
+
+def _require_named(settings: Settings, ports: Sequence[Port]) -> None:
+    if not settings.device_list.demands:
+        return
+    for device, number in settings.device_list.names:
+        if not any(port.device == device and number in {None, port.number} for port in ports):
+            here = ", ".join(map(str, ports)) or "none"
+            missing = device if number is None else f"port {number} of {device}"
+            raise BootstrapError(
+                f"{_demand(settings)}, but there is no {missing} here: the ports are {here}"
+            )
+
+
+def _try_port(
+    settings: Settings, port: Port, opened: dict[str, Any] | None, tester: _Tester
+) -> Rail | str:
+    """Return the port as a rail, or why it cannot be one; raise that where the user named it."""
+    if not settings.device_list.allows(port.device, port.number):
+        return f"excluded by {_demand(settings)}"
+    gid = None
+    if opened is None:
+        reason = "the device cannot be opened: is its /dev/infiniband/uverbsN in this container?"
+    elif opened["state"] != "ACTIVE":
+        reason = f"the port is {opened['state']}"
+    else:
+        gid, reason = _choose_gid(settings, port, tester)
+    if gid is not None and opened is not None:
+        return Rail(port, gid, int(opened["active_mtu"]), float(opened["speed_gbps"]))
+    if settings.device_list.demands:
+        raise BootstrapError(f"{_demand(settings)}, but {port} cannot be used: {reason}")
+    return reason
+
+
+def _choose_gid(settings: Settings, port: Port, tester: _Tester) -> tuple[Gid | None, str]:
+    if tester.forced is not None:
+        return _forced_gid(settings, port, tester), ""
+    if port.link_layer == INFINIBAND:
+        candidates = port.gids[:1] or (Gid(0, "::", INFINIBAND),)
+    else:
+        candidates = tuple(sorted(port.gids, key=lambda gid: (preference(gid), gid.index)))
+    reasons = []
+    for gid in candidates:
+        why_not = tester.why_not(port, gid)
+        if not why_not:
+            return gid, ""
+        reasons.append(f"{gid}: {why_not}")
+    return None, "no usable GID: " + ("; ".join(reasons) or "the table is empty")
+
+
+def _forced_gid(settings: Settings, port: Port, tester: _Tester) -> Gid:
+    """Return the entry that the user chose.
+
+    Raises:
+        BootstrapError: it does not work; shows the table.
+
+    """
+    chosen = next((gid for gid in port.gids if gid.index == tester.forced), None)
+    if chosen is not None and not tester.why_not(port, chosen):
+        return chosen
+    table = "; ".join(f"{gid}: {tester.why_not(port, gid) or 'usable'}" for gid in port.gids)
+    missing = "" if chosen else " has no such entry or it is zero, and"
+    raise BootstrapError(
+        f"{settings.name_of('gid_index')}={settings.gid_index}, which{missing} does not work on "
+        f"{port}: {_shortened(table) or 'its GID table is empty'}"
+    )
+
+
+def _of_one_link_layer(rails: list[Rail], rejected: list[str]) -> list[Rail]:
+    """Keep the ports of the link layer with most speed in all: the two cannot reach each other."""
+    speed: Counter[str] = Counter()
+    for rail in rails:
+        speed[rail.port.link_layer] += round(rail.gbps)
+    if len(speed) < 2:
+        return rails
+    kept = max(sorted(speed), key=lambda name: speed[name])
+    for rail in rails:
+        if rail.port.link_layer != kept:
+            rejected.append(f"{rail.port}: its link layer is not {kept}, as most ports' is")
+    return [rail for rail in rails if rail.port.link_layer == kept]
+
+
+def _shortened(reason: str) -> str:
+    return reason if len(reason) <= MAX_REASON else reason[: MAX_REASON - 4] + " ..."
