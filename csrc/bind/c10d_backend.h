@@ -16,13 +16,16 @@ using OptionsPtr = c10::intrusive_ptr<c10d::Backend::Options>;
 
 /* What a group can be asked for when it is made. */
 struct GroupOptions : c10d::Backend::Options {
-    /* timeout: kUnsetTimeout for that of the group. transport: empty for what the setting says. */
-    explicit GroupOptions(std::chrono::milliseconds timeout, std::string transport)
-        : c10d::Backend::Options("rdmatrain", timeout), transport(std::move(transport))
+    /* timeout: kUnsetTimeout for that of the group. transport, require: empty for what the setting
+     * says. */
+    explicit GroupOptions(std::chrono::milliseconds timeout, std::string transport,
+                          std::string require)
+        : c10d::Backend::Options("rdmatrain", timeout), transport(std::move(transport)),
+          require(std::move(require))
     {
     }
 
-    std::string transport;
+    std::string transport, require;
 };
 
 /* Translates c10d's calls into rdt_call_t, posts them, and wraps what comes back. It keeps no state

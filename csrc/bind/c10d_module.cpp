@@ -27,9 +27,11 @@ static c10::intrusive_ptr<rdmatrain::Backend> make_backend(const rdmatrain::Stor
 }
 
 static c10::intrusive_ptr<GroupOptions>
-make_options(std::optional<std::chrono::milliseconds> timeout, const std::string &transport)
+make_options(std::optional<std::chrono::milliseconds> timeout, const std::string &transport,
+             const std::string &require)
 {
-    return c10::make_intrusive<GroupOptions>(timeout.value_or(c10d::kUnsetTimeout), transport);
+    return c10::make_intrusive<GroupOptions>(timeout.value_or(c10d::kUnsetTimeout), transport,
+                                             require);
 }
 
 static c10::intrusive_ptr<GroupOptions> copy_options(const GroupOptions &options,
@@ -45,9 +47,10 @@ PYBIND11_MODULE(_c10d, module)
     py::module::import("torch.distributed"); /* registers c10d.Backend, which is the base */
     class_of<GroupOptions, c10d::Backend::Options>(module, "Options", "What a group is asked for.")
         .def(py::init(&make_options), py::arg("timeout") = py::none(), py::kw_only(),
-             py::arg("transport") = "",
-             "timeout: None for the group's. transport: empty for what the setting says.")
+             py::arg("transport") = "", py::arg("require") = "",
+             "timeout: None for the group's. transport, require: empty for what the setting says.")
         .def_readwrite("transport", &GroupOptions::transport)
+        .def_readwrite("require", &GroupOptions::require)
         .def_readwrite("group_desc", &GroupOptions::group_desc)
         .def("__deepcopy__", &copy_options, py::arg("memo"));
     class_of<rdmatrain::Backend, c10d::Backend>(module, "Backend", "A torch.distributed backend.")

@@ -7,7 +7,6 @@ import hashlib
 import logging
 import pickle
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -119,9 +118,8 @@ def _place(rank: int, world: int, timeout: timedelta) -> Place:
 
 
 def _join(turn: Turn, store: Any, options: Any) -> Any:
-    settings = load_settings()
-    if options.transport:
-        settings = replace(settings, transport=options.transport)
+    given = {"transport": options.transport, "require": options.require}
+    settings = load_settings(given=given, given_as="the argument {}")
     _set_log_level(settings.log)
     for unknown in unknown_settings():
         logger.warning("%s", unknown)

@@ -7,6 +7,7 @@ it anew. So each forming is a turn, with keys of its own. Written, under the gro
 ``claim/RANK``       a counter: how many times somebody has come as RANK
 ``claim/RANK/TURN``  which process it was: two that both believe to be RANK are told apart
 ``TURN/hello/RANK``  who the rank is: world size, host, version, settings; rank 0 adds the token
+``TURN/offer/RANK``  its RDMA ports, or why it has none; only where verbs may join ranks
 ``TURN/wire/RANK``   the rank's address for each transport that it listens on
 ``TURN/fault``       why a rank gave up, so that the others need not wait for it
 ``TURN/heard``       a counter: how many ranks have given up
@@ -19,13 +20,14 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from time import monotonic, sleep
 from typing import Any, Protocol
 
 from rdmatrain import __version__, _core
-from rdmatrain.comm import host
+from rdmatrain.comm import host, rdma
+from rdmatrain.comm.pairs import Member, Offer, Pair, choose_pair, describe, needs_offers
 from rdmatrain.comm.tuning import parse_tuning, tuning_text
 from rdmatrain.config import Settings, rank_env
 from rdmatrain.errors import BootstrapError, CommError
@@ -63,6 +65,7 @@ class Hello:
     tuning: str
     cpus: str  # that the process may run on: a mask in hexadecimal
     token: str = ""
+    require: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,17 @@ class Turn:
         place: whose turn it is.
         number: 1 for the first time that this rank forms the group, and so on.
 
+    Attributes:
+        pairs: how this rank is joined to each, once it is decided.
+        rails: the RDMA ports that this rank uses for that.
+
     """
 
     def __init__(self, store: Store, place: Place, number: int) -> None:
         self.place = place
         self.deadline = monotonic() + place.timeout
+        self.pairs: list[Pair] = []
+        self.rails: tuple[rdma.Rail, ...] = ()
         self._store = store
         self._prefix = f"{number}/"
 
@@ -232,23 +241,25 @@ def _exchange_hellos(turn: Turn, settings: Settings) -> list[Hello]:
         tuning=tuning_text(parse_tuning(settings.tuning)),
         cpus=f"{host.cpu_mask():x}",
         token=secrets.token_hex(16) if place.rank == 0 else "",
+        require=settings.require,
     )
     turn.put(f"hello/{place.rank}", json.dumps(asdict(mine)))
     hellos = []
     for rank in range(place.world):
         hello = json.loads(turn.get(f"hello/{rank}", rank))
         # Another version may say other things, so it is compared before they are read.
-        _compare(asdict(mine), hello)
+        _compare(asdict(mine), hello, settings)
         hellos.append(Hello(**hello))
     return hellos
 
 
-def _compare(mine: dict[str, Any], other: dict[str, Any]) -> None:
+def _compare(mine: dict[str, Any], other: dict[str, Any], settings: Settings) -> None:
     for field, what in (
         ("version", "the rdmatrain version"),
         ("world", "the world size"),
-        ("transport", "RDMATRAIN_TRANSPORT"),
-        ("tuning", "RDMATRAIN_TUNING"),
+        ("transport", settings.name_of("transport")),
+        ("require", settings.name_of("require")),
+        ("tuning", settings.name_of("tuning")),
     ):
         ours, theirs = mine[field], other.get(field)
         if ours != theirs:
@@ -258,32 +269,10 @@ def _compare(mine: dict[str, Any], other: dict[str, Any]) -> None:
             )
 
 
-def choose_transport(setting: str, mine: Hello, other: Hello) -> str:
-    """Choose how two ranks are joined: shm inside a host, else tcp; or what the setting requires.
-
-    Raises:
-        BootstrapError: the setting requires shm, and the two are on different hosts.
-
-    """
-    same_host = mine.host_id == other.host_id
-    if setting == "shm" and not same_host:
-        raise BootstrapError(
-            f"RDMATRAIN_TRANSPORT=shm, but rank {mine.rank} ({mine.label}) and rank {other.rank} "
-            f"({other.label}) share no host or network namespace: unset it, or set it to auto"
-        )
-    if setting == "auto":
-        return "shm" if same_host else "tcp"
-    return setting
-
-
 def _listen_and_connect(turn: Turn, settings: Settings, hellos: Sequence[Hello]) -> _core.Comm:
     place = turn.place
-    mine = hellos[place.rank]
-    chosen = [
-        "self" if other is mine else choose_transport(settings.transport, mine, other)
-        for other in hellos
-    ]
-    neighbours = [other for other in hellos if other.host_id == mine.host_id]
+    _choose_pairs(turn, settings, hellos)
+    neighbours = _neighbours(place, hellos)
     comm = _core.Comm(
         place.rank,
         place.world,
@@ -291,17 +280,67 @@ def _listen_and_connect(turn: Turn, settings: Settings, hellos: Sequence[Hello])
         spin_ns=0 if _is_crowded(neighbours) else SPIN_NS,
         tuning=parse_tuning(settings.tuning),
     )
-    wires = _listen(comm, place, settings, chosen, one_host=len(neighbours) == place.world)
+    wires = _listen(comm, turn, settings, one_host=len(neighbours) == place.world)
     turn.put(f"wire/{place.rank}", json.dumps(wires))
     peers = []
-    for other, transport in zip(hellos, chosen, strict=True):
+    for other, pair in zip(hellos, turn.pairs, strict=True):
         wire = ""
-        if transport != "self":
-            wire = json.loads(turn.get(f"wire/{other.rank}", other.rank))[transport]
-        peers.append((transport, bytes.fromhex(wire), other.label))
+        if pair.transport != "self":
+            wire = json.loads(turn.get(f"wire/{other.rank}", other.rank))[pair.transport]
+        peers.append((pair.transport, bytes.fromhex(wire), other.label))
     comm.connect(peers, max(turn.deadline - monotonic(), 0.0))
-    logger.info("rank %d of %d is joined to its peers over %s", place.rank, place.world, chosen)
     return comm
+
+
+def _neighbours(place: Place, hellos: Sequence[Hello]) -> list[Hello]:
+    """Ranks of this host, with this one."""
+    return [other for other in hellos if other.host_id == hellos[place.rank].host_id]
+
+
+def _choose_pairs(turn: Turn, settings: Settings, hellos: Sequence[Hello]) -> None:
+    """Decide how this rank is joined to each, and say so."""
+    rank = turn.place.rank
+    members = [Member(hello.rank, hello.host_id, hello.label) for hello in hellos]
+    if needs_offers(settings, members):
+        offers = _exchange_offers(turn, settings, hellos)
+        members = [
+            replace(member, offer=offer) for member, offer in zip(members, offers, strict=True)
+        ]
+    turn.pairs = [choose_pair(settings, members[rank], other) for other in members]
+    fell_back = any(pair.fell_back for pair in turn.pairs)
+    logger.log(
+        logging.WARNING if fell_back else logging.INFO,
+        "%s",
+        describe(turn.pairs, rank, turn.rails),
+    )
+
+
+def _exchange_offers(turn: Turn, settings: Settings, hellos: Sequence[Hello]) -> list[Offer]:
+    """Look for this rank's RDMA ports, and learn of the others'."""
+    place = turn.place
+    found = rdma.find_rails(settings)
+    neighbours = _neighbours(place, hellos)
+    turn.rails = rdma.rails_of(found.rails, *_local_place(place, neighbours))
+    mine = Offer(
+        num_rails=len(turn.rails),
+        link_layer=turn.rails[0].port.link_layer if turn.rails else "",
+        why_not=found.why_not,
+        present=found.present,
+    )
+    turn.put(f"offer/{place.rank}", json.dumps(asdict(mine)))
+    return [Offer(**json.loads(turn.get(f"offer/{rank}", rank))) for rank in range(place.world)]
+
+
+def _local_place(place: Place, neighbours: Sequence[Hello]) -> tuple[int, int]:
+    """Place of this rank among those of its host: in the job if that is known, else in the group.
+
+    So a rank has the same ports in all its groups.
+    """
+    who = rank_env()
+    if who.local_rank is not None and who.local_rank < (who.local_world_size or 0):
+        return who.local_rank, who.local_world_size or 0
+    ranks = [near.rank for near in neighbours]
+    return ranks.index(place.rank), len(ranks)
 
 
 def _is_crowded(neighbours: Sequence[Hello]) -> bool:
@@ -320,22 +359,27 @@ def _open_arena(settings: Settings) -> None:
     except MemoryError as error:
         if settings.arena == "on":
             raise MemoryError(f"{error}; RDMATRAIN_ARENA=off does without") from error
-        logger.warning("no memory can be shared with the ranks of this host: %s", error)
+        logger.warning("no memory can be shared with other ranks: %s", error)
 
 
-def _listen(
-    comm: _core.Comm, place: Place, settings: Settings, chosen: Sequence[str], *, one_host: bool
-) -> dict[str, str]:
+def _listen(comm: _core.Comm, turn: Turn, settings: Settings, *, one_host: bool) -> dict[str, str]:
+    """Listen on whatever joins this rank to any other."""
+    place = turn.place
+    needed = {pair.transport for pair in turn.pairs}
     wires = {}
-    if "shm" in chosen:
+    if needed & {"shm", "verbs"}:
         _open_arena(settings)
+    if "shm" in needed:
         wires["shm"] = comm.listen("shm").hex()
-    if "tcp" in chosen:
-        address = ""
+    for transport in sorted(needed & {"tcp", "verbs"}):
+        argument = ""
         try:
             address = host.listen_address(settings.addr, place.master_addr, one_host=one_host)
-            wires["tcp"] = comm.listen("tcp", address).hex()
+            argument = address
+            if transport == "verbs":
+                argument = rdma.listen_argument(turn.rails, address, settings)
+            wires[transport] = comm.listen(transport, argument).hex()
         except (BootstrapError, CommError) as error:
-            where = f"listening on {address}: " if address else ""
+            where = f"listening on {argument}: " if argument else ""
             raise BootstrapError(f"rank {place.rank} of {place.world}: {where}{error}") from error
     return wires

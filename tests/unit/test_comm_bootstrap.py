@@ -9,7 +9,7 @@ import pytest
 
 from rdmatrain import _core
 from rdmatrain.comm import bootstrap, host
-from rdmatrain.comm.bootstrap import Hello, Place, choose_transport, connect, forming
+from rdmatrain.comm.bootstrap import Place, connect, forming
 from rdmatrain.config import Settings
 from rdmatrain.errors import BootstrapError, SettingError
 
@@ -251,21 +251,3 @@ def test_a_store_that_is_gone_is_said_in_plain_words(form: Callable[..., list[Ra
 def test_a_process_keeps_its_name_and_a_forked_one_has_another() -> None:
     assert bootstrap._process_name(10) == bootstrap._process_name(10)
     assert bootstrap._process_name(10) != bootstrap._process_name(11)
-
-
-@pytest.mark.parametrize(
-    ("setting", "same_host", "expected"),
-    [
-        ("auto", True, "shm"),
-        ("auto", False, "tcp"),
-        ("tcp", True, "tcp"),
-        ("tcp", False, "tcp"),
-        ("shm", True, "shm"),
-    ],
-)
-def test_the_transport_follows_setting_and_host(
-    setting: str, same_host: bool, expected: str
-) -> None:
-    mine = Hello(0, 2, "1", "a", "host a, pid 1", setting, "", "1")
-    other = Hello(1, 2, "1", "a" if same_host else "b", "host b, pid 2", setting, "", "1")
-    assert choose_transport(setting, mine, other) == expected

@@ -1,0 +1,197 @@
+"""What ranks offer each other: each host has the devices that a test gives it.
+
+A communicator that only takes notes stands in for C where a rank is told to use devices.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import test_comm_bootstrap
+from test_comm_bootstrap import MemoryStore, Rank, places, sum_of
+
+from rdmatrain import _core
+from rdmatrain.comm import bootstrap, host, rdma
+from rdmatrain.comm.bootstrap import Hello, Place
+from rdmatrain.comm.gids import Gid, Port
+from rdmatrain.comm.rdma import Rail, Search
+from rdmatrain.config import RankEnv, Settings
+from rdmatrain.errors import BootstrapError
+
+form = test_comm_bootstrap.form
+
+NOTHING = Search((), "there is no RDMA device", present=False)
+DOWN = Search((), "mlx5_0/1: the port is DOWN", present=True)
+
+
+def usable(*devices: str) -> Search:
+    rails = (
+        Rail(Port(d, 1, "ACTIVE", "Ethernet", ()), Gid(3, "10.0.0.1", "RoCE v2"), 4096, 100.0)
+        for d in devices
+    )
+    return Search(tuple(rails), "", present=True)
+
+
+class NotingComm:
+    """Takes down what it listens on and whom it is connected to."""
+
+    def __init__(self, rank: int, world: int, token: bytes, **_options: Any) -> None:
+        self.listens: dict[str, str | None] = {}
+        self.peers: list[tuple[str, bytes]] = []
+        self.name = f"{rank}"
+
+    def listen(self, transport: str, arg: str | None = None) -> bytes:
+        self.listens[transport] = arg
+        return f"{transport} of {self.name}".encode()
+
+    def connect(self, peers: list[tuple[str, bytes, str]], timeout: float) -> None:
+        self.peers = [(transport, wire) for transport, wire, _ in peers]
+
+
+@pytest.fixture
+def have(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Search]], list[str]]:
+    """Give hosts their devices; returns a list of the hosts that looked for theirs."""
+    monkeypatch.setattr(bootstrap, "rank_env", lambda: RankEnv(None, None, None, None))
+
+    def give(devices: dict[str, Search]) -> list[str]:
+        looked: list[str] = []
+
+        def find(_settings: Settings) -> Search:
+            looked.append(host.host_id())
+            return devices[host.host_id()]
+
+        monkeypatch.setattr(rdma, "find_rails", find)
+        return looked
+
+    return give
+
+
+Have = Callable[[dict[str, Search]], list[str]]
+
+
+def test_hosts_with_rdma_listen_on_their_ports_and_are_joined_by_verbs(
+    form: Callable[..., list[Rank]], have: Have, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_core, "Comm", NotingComm)
+    have({"left": usable("a0", "a1", "a2"), "right": usable("b0"), "plain": NOTHING})
+    settings = Settings(addr="127.0.0.1", traffic_class="106")
+    hosts = ["left", "left", "right", "plain"]
+    ranks = [Rank(p, settings, h) for p, h in zip(places(4), hosts, strict=True)]
+    form(MemoryStore(), *ranks)
+    assert [r.error for r in ranks] == [None] * 4
+    assert [r.comm.listens for r in ranks] == [
+        {
+            "shm": None,
+            "tcp": "127.0.0.1",
+            "verbs": "rails=a0/1/3+a2/1/3 addr=127.0.0.1 tc=106",
+        },
+        {"shm": None, "tcp": "127.0.0.1", "verbs": "rails=a1/1/3 addr=127.0.0.1 tc=106"},
+        {"tcp": "127.0.0.1", "verbs": "rails=b0/1/3 addr=127.0.0.1 tc=106"},
+        {"tcp": "127.0.0.1"},
+    ]
+    expected = [
+        ["self", "shm", "verbs", "tcp"],
+        ["shm", "self", "verbs", "tcp"],
+        ["verbs", "verbs", "self", "tcp"],
+        ["tcp", "tcp", "tcp", "self"],
+    ]
+    for me, rank in enumerate(ranks):
+        assert [transport for transport, _ in rank.comm.peers] == expected[me]
+        for peer, (transport, wire) in enumerate(rank.comm.peers):
+            assert wire == (b"" if peer == me else f"{transport} of {peer}".encode())
+
+
+def test_nobody_looks_for_devices_on_one_host(form: Callable[..., list[Rank]], have: Have) -> None:
+    looked = have({})
+    for settings in (Settings(), Settings(require="verbs"), Settings(transport="tcp")):
+        ranks = form(MemoryStore(), *(Rank(p, settings) for p in places(3)))
+        assert [r.error for r in ranks] == [None] * 3
+    assert looked == []
+
+
+@pytest.mark.parametrize(
+    ("devices", "level", "said"),
+    [
+        ({"a": NOTHING, "b": NOTHING}, "INFO", "neither can use RDMA: there is no RDMA device"),
+        ({"a": usable("a0"), "b": NOTHING}, "WARNING", "rank 1 cannot use RDMA: there is no RDMA"),
+        ({"a": NOTHING, "b": DOWN}, "WARNING", "rank 1 cannot use RDMA: mlx5_0/1: the port is DO"),
+    ],
+)
+def test_tcp_between_hosts_says_why_and_warns_where_there_are_devices(
+    form: Callable[..., list[Rank]],
+    have: Have,
+    caplog: pytest.LogCaptureFixture,
+    devices: dict[str, Search],
+    level: str,
+    said: str,
+) -> None:
+    have(devices)
+    caplog.set_level("INFO", logger="rdmatrain")
+    settings = Settings(addr="127.0.0.1")
+    ranks = [Rank(p, settings, h) for p, h in zip(places(2), "ab", strict=True)]
+    form(MemoryStore(), *ranks)
+    assert sum_of(ranks) == [bytearray([3])] * 2
+    lines = {r.getMessage(): r.levelname for r in caplog.records if "tcp to rank" in r.getMessage()}
+    assert len(lines) == 2
+    for text, its_level in lines.items():
+        assert said in text and its_level == level
+
+
+@pytest.mark.parametrize(
+    ("settings", "demand"),
+    [
+        (Settings(transport="verbs"), "RDMATRAIN_TRANSPORT=verbs"),
+        (Settings(require="verbs"), "RDMATRAIN_REQUIRE=verbs"),
+    ],
+)
+def test_a_rank_without_rdma_that_is_demanded_is_named_on_all(
+    form: Callable[..., list[Rank]], have: Have, settings: Settings, demand: str
+) -> None:
+    have({"left": usable("a0"), "right": DOWN})
+    hosts = ["left", "left", "right"]
+    ranks = [Rank(p, settings, h) for p, h in zip(places(3), hosts, strict=True)]
+    for rank in form(MemoryStore(), *ranks):
+        assert demand in str(rank.error)
+        assert "rank 2 cannot use RDMA: mlx5_0/1: the port is DOWN" in str(rank.error)
+        assert rank.took_s < 5
+
+
+def test_requirements_that_disagree_are_both_named(form: Callable[..., list[Rank]]) -> None:
+    settings = [Settings(require="tcp"), Settings()]
+    ranks = [Rank(p, s) for p, s in zip(places(2), settings, strict=True)]
+    for rank in form(MemoryStore(), *ranks):
+        assert "disagree about RDMATRAIN_REQUIRE" in str(rank.error)
+        assert "has tcp" in str(rank.error) and "has none" in str(rank.error)
+
+
+def test_a_wrong_choice_of_devices_on_one_rank_ends_all(
+    form: Callable[..., list[Rank]], have: Have, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have({})
+
+    def find(_settings: Settings) -> Search:
+        if host.host_id() == "b":
+            raise BootstrapError("RDMATRAIN_DEVICES=x, but there is no x here")
+        return usable("a0")
+
+    monkeypatch.setattr(rdma, "find_rails", find)
+    for rank in form(
+        MemoryStore(), *(Rank(p, Settings(), h) for p, h in zip(places(2), "ab", strict=True))
+    ):
+        assert "RDMATRAIN_DEVICES=x, but there is no x here" in str(rank.error)
+
+
+@pytest.mark.parametrize(
+    ("who", "expected"),
+    [
+        (RankEnv(5, 1, 8, 4), (1, 4)),  # of the job
+        (RankEnv(5, None, 8, None), (1, 2)),  # of the group
+        (RankEnv(5, 4, 8, 4), (1, 2)),
+    ],
+)
+def test_a_ranks_place_on_its_host_is_that_in_the_job(
+    monkeypatch: pytest.MonkeyPatch, who: RankEnv, expected: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(bootstrap, "rank_env", lambda: who)
+    near = [Hello(r, 8, "1", "a", "host a, pid 1", "auto", "", "1") for r in (2, 5)]
+    assert bootstrap._local_place(Place(5, 8, 1.0), near) == expected
