@@ -147,7 +147,7 @@ static void punch(const rdt_arena_t *a, uint32_t page, uint32_t num)
 /* Free pages are kept as long as all of it is no more than what was lately in use at the same time:
  * a loop that allocates the same again each time finds its pages, and fragmentation cannot add more
  * than a sixteenth. */
-static void purge(rdt_arena_t *a)
+void rdt_arena_purge(rdt_arena_t *a)
 {
     rdt_blocks_t *b = &a->blocks;
     uint64_t peak = a->window_peak > a->last_peak ? a->window_peak : a->last_peak;
@@ -181,7 +181,7 @@ static void housekeep(rdt_arena_t *a)
     a->window_ns = now;
     a->last_peak = a->window_peak;
     a->window_peak = a->blocks.num_used;
-    purge(a);
+    rdt_arena_purge(a);
 }
 
 /* -- blocks -- */
@@ -202,7 +202,7 @@ static rdt_block_t *take(rdt_arena_t *a, uint32_t num_pages)
     block->born = a->num_forks;
     if (a->blocks.num_used > a->window_peak) a->window_peak = a->blocks.num_used;
     if (a->blocks.num_used > a->peak_pages) a->peak_pages = a->blocks.num_used;
-    if (num_clean > 0) purge(a);
+    if (num_clean > 0) rdt_arena_purge(a);
     return block;
 }
 
@@ -390,7 +390,8 @@ void rdt_arena_get_stats(rdt_arena_stats_t *stats_p)
             .extent_bytes = a->blocks.num_extent * RDT_ARENA_PAGE,
             .in_use_bytes = a->blocks.num_used * RDT_ARENA_PAGE,
             .peak_in_use_bytes = a->peak_pages * RDT_ARENA_PAGE,
-            .cached_bytes = (a->blocks.num_cached + a->num_quarantined) * RDT_ARENA_PAGE,
+            .cached_bytes =
+                (a->blocks.num_cached + a->blocks.num_pinned + a->num_quarantined) * RDT_ARENA_PAGE,
             .num_blocks = a->blocks.num_blocks,
             .num_refused = a->num_refused,
         };

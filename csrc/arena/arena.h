@@ -56,6 +56,16 @@ RDT_API bool rdt_arena_offset(const void *addr, size_t bytes, uint64_t *offset_p
  * holds. Ranges outside the arena are ignored. NO_MEMORY: some of it is still shared. */
 rdt_status_t rdt_arena_detach(const void *addr, size_t bytes);
 
+/* For a device that registers memory: pins the extent that holds all of [addr, addr + bytes), and says
+ * which range that is. Until it was unpinned as often, each of its addresses, whoever has the block, is
+ * the same page of the file: free pages stay resident, and the extent is not given back. Only detached
+ * blocks differ, whose addresses are not used again: a registration that is older still has the page
+ * of the file, one that is younger the private page. UNSUPPORTED when the range is not all memory that
+ * peers can reach, in one extent. */
+rdt_status_t rdt_arena_pin(const void *addr, size_t bytes, void **base_p, size_t *len_p);
+/* Nothing happens in a forked child, which inherited no pins. */
+void rdt_arena_unpin(const void *base);
+
 RDT_API void rdt_arena_get_stats(rdt_arena_stats_t *stats_p);
 
 /* What a peer needs: the descriptor stays the arena's. -1 when it is not open. */

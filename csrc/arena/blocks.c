@@ -56,9 +56,19 @@ static uint32_t bin_of(uint32_t num_pages)
     return RDT_BLOCKS_EXACT + (octave - 4) * 8 + ((num_pages >> (octave - 3)) & 7);
 }
 
+static rdt_bins_t *bins_of(rdt_blocks_t *b, const rdt_block_t *block)
+{
+    return &b->bins[block->extent->num_pins > 0 ? 2 : block->num_dirty > 0];
+}
+
+static uint64_t *count_of(rdt_blocks_t *b, const rdt_block_t *block)
+{
+    return block->extent->num_pins > 0 ? &b->num_pinned : &b->num_cached;
+}
+
 static void link_free(rdt_blocks_t *b, rdt_block_t *block)
 {
-    rdt_bins_t *bins = &b->bins[block->num_dirty > 0];
+    rdt_bins_t *bins = bins_of(b, block);
     uint32_t bin = bin_of(block->num_pages);
 
     block->prev = NULL;
@@ -66,12 +76,12 @@ static void link_free(rdt_blocks_t *b, rdt_block_t *block)
     if (block->next != NULL) block->next->prev = block;
     bins->head[bin] = block;
     bins->filled[bin / 64] |= 1ull << (bin % 64);
-    b->num_cached += block->num_dirty;
+    *count_of(b, block) += block->num_dirty;
 }
 
 static void unlink_free(rdt_blocks_t *b, rdt_block_t *block)
 {
-    rdt_bins_t *bins = &b->bins[block->num_dirty > 0];
+    rdt_bins_t *bins = bins_of(b, block);
     uint32_t bin = bin_of(block->num_pages);
 
     if (block->next != NULL) block->next->prev = block->prev;
@@ -80,7 +90,7 @@ static void unlink_free(rdt_blocks_t *b, rdt_block_t *block)
     else
         bins->head[bin] = block->next;
     if (bins->head[bin] == NULL) bins->filled[bin / 64] &= ~(1ull << (bin % 64));
-    b->num_cached -= block->num_dirty;
+    *count_of(b, block) -= block->num_dirty;
 }
 
 static rdt_block_t *find(const rdt_bins_t *bins, uint32_t num_pages)
@@ -137,8 +147,10 @@ static rdt_block_t *grow(rdt_blocks_t *b, uint32_t num_pages)
     }
     extent->page = page;
     extent->num_pages = want;
+    extent->num_pins = 0;
     extent->next = *link;
     *link = extent;
+    extent->first->extent = extent;
     extent->first->page = page;
     extent->first->num_pages = want;
     extent->first->state = RDT_BLOCK_FREE;
@@ -170,6 +182,44 @@ void rdt_blocks_trim(rdt_blocks_t *b)
     }
 }
 
+rdt_extent_t *rdt_blocks_extent(const rdt_blocks_t *b, uint32_t page)
+{
+    rdt_extent_t *e = b->extents;
+
+    while (e != NULL && page - e->page >= e->num_pages)
+        e = e->next;
+    return e;
+}
+
+static void for_each_free(rdt_blocks_t *b, rdt_extent_t *extent,
+                          void (*change)(rdt_blocks_t *, rdt_block_t *))
+{
+    for (rdt_block_t *block = extent->first; block != NULL; block = block->upper)
+        if (block->state == RDT_BLOCK_FREE) change(b, block);
+}
+
+static void link_dirty(rdt_blocks_t *b, rdt_block_t *block)
+{
+    block->num_dirty = block->num_pages;
+    link_free(b, block);
+}
+
+/* Where free blocks are linked depends on the pins. */
+void rdt_blocks_pin(rdt_blocks_t *b, rdt_extent_t *extent)
+{
+    if (extent->num_pins == 0) for_each_free(b, extent, unlink_free);
+    if (extent->num_pins++ > 0) return;
+    set_dirty(b, extent->page, extent->page + extent->num_pages, true);
+    for_each_free(b, extent, link_dirty);
+}
+
+void rdt_blocks_unpin(rdt_blocks_t *b, rdt_extent_t *extent)
+{
+    assert(extent->num_pins > 0);
+    if (extent->num_pins == 1) for_each_free(b, extent, unlink_free);
+    if (--extent->num_pins == 0) for_each_free(b, extent, link_free);
+}
+
 /* -- blocks -- */
 
 /* Cuts an unlinked free block in two at page and links neither; NULL when there is no memory. */
@@ -178,6 +228,7 @@ static rdt_block_t *split(rdt_blocks_t *b, rdt_block_t *block, uint32_t page)
     rdt_block_t *rest = calloc(1, sizeof(*rest));
 
     if (rest == NULL) return NULL;
+    rest->extent = block->extent;
     rest->page = page;
     rest->num_pages = block->page + block->num_pages - page;
     rest->state = RDT_BLOCK_FREE;
@@ -214,7 +265,8 @@ rdt_block_t *rdt_blocks_take(rdt_blocks_t *b, uint32_t num_pages, uint32_t *num_
     rdt_block_t *block;
 
     if (num_pages > b->num_pages) return NULL;
-    block = find(&b->bins[1], num_pages);
+    block = b->num_pinned > 0 ? find(&b->bins[2], num_pages) : NULL;
+    if (block == NULL) block = find(&b->bins[1], num_pages);
     if (block == NULL) block = find(&b->bins[0], num_pages);
     if (block == NULL) block = grow(b, num_pages);
     if (block == NULL) return NULL;
@@ -272,6 +324,7 @@ static void join_upper(rdt_block_t *block)
 void rdt_blocks_free(rdt_blocks_t *b, rdt_block_t *block, bool dirty)
 {
     assert(block->state == RDT_BLOCK_RETIRED);
+    dirty |= block->extent->num_pins > 0;
     if (!dirty) set_dirty(b, block->page, block->page + block->num_pages, false);
     block->num_dirty = dirty ? block->num_pages : 0;
     block->state = RDT_BLOCK_FREE;

@@ -5,7 +5,8 @@
  * neighbours at once and hangs in a bin for its size; a request takes a block of its own bin that
  * fits, else the head of the next bin that has one (good fit, last freed first). A bit a page says
  * whether the page may be resident ("dirty"): blocks with such pages are taken first, from the end
- * that has more of them, because a page fault costs more than everything here.
+ * that has more of them, because a page fault costs more than everything here. Before them come those
+ * of pinned extents, whose pages are all dirty and stay so.
  * Counts are pages. The caller's lock protects all of it.
  */
 #ifndef RDT_ARENA_BLOCKS_H
@@ -22,6 +23,7 @@
 typedef enum { RDT_BLOCK_USED, RDT_BLOCK_RETIRED, RDT_BLOCK_FREE } rdt_block_state_t;
 
 typedef struct rdt_block {
+    struct rdt_extent *extent;
     uint32_t page, num_pages;
     uint32_t num_dirty; /* of a free block */
     rdt_block_state_t state;
@@ -37,6 +39,7 @@ typedef struct rdt_extent {
     struct rdt_extent *next; /* by address */
     rdt_block_t *first;
     uint32_t page, num_pages;
+    uint32_t num_pins; /* not 0: neither purged nor trimmed */
 } rdt_extent_t;
 
 typedef struct rdt_bins {
@@ -49,9 +52,9 @@ typedef struct rdt_blocks {
     rdt_block_t **index; /* page -> the used block that begins there; sparse */
     uint64_t *dirty;     /* a bit a page; sparse */
     rdt_extent_t *extents;
-    rdt_bins_t bins[2]; /* without dirty pages, with */
-    uint64_t num_extent, num_used,
-        num_cached; /* pages: of extents, of used blocks, free and dirty */
+    rdt_bins_t bins[3]; /* without dirty pages, with, and of pinned extents */
+    /* Pages: of extents, of used blocks, free and dirty, free in pinned extents. */
+    uint64_t num_extent, num_used, num_cached, num_pinned;
     uint64_t num_blocks;
 } rdt_blocks_t;
 
@@ -71,6 +74,12 @@ rdt_block_t *rdt_blocks_within(const rdt_blocks_t *blocks, uint32_t page, uint32
  * again. dirty: its pages may be resident. */
 void rdt_blocks_retire(rdt_blocks_t *blocks, rdt_block_t *block);
 void rdt_blocks_free(rdt_blocks_t *blocks, rdt_block_t *block, bool dirty);
+
+/* The extent that page belongs to, or NULL. */
+rdt_extent_t *rdt_blocks_extent(const rdt_blocks_t *blocks, uint32_t page);
+/* One pin more or less. From the first one on all pages of the extent count as dirty. */
+void rdt_blocks_pin(rdt_blocks_t *blocks, rdt_extent_t *extent);
+void rdt_blocks_unpin(rdt_blocks_t *blocks, rdt_extent_t *extent);
 
 /* Chooses free pages to give to the system, at most max dirty ones, from the largest free block that
  * has any: the caller punches [*page_p, *page_p + *num_p). Returns how many were dirty. */

@@ -58,6 +58,8 @@ extern rdt_arena_state_t rdt_arena_state;
 
 /* All below: with the lock, except what runs once or at set-up. */
 
+/* Gives the pages back that are more than what was lately in use, except of pinned extents. */
+void rdt_arena_purge(rdt_arena_t *arena);
 /* Gives the pages of a retired block to the next taker. */
 void rdt_arena_reuse(rdt_arena_t *arena, rdt_block_t *block);
 /* Maps [page, end) of the file over whatever is there; flags: MAP_SHARED or MAP_PRIVATE. */
