@@ -10,10 +10,11 @@
 
 #include "bind/core_arena.h"
 #include "bind/core_call.h"
+#include "bind/core_error.h"
 #include "bind/core_recorder.h"
 #include "bind/core_tuning.h"
+#include "bind/core_verbs.h"
 #include "rdmatrain/coll.h"
-#include "rdmatrain/verbs.h"
 
 typedef struct {
     PyObject_HEAD
@@ -63,6 +64,11 @@ static PyObject *raise_status(rdt_status_t status, const char *text)
     Py_XDECREF(error);
     Py_DECREF(cls);
     return NULL;
+}
+
+PyObject *rdt_core_raise(rdt_status_t status, const char *text)
+{
+    return raise_status(status, text);
 }
 
 /* -- names -- */
@@ -440,34 +446,12 @@ static PyTypeObject WorkType = {
 
 /* -- module -- */
 
-static void append_name(void *list_p, const char *name)
-{
-    PyObject **list = list_p, *text = *list != NULL ? PyUnicode_FromString(name) : NULL;
-
-    if (text == NULL || PyList_Append(*list, text) < 0) Py_CLEAR(*list);
-    Py_XDECREF(text);
-}
-
-static PyObject *rdma_devices(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
-{
-    PyObject *list = PyList_New(0);
-    rdt_status_t st = rdt_verbs_devices(append_name, &list);
-
-    if (st == RDT_OK) return list;
-    Py_XDECREF(list);
-    return raise_status(st, rdt_last_error());
-}
-
 static PyMethodDef core_functions[] = {
     {"check_tuning", rdt_core_check_tuning, METH_O,
      "check_tuning(changes, /)\n--\n\nRaise ValueError where the table would not be usable."},
     {"default_tuning", rdt_core_default_tuning, METH_O,
      "default_tuning(world, /)\n--\n\nThe switch points in bytes for a group of world ranks, by "
      "name."},
-    {"rdma_devices", rdma_devices, METH_NOARGS,
-     "rdma_devices($module)\n--\n\nNames of the RDMA devices that libibverbs shows this "
-     "process.\n\n"
-     "Raises CommError with status NO_LIBRARY where libibverbs is not installed."},
     {NULL, NULL, 0, NULL}};
 
 static PyObject *status_table(void)
@@ -527,7 +511,7 @@ PyMODINIT_FUNC PyInit__core(void)
     PyObject *module = PyModule_Create(&core_module);
 
     if (module != NULL && (add_types(module) || add_values(module) || rdt_core_add_arena(module) ||
-                           rdt_core_add_recorder(module)))
+                           rdt_core_add_recorder(module) || rdt_core_add_verbs(module)))
         Py_CLEAR(module);
     return module;
 }

@@ -2,6 +2,7 @@
 
 import ctypes
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -17,15 +18,54 @@ def libibverbs_is_installed() -> bool:
     return True
 
 
-@pytest.mark.skipif(not libibverbs_is_installed(), reason="libibverbs.so.1 is not installed")
+needs_libibverbs = pytest.mark.skipif(
+    not libibverbs_is_installed(), reason="libibverbs.so.1 is not installed"
+)
+needs_none = pytest.mark.skipif(libibverbs_is_installed(), reason="libibverbs.so.1 is installed")
+
+
+def devices_of_sysfs() -> list[str]:
+    return sorted(path.name for path in Path("/sys/class/infiniband").glob("*"))
+
+
+@needs_libibverbs
 def test_the_devices_of_libibverbs_are_those_of_sysfs():
-    assert sorted(_core.rdma_devices()) == sorted(
-        path.name for path in Path("/sys/class/infiniband").glob("*")
-    )
+    assert sorted(_core.rdma_devices()) == devices_of_sysfs()
 
 
-@pytest.mark.skipif(libibverbs_is_installed(), reason="libibverbs.so.1 is installed")
-def test_without_libibverbs_the_error_names_it():
+@needs_libibverbs
+def test_each_device_has_ports_or_says_why_not():
+    ports = _core.rdma_ports()
+    assert sorted({port["device"] for port in ports}) == devices_of_sysfs()
+    for port in ports:
+        folder = Path("/sys/class/infiniband", port["device"], "ports", str(port["port"]))
+        if port["port"] == 0:
+            assert port["device"] in port["error"]
+            continue
+        assert port["error"] == ""
+        assert folder.joinpath("state").read_text().split() == [ANY, port["state"]]
+        assert folder.joinpath("link_layer").read_text().strip() == port["link_layer"]
+        assert len(list(folder.joinpath("gids").iterdir())) == port["gids"]
+        assert port["active_mtu"] in {256, 512, 1024, 2048, 4096}
+
+
+@needs_libibverbs
+def test_a_device_that_is_not_there_has_no_gid():
+    assert _core.rdma_test_gid("nosuch0", 1, 0) == "there is no RDMA device nosuch0"
+    assert _core.rdma_test_gid("nosuch0", 0, 0) == "nosuch0 has no port 0"
+
+
+@pytest.mark.parametrize("args", [("a", -1, 0), ("a", 1, 2**32), (1, 1, 1), ("a", 1)])
+def test_bad_arguments_are_refused(args):
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        _core.rdma_test_gid(*args)
+
+
+@needs_none
+@pytest.mark.parametrize(
+    "ask", [_core.rdma_devices, _core.rdma_ports, lambda: _core.rdma_test_gid("mlx5_0", 1, 0)]
+)
+def test_without_libibverbs_the_error_names_it(ask):
     with pytest.raises(CommError, match="libibverbs") as caught:
-        _core.rdma_devices()
+        ask()
     assert caught.value.status == "NO_LIBRARY"

@@ -3,6 +3,8 @@
 #ifndef RDMATRAIN_VERBS_H
 #define RDMATRAIN_VERBS_H
 
+#include <stdint.h>
+
 #include "rdmatrain/status.h"
 
 #ifdef __cplusplus
@@ -14,6 +16,30 @@ typedef void (*rdt_device_fn)(void *arg, const char *name);
 /* Calls visit for each RDMA device that this process sees; name is valid during the call.
  * NO_LIBRARY without libibverbs, IO_ERROR. Any thread. */
 RDT_API rdt_status_t rdt_verbs_devices(rdt_device_fn visit, void *arg);
+
+/* A port, or a device that tells nothing of its ports: then port is 0, error says why and what to do,
+ * and of the rest only device is set. Texts are never NULL. */
+typedef struct rdt_port {
+    const char *device, *error, *firmware;
+    const char *state;      /* "DOWN", "INIT", "ARMED", "ACTIVE", "ACTIVE_DEFER" or "UNKNOWN" */
+    const char *link_layer; /* "Ethernet", "InfiniBand" or "UNKNOWN" */
+    uint32_t port;          /* from 1 */
+    uint32_t lid, active_mtu_bytes, num_gids, num_pkeys;
+    uint32_t max_msg_bytes;
+    double speed_gbps; /* of all lanes, data only; 0 when it is not known */
+} rdt_port_t;
+
+typedef void (*rdt_port_fn)(void *arg, const rdt_port_t *port);
+
+/* Calls visit for each port of each device, in the order of libibverbs; port is valid during the call.
+ * A device that fails is visited, too, and the others all the same. NO_LIBRARY, IO_ERROR. Any thread. */
+RDT_API rdt_status_t rdt_verbs_ports(rdt_port_fn visit, void *arg);
+
+/* OK when this process can use the GID with that index. A GID in the table may be empty, of another
+ * network namespace, or of an address that is gone; only an address handle tells, so one is made, to
+ * that very GID. UNSUPPORTED, with the reason in rdt_last_error(), when it is not usable; BAD_ARG where
+ * there is no such device or port, NO_LIBRARY, IO_ERROR. Any thread. */
+RDT_API rdt_status_t rdt_verbs_test_gid(const char *device, uint32_t port, uint32_t index);
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* RDMA devices in rdmatrain._core. */
+#ifndef RDT_BIND_CORE_VERBS_H
+#define RDT_BIND_CORE_VERBS_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+/* Adds rdma_devices, rdma_ports and rdma_test_gid. 0, or -1 with an exception set. */
+int rdt_core_add_verbs(PyObject *module);
+
+#endif
