@@ -23,6 +23,7 @@ __all__ = [
     "arena_stats",
     "dump_flight_recorder",
     "empty",
+    "get_stats",
     "install_allocator",
     "monitored_barrier",
     "register",
@@ -44,7 +45,8 @@ def transports(group: object = None) -> list[str]:
         group: a process group over rdmatrain; None for the default one.
 
     Returns:
-        One name for each rank of the group: ``"shm"``, ``"tcp"``, or ``"self"`` for this rank.
+        One name for each rank of the group: ``"shm"``, ``"verbs"``, ``"tcp"``, or ``"self"`` for
+        this rank.
 
     Raises:
         ValueError: the group has no rdmatrain backend for CPU tensors.
@@ -53,6 +55,30 @@ def transports(group: object = None) -> list[str]:
     from rdmatrain.comm.backend import transports_of  # noqa: PLC0415
 
     return transports_of(group)
+
+
+def get_stats(group: object = None) -> dict[str, Any]:
+    """How this rank is joined to the others of the group, why, and what went over it.
+
+    Args:
+        group: a process group over rdmatrain; None for the default one.
+
+    Returns:
+        ``rank`` and ``world``; ``peers``, a dictionary for each other rank: its ``rank``,
+        ``transport``, ``why``, ``rails`` (the RDMA ports used, in words), ``device`` and
+        ``gid_index`` of the first of them (else None), and counters; ``totals`` of the counters.
+        These are bytes of data, without headers: ``sent_bytes``, ``received_bytes``, and
+        ``staged_bytes``, the part of both that the CPU copied between a tensor and memory of the
+        transport. They move while collectives run.
+
+    Raises:
+        ValueError: the group has no rdmatrain backend for CPU tensors.
+        RuntimeError: the group was destroyed.
+
+    """
+    from rdmatrain.comm.backend import stats_of  # noqa: PLC0415
+
+    return stats_of(group)
 
 
 def monitored_barrier(

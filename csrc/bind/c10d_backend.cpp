@@ -5,10 +5,11 @@
 
 namespace rdmatrain {
 
-Backend::Backend(StorePtr store, int rank, int size, rdt_comm_t *comm, const GroupOptions &options)
+Backend::Backend(StorePtr store, int rank, int size, rdt_comm_t *comm, const GroupOptions &options,
+                 std::string note)
     : c10d::Backend(rank, size), store_(std::move(store)), owner_(CommOwner::make(comm)),
-      options_(options), timeout_(options.timeout), split_store_(c10::intrusive_ptr<c10d::Store>()),
-      split_(c10::intrusive_ptr<c10d::Backend>())
+      options_(options), note_(std::move(note)), timeout_(options.timeout),
+      split_store_(c10::intrusive_ptr<c10d::Store>()), split_(c10::intrusive_ptr<c10d::Backend>())
 {
     init();
 }
@@ -87,6 +88,19 @@ std::string Backend::transport(int rank) const
 
     if (comm == nullptr) throw_status(RDT_CLOSED, "the process group was destroyed");
     return rdt_comm_transport(comm, static_cast<uint32_t>(rank));
+}
+
+std::map<std::string, uint64_t> Backend::stats(int rank) const
+{
+    CommOwner::User user(*owner_);
+    rdt_peer_stats_t stats;
+
+    if (user.comm() == nullptr) throw_status(RDT_CLOSED, "the process group was destroyed");
+    rdt_status_t st = rdt_comm_stats(user.comm(), static_cast<uint32_t>(rank), &stats);
+    if (st != RDT_OK) throw_status(st, rdt_last_error());
+    return {{"sent_bytes", stats.sent_bytes},
+            {"received_bytes", stats.received_bytes},
+            {"staged_bytes", stats.staged_bytes}};
 }
 
 void Backend::startCoalescing()

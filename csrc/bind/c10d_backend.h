@@ -39,8 +39,9 @@ class Backend : public c10d::Backend
 {
   public:
     /* Takes ownership of comm, which must be connected. The store is the group's: for what is agreed
-     * on without the transports. Options have a timeout here. */
-    Backend(StorePtr store, int rank, int size, rdt_comm_t *comm, const GroupOptions &options);
+     * on without the transports. Options have a timeout here. note is Python's, and kept for it. */
+    Backend(StorePtr store, int rank, int size, rdt_comm_t *comm, const GroupOptions &options,
+            std::string note);
     ~Backend() override;
 
     const std::string getBackendName() const override { return "rdmatrain"; }
@@ -96,6 +97,9 @@ class Backend : public c10d::Backend
 
     /* Name of the transport that joins this rank to another one. */
     std::string transport(int rank) const;
+    /* Counters of the bytes that this rank exchanged with another one. */
+    std::map<std::string, uint64_t> stats(int rank) const;
+    const std::string &note() const { return note_; }
 
     /* These never throw: a throw would leave c10d skipping every later collective in silence. */
     void startCoalescing() override;
@@ -164,6 +168,7 @@ class Backend : public c10d::Backend
     const StorePtr store_;
     const std::shared_ptr<CommOwner> owner_;
     const GroupOptions options_; /* but for the timeout */
+    const std::string note_;
     std::atomic<std::chrono::milliseconds> timeout_;
     std::atomic<uint64_t> seq_{0};
     std::atomic<uint64_t> num_monitored_{0};

@@ -15,15 +15,15 @@ using rdmatrain::GroupOptions;
 template <typename T, typename Base>
 using class_of = py::class_<T, Base, c10::intrusive_ptr<T>>;
 
-static c10::intrusive_ptr<rdmatrain::Backend> make_backend(const rdmatrain::StorePtr &store,
-                                                           int rank, int size,
-                                                           const py::capsule &comm,
-                                                           const GroupOptions &options)
+static c10::intrusive_ptr<rdmatrain::Backend>
+make_backend(const rdmatrain::StorePtr &store, int rank, int size, const py::capsule &comm,
+             const GroupOptions &options, std::string note)
 {
     auto *handle = static_cast<rdt_comm_t *>(PyCapsule_GetPointer(comm.ptr(), "rdmatrain.comm"));
 
     if (handle == nullptr) throw py::error_already_set();
-    return c10::make_intrusive<rdmatrain::Backend>(store, rank, size, handle, options);
+    return c10::make_intrusive<rdmatrain::Backend>(store, rank, size, handle, options,
+                                                   std::move(note));
 }
 
 static c10::intrusive_ptr<GroupOptions>
@@ -55,13 +55,16 @@ PYBIND11_MODULE(_c10d, module)
         .def("__deepcopy__", &copy_options, py::arg("memo"));
     class_of<rdmatrain::Backend, c10d::Backend>(module, "Backend", "A torch.distributed backend.")
         .def(py::init(&make_backend), py::arg("store"), py::arg("rank"), py::arg("size"),
-             py::arg("comm"), py::arg("options"),
-             "comm: the capsule of rdmatrain._core.Comm.detach().")
+             py::arg("comm"), py::arg("options"), py::arg("note") = "",
+             "comm: the capsule of rdmatrain._core.Comm.detach(). note: what to keep with it.")
         .def_property_readonly("options", &rdmatrain::Backend::getBackendOptions,
                                "A copy of what the group was made with, with its timeout.")
         .def("get_error", &rdmatrain::Backend::getError, "How the group is: torch's ErrorType.")
         .def("transport", &rdmatrain::Backend::transport, py::arg("rank"),
-             "Name of the transport that joins this rank to another one.");
+             "Name of the transport that joins this rank to another one.")
+        .def("stats", &rdmatrain::Backend::stats, py::arg("rank"),
+             "Bytes that this rank exchanged with another one: sent, received and staged.")
+        .def_property_readonly("note", &rdmatrain::Backend::note, "What was kept with it.");
     module.def("set_factory", &rdmatrain::set_factory, py::arg("factory"),
                "Set what makes a backend of a store, a rank, a number of ranks and options.");
     module.def("close_all", &rdmatrain::close_all, py::call_guard<py::gil_scoped_release>(),

@@ -4,6 +4,7 @@ import atexit
 import copy
 import ctypes
 import hashlib
+import json
 import logging
 import pickle
 from contextlib import suppress
@@ -17,6 +18,7 @@ from torch._C import _distributed_c10d as c10d
 from rdmatrain import _core
 from rdmatrain.comm import recorder
 from rdmatrain.comm.bootstrap import Place, Turn, connect, forming
+from rdmatrain.comm.pairs import facts_of
 from rdmatrain.comm.trace import Group
 from rdmatrain.config import load_settings, master_addr, unknown_settings
 
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 TRACE_HANDLER = "rdmatrain_dump_trace"
 # A group forms within this time or not at all, however long its collectives may take.
 MAX_CONNECT_TIMEOUT = timedelta(minutes=5)
+COUNTERS = ("sent_bytes", "received_bytes", "staged_bytes")
 
 
 def create_backend(options: Any, pg_options: Any) -> Any:
@@ -131,7 +134,8 @@ def _join(turn: Turn, store: Any, options: Any) -> Any:
     # While Python still runs: later a progress thread that comes upon a callback written in Python
     # would end the process with SIGABRT, as it does with other backends.
     atexit.register(extension.close_all)  # however often: closing twice does nothing
-    return extension.Backend(store, turn.place.rank, turn.place.world, comm.detach(), options)
+    note = json.dumps(facts_of(turn.pairs, turn.rails))
+    return extension.Backend(store, turn.place.rank, turn.place.world, comm.detach(), options, note)
 
 
 def load_extension() -> Any:
@@ -156,11 +160,29 @@ def load_extension() -> Any:
 def transports_of(group: Any) -> list[str]:
     """See :func:`rdmatrain.transports`."""
     group = _group(group)
+    backend = _backend_of(group)
+    return [str(backend.transport(rank)) for rank in range(group.size())]
+
+
+def stats_of(group: Any) -> dict[str, Any]:
+    """See :func:`rdmatrain.get_stats`."""
+    group = _group(group)
+    backend = _backend_of(group)
+    peers = [
+        facts | backend.stats(facts["rank"])
+        for facts in json.loads(backend.note)
+        if facts["rank"] != group.rank()
+    ]
+    totals = {name: sum(peer[name] for peer in peers) for name in COUNTERS}
+    return {"rank": group.rank(), "world": group.size(), "peers": peers, "totals": totals}
+
+
+def _backend_of(group: Any) -> Any:
     backend = group._get_backend(torch.device("cpu"))
     backend = getattr(backend, "wrapped_pg", backend)  # under TORCH_DISTRIBUTED_DEBUG=DETAIL
     if not isinstance(backend, load_extension().Backend):
         raise ValueError(f"the group's backend for CPU tensors is {backend}, not rdmatrain")
-    return [str(backend.transport(rank)) for rank in range(group.size())]
+    return backend
 
 
 def monitored_barrier(group: Any, timeout: timedelta | None, wait_all_ranks: bool) -> None:

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from rdmatrain.comm.rdma import Rail
 from rdmatrain.config import Settings
 from rdmatrain.errors import BootstrapError
 
@@ -99,7 +101,7 @@ def _by_offers(first: Member, second: Member, demand: str) -> Pair:
     offers = [member.offer for member in (first, second) if member.offer is not None]
     trouble = _trouble(first, second)
     if not trouble:
-        return Pair("verbs", demand, num_rails=min(offer.num_rails for offer in offers))
+        return Pair("verbs", demand or "both can use RDMA", min(o.num_rails for o in offers))
     if demand:
         raise BootstrapError(f"{demand}, but it cannot join {first} and {second}: {trouble}")
     return Pair("tcp", trouble, fell_back=any(offer.present for offer in offers))
@@ -125,7 +127,31 @@ def _trouble(first: Member, second: Member) -> str:
     return ""
 
 
-def describe(pairs: Sequence[Pair], rank: int, rails: Sequence[object]) -> str:
+def facts_of(pairs: Sequence[Pair], rails: Sequence[Rail]) -> list[dict[str, Any]]:
+    """Return what :func:`rdmatrain.get_stats` tells of each pair, besides counters.
+
+    Args:
+        pairs: by rank of the peer.
+        rails: the ports of the rank whose pairs they are.
+
+    """
+    facts = []
+    for peer, pair in enumerate(pairs):
+        used = rails[: pair.num_rails]
+        facts.append(
+            {
+                "rank": peer,
+                "transport": pair.transport,
+                "why": pair.why,
+                "device": str(used[0].port) if used else None,
+                "gid_index": used[0].gid.index if used else None,
+                "rails": [str(rail) for rail in used],
+            }
+        )
+    return facts
+
+
+def describe(pairs: Sequence[Pair], rank: int, rails: Sequence[Rail]) -> str:
     """Return the line that says how a rank is joined to its peers.
 
     Args:
@@ -140,8 +166,8 @@ def describe(pairs: Sequence[Pair], rank: int, rails: Sequence[object]) -> str:
             alike.setdefault(pair, []).append(peer)
     parts = []
     for pair, peers in sorted(alike.items(), key=lambda each: _ORDER.index(each[0].transport)):
-        notes = [str(rail) for rail in rails[: pair.num_rails]] + [pair.why]
-        parts.append(f"{pair.transport} to {_ranks(peers)} ({'; '.join(filter(None, notes))})")
+        notes = [*(str(rail) for rail in rails[: pair.num_rails]), pair.why]
+        parts.append(f"{pair.transport} to {_ranks(peers)} ({'; '.join(notes)})")
     return f"rank {rank} of {len(pairs)}: {'; '.join(parts) or 'no peers'}"
 
 

@@ -4,7 +4,17 @@ import itertools
 
 import pytest
 
-from rdmatrain.comm.pairs import Member, Offer, Pair, choose_pair, describe, needs_offers
+from rdmatrain.comm.gids import Gid, Port
+from rdmatrain.comm.pairs import (
+    Member,
+    Offer,
+    Pair,
+    choose_pair,
+    describe,
+    facts_of,
+    needs_offers,
+)
+from rdmatrain.comm.rdma import Rail
 from rdmatrain.config import REQUIRABLE, TRANSPORTS, Settings, load_settings
 from rdmatrain.errors import BootstrapError
 
@@ -20,6 +30,11 @@ OFFERS = {
 
 def member(rank: int, host: str, offer: Offer | None = USABLE) -> Member:
     return Member(rank, host, f"host {host}, pid {100 + rank}", offer)
+
+
+def rail(device: str) -> Rail:
+    port = Port(device, 1, "ACTIVE", "Ethernet", ())
+    return Rail(port, Gid(1, "10.0.0.1", "RoCE v2"), 4096, 100.0)
 
 
 def all_settings() -> list[Settings]:
@@ -44,7 +59,7 @@ def test_both_ranks_of_a_pair_choose_alike(settings: Settings) -> None:
             assert "rank 0 (host a, pid 100)" in result
             assert f"rank 1 (host {host}, pid 101)" in result
             continue
-        assert result.why or result.transport == "verbs"
+        assert result.why
         if settings.transport != "auto":
             assert result.transport == settings.transport
         elif host == "a":
@@ -57,7 +72,9 @@ def test_both_ranks_of_a_pair_choose_alike(settings: Settings) -> None:
 
 
 def test_hosts_with_usable_ports_are_joined_by_verbs() -> None:
-    assert choose_pair(Settings(), member(0, "a"), member(1, "b")) == Pair("verbs", "", 2)
+    assert choose_pair(Settings(), member(0, "a"), member(1, "b")) == Pair(
+        "verbs", "both can use RDMA", 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,10 +161,11 @@ def test_devices_are_looked_for_only_where_verbs_may_be_used(
 
 
 def test_the_log_line_says_what_joins_whom_and_why() -> None:
-    pairs = [Pair("self", ""), Pair("shm", "same host"), Pair("verbs", "", 1), Pair("verbs", "", 1)]
-    assert describe(pairs, 0, ["rxe0/1 gid 1 RoCE v2 10.0.0.1 MTU 4096", "not used"]) == (
+    verbs = Pair("verbs", "both can use RDMA", 1)
+    pairs = [Pair("self", ""), Pair("shm", "same host"), verbs, verbs]
+    assert describe(pairs, 0, [rail("rxe0"), rail("rxe1")]) == (
         "rank 0 of 4: shm to rank 1 (same host); "
-        "verbs to ranks 2, 3 (rxe0/1 gid 1 RoCE v2 10.0.0.1 MTU 4096)"
+        "verbs to ranks 2, 3 (rxe0/1 gid 1 RoCE v2 10.0.0.1 MTU 4096; both can use RDMA)"
     )
     assert describe([Pair("self", "")], 0, []) == "rank 0 of 1: no peers"
 
@@ -160,3 +178,20 @@ def test_the_log_line_of_a_large_group_is_short() -> None:
         "rank 5 of 512: shm to ranks 4, 6, 7 (same host); "
         "tcp to ranks 0 to 3, 8 to 511 (neither can use RDMA: there is no RDMA device)"
     )
+
+
+def test_facts_for_programs_name_the_ports_that_a_pair_uses() -> None:
+    pairs = [Pair("self", ""), Pair("shm", "same host"), Pair("verbs", "both can use RDMA", 2)]
+    _, near, far = facts_of(pairs, [rail("mlx5_0"), rail("mlx5_2"), rail("mlx5_4")])
+    assert near == {
+        "rank": 1,
+        "transport": "shm",
+        "why": "same host",
+        "device": None,
+        "gid_index": None,
+        "rails": [],
+    }
+    assert (far["rank"], far["device"], far["gid_index"]) == (2, "mlx5_0/1", 1)
+    assert far["rails"] == [
+        f"{device}/1 gid 1 RoCE v2 10.0.0.1 MTU 4096" for device in ("mlx5_0", "mlx5_2")
+    ]

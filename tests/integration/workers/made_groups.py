@@ -145,6 +145,33 @@ def an_option_that_is_wrong_is_refused(group):
 
 
 @check
+def stats_tell_what_joins_ranks_and_why(group):
+    stats = rdmatrain.get_stats(group)
+    assert (stats["rank"], stats["world"]) == (rank(), world())
+    others = [r for r in range(world()) if r != rank()]
+    assert [peer["rank"] for peer in stats["peers"]] == others
+    joined = rdmatrain.transports(group)
+    for peer in stats["peers"]:
+        assert peer["transport"] == joined[peer["rank"]]
+        assert peer["why"] == "same host"
+        assert (peer["device"], peer["gid_index"], peer["rails"]) == (None, None, [])
+    for name, total in stats["totals"].items():
+        assert total == sum(peer[name] for peer in stats["peers"])
+
+
+@check
+def stats_of_what_is_no_group_or_no_longer_one_are_refused(group):
+    made = dist.new_group()
+    backend = made._get_backend(CPU)
+    dist.destroy_process_group(made)
+    assert "destroyed" in str(raised_by(backend.stats, 0))
+    gloo = dist.new_group(backend="gloo")
+    assert "not rdmatrain" in str(raised_by(rdmatrain.get_stats, gloo))
+    dist.destroy_process_group(gloo)
+    assert "rank 77" in str(raised_by(group._get_backend(CPU).stats, 77))
+
+
+@check
 def a_monitored_barrier_waits_for_the_last_rank(group):
     for i in range(3):
         late = (i + 1) % world()
