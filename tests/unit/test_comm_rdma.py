@@ -207,13 +207,15 @@ def test_excluding_everything_says_so(tmp_path: Path) -> None:
     assert search.why_not == "mlx5_0/1: excluded by RDMATRAIN_DEVICES=^mlx5_0"
 
 
-def test_ports_of_two_link_layers_do_not_mix(tmp_path: Path) -> None:
+def test_ports_of_two_link_layers_do_not_mix_unless_they_are_named(tmp_path: Path) -> None:
     verbs = write_machine(tmp_path, "mlx5_0/1", "mlx5_1/1", link_layer="InfiniBand")
     write_port(tmp_path, "mlx5_bond_0/1", {0: ("10.0.0.9", V2)})
     verbs.ports["mlx5_bond_0/1"] = {"speed_gbps": 150.0}
     assert list(chosen(found(tmp_path, verbs))) == ["mlx5_0/1", "mlx5_1/1"]
     named = found(tmp_path, verbs, Settings(devices="mlx5_bond_0"))
     assert list(chosen(named)) == ["mlx5_bond_0/1"]
+    both = found(tmp_path, verbs, Settings(devices="mlx5_bond_0,mlx5_1"))
+    assert list(chosen(both)) == ["mlx5_1/1", "mlx5_bond_0/1"]
 
 
 def test_the_search_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
