@@ -269,9 +269,9 @@ rdt_status_t rdt_comm_stats(const rdt_comm_t *comm, uint32_t peer, rdt_peer_stat
     conn = comm->peers[peer].conn;
     *stats_p = (rdt_peer_stats_t){0};
     if (conn == NULL) return RDT_OK;
-    stats_p->sent_bytes = conn->sent_bytes;
-    stats_p->received_bytes = conn->received_bytes;
-    stats_p->staged_bytes = conn->staged_bytes;
+    stats_p->sent_bytes = atomic_load_explicit(&conn->sent_bytes, memory_order_relaxed);
+    stats_p->received_bytes = atomic_load_explicit(&conn->received_bytes, memory_order_relaxed);
+    stats_p->staged_bytes = atomic_load_explicit(&conn->staged_bytes, memory_order_relaxed);
     return RDT_OK;
 }
 

@@ -8,6 +8,7 @@
  *   delay=N    a message is read from its source, and again shown to its receiver, after up to N polls
  *   slots=N    slots per lane
  *   fail=N     the Nth send loses the connection it was for, at both ends
+ *   place=1    ranks that both say so put data in place; else they share their arena
  */
 #ifndef RDT_TRANSPORT_FAKE_H
 #define RDT_TRANSPORT_FAKE_H
@@ -16,17 +17,19 @@
 #include <stdatomic.h>
 
 #include "rdmatrain/transport.h"
+#include "transport/windows.h"
 
 #define FAKE_MAX_SLOTS 16
 
 typedef struct fake_script {
-    uint32_t seed, delay, slots, fail;
+    uint32_t seed, delay, slots, fail, place;
 } fake_script_t;
 
 typedef struct fake_slot {
     uint8_t hdr[RDT_HDR_BYTES];
     const void *source;
     uint8_t *data;
+    uint64_t at; /* in the receiver's windows, or 0 */
     uint32_t len, source_delay, show_delay;
 } fake_slot_t;
 
@@ -39,10 +42,12 @@ typedef struct fake_lane {
 typedef struct fake_conn {
     rdt_conn_t base;
     bool joined, cut;              /* cut: lost, and the owner's next call latches it */
+    bool broken;                   /* the same, for what the peer put where it was not told to */
     struct fake_conn *other;       /* the peer's end, once joined; NULL when that is gone */
     fake_lane_t in[RDT_NUM_LANES]; /* written by the peer */
     uint8_t *memory;               /* of the slots */
     _Atomic uint64_t revoked;      /* written by the peer */
+    rdt_windows_t windows;
 } fake_conn_t;
 
 typedef struct fake_ctx {
@@ -61,6 +66,9 @@ extern pthread_mutex_t rdt_fake_lock;
 /* fake_data.c */
 rdt_status_t rdt_fake_send(rdt_conn_t *conn, rdt_lane_t lane, const void *hdr, const void *data,
                            uint32_t len);
+rdt_status_t rdt_fake_expose(rdt_conn_t *conn, void *addr, size_t len, uint64_t *at_p);
+rdt_status_t rdt_fake_put(rdt_conn_t *conn, rdt_lane_t lane, const void *hdr, const void *data,
+                          uint32_t len, uint64_t at);
 rdt_status_t rdt_fake_peek(rdt_conn_t *conn, rdt_lane_t lane, rdt_msg_t *msg_p);
 void rdt_fake_release(rdt_conn_t *conn, rdt_lane_t lane);
 void rdt_fake_poll(rdt_ctx_t *ctx);

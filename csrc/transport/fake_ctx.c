@@ -20,7 +20,8 @@ static bool set_key(fake_script_t *script, const char *key, uint32_t value)
     } keys[] = {{"seed", &script->seed, 0, UINT32_MAX},
                 {"delay", &script->delay, 0, 1000},
                 {"slots", &script->slots, 1, FAKE_MAX_SLOTS},
-                {"fail", &script->fail, 0, UINT32_MAX}};
+                {"fail", &script->fail, 0, UINT32_MAX},
+                {"place", &script->place, 0, 1}};
 
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         if (strcmp(keys[i].key, key) != 0) continue;
@@ -96,6 +97,20 @@ static void share_arena(fake_conn_t *conn)
     conn->base.shares_arena = conn->base.arena != NULL;
 }
 
+/* With the lock, on a connection that has just been joined: how data goes, at both ends alike. */
+static void agree(fake_conn_t *conn)
+{
+    const fake_ctx_t *mine = (const fake_ctx_t *)conn->base.ctx;
+    const fake_ctx_t *theirs = (const fake_ctx_t *)conn->other->base.ctx;
+
+    if (mine->script.place != 0 && theirs->script.place != 0) {
+        conn->base.places = conn->other->base.places = true;
+        return;
+    }
+    share_arena(conn);
+    share_arena(conn->other);
+}
+
 /* With the lock: the end of the connection that peer holds, if it is there already. */
 static fake_conn_t *find_other(const fake_ctx_t *mine, uint32_t peer)
 {
@@ -121,6 +136,7 @@ static const fake_conn_t *join(fake_ctx_t *ctx)
         if (!conn->joined && (conn->other = find_other(ctx, conn->base.peer)) != NULL) {
             conn->other->other = conn;
             conn->joined = conn->other->joined = true;
+            agree(conn);
         }
         if (!conn->joined && missing == NULL) missing = conn;
     }
@@ -140,7 +156,6 @@ static rdt_status_t fake_connect(rdt_ctx_t *base, const rdt_peer_t *peers, uint3
         rdt_status_t st = give_memory(ctx, &ctx->conns[i]);
 
         ctx->conns[i].base = (rdt_conn_t){.ops = &rdt_fake_ops, .ctx = base, .peer = peers[i].rank};
-        share_arena(&ctx->conns[i]);
         if (st != RDT_OK) return st;
         conns[i] = &ctx->conns[i].base;
     }
@@ -184,6 +199,8 @@ const rdt_transport_ops_t rdt_fake_ops = {
     .revoke = rdt_fake_revoke,
     .close = fake_close,
     .send = rdt_fake_send,
+    .expose = rdt_fake_expose,
+    .put = rdt_fake_put,
     .peek = rdt_fake_peek,
     .release = rdt_fake_release,
     .poll = rdt_fake_poll,

@@ -46,20 +46,23 @@ void rdt_fake_revoke(rdt_ctx_t *base, uint64_t from)
     fake_ctx_t *ctx = (fake_ctx_t *)base;
 
     pthread_mutex_lock(&rdt_fake_lock);
-    for (uint32_t i = 0; i < ctx->num_conns; i++)
+    for (uint32_t i = 0; i < ctx->num_conns; i++) {
+        ctx->conns[i].windows.revoked = true;
         if (ctx->conns[i].other != NULL) atomic_store(&ctx->conns[i].other->revoked, from);
+    }
     pthread_mutex_unlock(&rdt_fake_lock);
 }
 
 /* The status belongs to the owner's driver, so only its own calls change it. */
 static rdt_status_t latched(fake_conn_t *conn)
 {
-    if (conn->cut && conn->base.status == RDT_OK) conn->base.status = RDT_PEER_LOST;
+    if (conn->cut && conn->base.status == RDT_OK)
+        conn->base.status = conn->broken ? RDT_PROTOCOL : RDT_PEER_LOST;
     return conn->base.status;
 }
 
 static rdt_status_t send_locked(fake_conn_t *conn, rdt_lane_t lane_id, const void *hdr,
-                                const void *data, uint32_t len)
+                                const void *data, uint32_t len, uint64_t at)
 {
     fake_ctx_t *ctx = (fake_ctx_t *)conn->base.ctx;
     fake_lane_t *lane;
@@ -76,20 +79,38 @@ static rdt_status_t send_locked(fake_conn_t *conn, rdt_lane_t lane_id, const voi
     memcpy(slot->hdr, hdr, RDT_HDR_BYTES);
     slot->source = data;
     slot->len = len;
+    slot->at = at;
     slot->source_delay = next_random(ctx, ctx->script.delay);
     slot->show_delay = next_random(ctx, ctx->script.delay);
     lane->written++;
     conn->base.posted[lane_id]++;
+    rdt_count_bytes(&conn->base.sent_bytes, len);
     return RDT_OK;
+}
+
+rdt_status_t rdt_fake_put(rdt_conn_t *base, rdt_lane_t lane, const void *hdr, const void *data,
+                          uint32_t len, uint64_t at)
+{
+    rdt_status_t st;
+
+    pthread_mutex_lock(&rdt_fake_lock);
+    st = send_locked((fake_conn_t *)base, lane, hdr, data, len, at);
+    pthread_mutex_unlock(&rdt_fake_lock);
+    return st;
 }
 
 rdt_status_t rdt_fake_send(rdt_conn_t *base, rdt_lane_t lane, const void *hdr, const void *data,
                            uint32_t len)
 {
+    return rdt_fake_put(base, lane, hdr, data, len, 0);
+}
+
+rdt_status_t rdt_fake_expose(rdt_conn_t *base, void *addr, size_t len, uint64_t *at_p)
+{
     rdt_status_t st;
 
     pthread_mutex_lock(&rdt_fake_lock);
-    st = send_locked((fake_conn_t *)base, lane, hdr, data, len);
+    st = rdt_windows_expose(&((fake_conn_t *)base)->windows, addr, len, at_p);
     pthread_mutex_unlock(&rdt_fake_lock);
     return st;
 }
@@ -105,7 +126,8 @@ static rdt_status_t peek_locked(fake_conn_t *conn, rdt_lane_t lane_id, rdt_msg_t
         slot->show_delay--;
         return RDT_AGAIN;
     }
-    *msg_p = (rdt_msg_t){.hdr = slot->hdr, .data = slot->data, .len = slot->len};
+    *msg_p =
+        (rdt_msg_t){.hdr = slot->hdr, .data = slot->at == 0 ? slot->data : NULL, .len = slot->len};
     return RDT_OK;
 }
 
@@ -123,10 +145,34 @@ void rdt_fake_release(rdt_conn_t *base, rdt_lane_t lane)
 {
     fake_conn_t *conn = (fake_conn_t *)base;
 
+    const fake_script_t *script = &((const fake_ctx_t *)base->ctx)->script;
+    fake_lane_t *in = &conn->in[lane];
+
     pthread_mutex_lock(&rdt_fake_lock);
-    conn->in[lane].consumed++;
+    rdt_count_bytes(&base->received_bytes, in->slots[in->consumed % script->slots].len);
+    in->consumed++;
     ring(conn->other);
     pthread_mutex_unlock(&rdt_fake_lock);
+}
+
+/* A peer that puts data where it was not told to loses the connection, as over tcp. */
+static bool move_data(fake_conn_t *conn, const fake_slot_t *slot)
+{
+    rdt_windows_t *windows = &conn->other->windows;
+    uint8_t *target = slot->data;
+
+    if (slot->at != 0) {
+        target = rdt_windows_use(windows, slot->at, slot->len);
+        if (target == NULL) {
+            conn->other->broken = true;
+            rdt_fake_cut(conn);
+            return false;
+        }
+        if (windows->revoked) return true;
+    }
+    if (slot->len > 0) memcpy(target, slot->source, slot->len);
+    if (slot->at == 0) rdt_count_bytes(&conn->base.staged_bytes, slot->len);
+    return true;
 }
 
 /* Reads sources late: an engine that lets go of one too early sends something else. */
@@ -142,7 +188,7 @@ static void read_sources(fake_conn_t *conn, uint32_t num_slots)
                 slot->source_delay--;
                 break;
             }
-            if (slot->len > 0) memcpy(slot->data, slot->source, slot->len);
+            if (!move_data(conn, slot)) return;
             lane->read++;
             conn->base.flushed[l]++;
             ring(conn->other);

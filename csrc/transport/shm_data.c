@@ -119,6 +119,8 @@ rdt_status_t rdt_shm_send(rdt_conn_t *base, rdt_lane_t lane_id, const void *hdr,
     atomic_store(&slot->flag, lane->pos); /* pairs with peek: who sees it sees the message */
     base->posted[lane_id]++;
     base->flushed[lane_id]++; /* copied: the source is free at once */
+    rdt_count_bytes(&base->sent_bytes, len);
+    rdt_count_bytes(&base->staged_bytes, len);
     ring(conn);
     return RDT_OK;
 }
@@ -146,6 +148,7 @@ void rdt_shm_release(rdt_conn_t *base, rdt_lane_t lane_id)
     shm_conn_t *conn = (shm_conn_t *)base;
     shm_lane_t *lane = &conn->rx[lane_id];
 
+    rdt_count_bytes(&base->received_bytes, slot_at(conn, lane, lane->pos)->len);
     lane->pos++;
     atomic_store(lane->consumed, lane->pos);
     ring(conn);

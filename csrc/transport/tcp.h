@@ -3,7 +3,8 @@
  *
  * One socket per peer carries both lanes as frames: a fixed head, then the data. Credits keep the
  * lanes apart: a frame is sent only when the receiver is known to have a slot for it, so that the
- * reader never has to stop in the middle of the stream. Data is received straight into its slot.
+ * reader never has to stop in the middle of the stream. Data is received straight into its slot, or
+ * into the window that the receiver exposed.
  * Consumed slots are reported in the head of whatever goes out next, or alone when half are due.
  * All ranks of a job are of one byte order; the magic number of the hello says so.
  */
@@ -13,6 +14,7 @@
 #include <netinet/in.h>
 
 #include "rdmatrain/transport.h"
+#include "transport/windows.h"
 
 #define TCP_SLOTS 8        /* receive slots per lane */
 #define TCP_TX_FRAMES 32   /* frames accepted and not yet with the kernel; >= all credits + 2 */
@@ -24,10 +26,11 @@ typedef struct tcp_head {
     uint8_t reserved;
     uint16_t credits[RDT_NUM_LANES]; /* slots freed since the last frame */
     uint16_t reserved2[3];
+    uint64_t at; /* of the data in what the receiver exposed, or 0: it is for the slot */
     uint8_t hdr[RDT_HDR_BYTES];
 } tcp_head_t;
 
-_Static_assert(sizeof(tcp_head_t) == RDT_HDR_BYTES + 16, "a wire format has no padding");
+_Static_assert(sizeof(tcp_head_t) == RDT_HDR_BYTES + 24, "a wire format has no padding");
 _Static_assert(TCP_TX_FRAMES >= RDT_NUM_LANES * TCP_SLOTS + 2, "credits bound the queue");
 
 typedef struct tcp_frame {
@@ -38,6 +41,7 @@ typedef struct tcp_frame {
 typedef struct tcp_slot {
     uint8_t hdr[RDT_HDR_BYTES];
     uint32_t len;
+    bool placed;   /* its data is in a window, or was thrown away after revocation */
     uint8_t *data; /* chunk_bytes of room, aligned to RDT_DATA_ALIGN */
 } tcp_slot_t;
 
@@ -61,6 +65,8 @@ typedef struct tcp_conn {
     /* receive: the frame that is arriving; rx_off counts its head and data bytes */
     tcp_head_t rx_head;
     size_t rx_off;
+    uint8_t *rx_data; /* where its data goes, once the head is there */
+    rdt_windows_t windows;
     bool ended; /* the peer's side of the stream is over */
 } tcp_conn_t;
 
@@ -82,8 +88,12 @@ void rdt_tcp_disconnect(tcp_ctx_t *ctx);
 /* tcp_data.c */
 rdt_status_t rdt_tcp_send(rdt_conn_t *conn, rdt_lane_t lane, const void *hdr, const void *data,
                           uint32_t len);
+rdt_status_t rdt_tcp_expose(rdt_conn_t *conn, void *addr, size_t len, uint64_t *at_p);
+rdt_status_t rdt_tcp_put(rdt_conn_t *conn, rdt_lane_t lane, const void *hdr, const void *data,
+                         uint32_t len, uint64_t at);
 rdt_status_t rdt_tcp_peek(rdt_conn_t *conn, rdt_lane_t lane, rdt_msg_t *msg_p);
 void rdt_tcp_release(rdt_conn_t *conn, rdt_lane_t lane);
+void rdt_tcp_revoke(rdt_ctx_t *ctx, uint64_t from);
 void rdt_tcp_poll(rdt_ctx_t *ctx);
 void rdt_tcp_check(rdt_ctx_t *ctx);
 void rdt_tcp_arm(rdt_ctx_t *ctx, rdt_sleep_t *sleep);

@@ -77,7 +77,8 @@ static rdt_status_t set_up(tcp_ctx_t *ctx, tcp_conn_t *conn, const rdt_peer_t *p
 {
     rdt_status_t st;
 
-    conn->base = (rdt_conn_t){.ops = &rdt_tcp_ops, .ctx = &ctx->base, .peer = peer->rank};
+    conn->base =
+        (rdt_conn_t){.ops = &rdt_tcp_ops, .ctx = &ctx->base, .peer = peer->rank, .places = true};
     conn->sock = sock;
     ctx->num_conns++;
     st = set_options(sock);

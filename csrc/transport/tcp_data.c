@@ -92,9 +92,9 @@ static void flush(tcp_conn_t *conn)
     }
 }
 
-/* HOT. The queue has room whenever there is a credit: credits bound it. */
-rdt_status_t rdt_tcp_send(rdt_conn_t *base, rdt_lane_t lane_id, const void *hdr, const void *data,
-                          uint32_t len)
+/* HOT. As send where at is 0. */
+rdt_status_t rdt_tcp_put(rdt_conn_t *base, rdt_lane_t lane_id, const void *hdr, const void *data,
+                         uint32_t len, uint64_t at)
 {
     tcp_conn_t *conn = (tcp_conn_t *)base;
     tcp_lane_t *lane = &conn->lanes[lane_id];
@@ -103,15 +103,31 @@ rdt_status_t rdt_tcp_send(rdt_conn_t *base, rdt_lane_t lane_id, const void *hdr,
     assert(len <= base->ctx->cfg.chunk_bytes);
     /* A socket that cannot be written may still hold what the peer said before it went. */
     if (__builtin_expect(base->status != RDT_OK, 0)) return conn->ended ? base->status : RDT_AGAIN;
-    /* One place stays free for a frame of credits alone. */
+    /* Credits bound the queue, so there is room whenever there is one. One place stays free for a
+     * frame of credits alone. */
     if (lane->credits == 0 || conn->tx_head - conn->tx_done >= TCP_TX_FRAMES - 1) return RDT_AGAIN;
     frame = new_frame(conn, (uint8_t)lane_id, len);
+    frame->head.at = at;
     memcpy(frame->head.hdr, hdr, RDT_HDR_BYTES);
     frame->data = data;
     lane->credits--;
     base->posted[lane_id]++;
+    rdt_count_bytes(&base->sent_bytes, len);
     flush(conn);
     return RDT_OK;
+}
+
+/* HOT. */
+rdt_status_t rdt_tcp_send(rdt_conn_t *base, rdt_lane_t lane_id, const void *hdr, const void *data,
+                          uint32_t len)
+{
+    return rdt_tcp_put(base, lane_id, hdr, data, len, 0);
+}
+
+/* HOT. Any memory will do: it is the kernel that stores there. */
+rdt_status_t rdt_tcp_expose(rdt_conn_t *base, void *addr, size_t len, uint64_t *at_p)
+{
+    return rdt_windows_expose(&((tcp_conn_t *)base)->windows, addr, len, at_p);
 }
 
 /* HOT. */
@@ -123,7 +139,8 @@ rdt_status_t rdt_tcp_peek(rdt_conn_t *base, rdt_lane_t lane_id, rdt_msg_t *msg_p
 
     if (lane->consumed == lane->arrived)
         return base->status != RDT_OK && conn->ended ? base->status : RDT_AGAIN;
-    *msg_p = (rdt_msg_t){.hdr = slot->hdr, .data = slot->data, .len = slot->len};
+    *msg_p =
+        (rdt_msg_t){.hdr = slot->hdr, .data = slot->placed ? NULL : slot->data, .len = slot->len};
     return RDT_OK;
 }
 
@@ -146,6 +163,7 @@ void rdt_tcp_release(rdt_conn_t *base, rdt_lane_t lane_id)
     tcp_conn_t *conn = (tcp_conn_t *)base;
     tcp_lane_t *lane = &conn->lanes[lane_id];
 
+    rdt_count_bytes(&base->received_bytes, lane->slots[lane->consumed % TCP_SLOTS].len);
     lane->consumed++;
     lane->due++;
     report_credits(conn);
@@ -155,7 +173,7 @@ static bool head_is_sane(const tcp_conn_t *conn, const tcp_head_t *head)
 {
     const tcp_lane_t *lane;
 
-    if (head->lane == TCP_LANE_NONE) return head->len == 0;
+    if (head->lane == TCP_LANE_NONE) return head->len == 0 && head->at == 0;
     if (head->lane >= RDT_NUM_LANES || head->len > conn->base.ctx->cfg.chunk_bytes) return false;
     lane = &conn->lanes[head->lane];
     return lane->arrived - lane->consumed < TCP_SLOTS;
@@ -177,6 +195,40 @@ static tcp_slot_t *arriving_slot(tcp_conn_t *conn)
     return &lane->slots[lane->arrived % TCP_SLOTS];
 }
 
+/* False when the data of the frame in rx_head is for memory that was not exposed. What comes after
+ * revocation goes to the slot, where nobody looks at it. */
+static bool find_place(tcp_conn_t *conn)
+{
+    const tcp_head_t *head = &conn->rx_head;
+    uint8_t *window = NULL;
+
+    if (head->lane == TCP_LANE_NONE) return true;
+    if (head->at != 0) {
+        window = rdt_windows_use(&conn->windows, head->at, head->len);
+        if (window == NULL) return false;
+    }
+    conn->rx_data = window != NULL && !conn->windows.revoked ? window : arriving_slot(conn)->data;
+    return true;
+}
+
+/* A frame that is half there goes on in its slot. */
+static void revoke_conn(tcp_conn_t *conn)
+{
+    conn->windows.revoked = true;
+    if (conn->rx_off >= sizeof(conn->rx_head) && conn->rx_head.lane != TCP_LANE_NONE)
+        conn->rx_data = arriving_slot(conn)->data;
+}
+
+/* This is all it takes: only the driver, which calls it, moves data from the sockets. */
+void rdt_tcp_revoke(rdt_ctx_t *base, uint64_t from)
+{
+    tcp_ctx_t *ctx = (tcp_ctx_t *)base;
+
+    (void)from; /* operations that are over have no window any more */
+    for (uint32_t i = 0; i < ctx->num_conns; i++)
+        revoke_conn(&ctx->conns[i]);
+}
+
 /* The frame in rx_head is complete: it becomes visible to peek. */
 static void arrive(tcp_conn_t *conn)
 {
@@ -185,6 +237,7 @@ static void arrive(tcp_conn_t *conn)
 
         memcpy(slot->hdr, conn->rx_head.hdr, RDT_HDR_BYTES);
         slot->len = conn->rx_head.len;
+        slot->placed = conn->rx_head.at != 0;
         conn->lanes[conn->rx_head.lane].arrived++;
     }
     conn->rx_off = 0;
@@ -198,7 +251,8 @@ static bool advance(tcp_conn_t *conn, size_t n)
 
     conn->rx_off += n;
     if (conn->rx_off < head) return true;
-    if (!had_head && !(head_is_sane(conn, &conn->rx_head) && take_credits(conn, &conn->rx_head)))
+    if (!had_head && !(head_is_sane(conn, &conn->rx_head) && take_credits(conn, &conn->rx_head) &&
+                       find_place(conn)))
         return false;
     if (conn->rx_off == head + conn->rx_head.len) arrive(conn);
     return true;
@@ -219,8 +273,7 @@ static bool receive(tcp_conn_t *conn)
         n = readv(conn->sock, iov, 1);
     } else {
         data_left = head + conn->rx_head.len - conn->rx_off;
-        iov[0] =
-            (struct iovec){arriving_slot(conn)->data + conn->rx_head.len - data_left, data_left};
+        iov[0] = (struct iovec){conn->rx_data + conn->rx_head.len - data_left, data_left};
         iov[1] = (struct iovec){&next, head};
         n = readv(conn->sock, iov, 2);
     }

@@ -6,7 +6,7 @@
 #include "base/sock.h"
 #include "rdmatrain/transport.h"
 
-#define RDT_WIRE_MAGIC 0x324d4152544d4452ull /* "RDMTRAM2": changes with the protocol */
+#define RDT_WIRE_MAGIC 0x334d4152544d4452ull /* "RDMTRAM3": changes with the protocol */
 
 typedef struct rdt_hello {
     uint64_t magic;

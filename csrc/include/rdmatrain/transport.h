@@ -65,8 +65,8 @@ typedef struct rdt_conn {
     /* Both ends have expose and put, and memory for them. */
     bool places;
     /* Bytes of data, without headers, that this rank sent and took; and of these, how many the CPU
-     * copied between a tensor and memory of the transport. */
-    uint64_t sent_bytes, received_bytes, staged_bytes;
+     * copied between a tensor and memory of the transport. Any thread may read them. */
+    _Atomic uint64_t sent_bytes, received_bytes, staged_bytes;
     /* Direct access: the peer's arena, mapped here for loads and stores, or NULL; and whether the
      * peer has mapped this rank's. What a message says of the memory of its sender is an offset in
      * there. */
@@ -133,7 +133,8 @@ struct rdt_transport_ops {
     /* Optional (NULL), for conn->places: lets the peer put data to [addr, addr + len), which it is
      * told as at. UNSUPPORTED: this memory is none that the transport can reach, so its data goes
      * through slots. The first time for an extent of the arena registers it, which is slow. Holds
-     * until revoke; a peer puts nothing where it was not told to, so no call ends it. */
+     * until the peer has put each byte once, or revoke; a peer puts nothing where it was not told to,
+     * so no call ends it. */
     rdt_status_t (*expose)(rdt_conn_t *conn, void *addr, size_t len, uint64_t *at_p);
     /* As send, but the data goes to at, of what the peer exposed; it is there when the message is. */
     rdt_status_t (*put)(rdt_conn_t *conn, rdt_lane_t lane, const void *hdr, const void *data,
@@ -156,6 +157,14 @@ struct rdt_transport_ops {
     void (*arm)(rdt_ctx_t *ctx, rdt_sleep_t *sleep);
     void (*disarm)(rdt_ctx_t *ctx);
 };
+
+/* HOT. Only the driver counts, so that this need be no locked instruction. */
+static inline void rdt_count_bytes(_Atomic uint64_t *counter, uint64_t bytes)
+{
+    uint64_t sum = atomic_load_explicit(counter, memory_order_relaxed) + bytes;
+
+    atomic_store_explicit(counter, sum, memory_order_relaxed);
+}
 
 extern const rdt_transport_ops_t rdt_shm_ops, rdt_verbs_ops, rdt_tcp_ops, rdt_fake_ops;
 
