@@ -12,16 +12,20 @@
 
 #include "coll/buffers.h"
 #include "coll/direct.h"
+#include "coll/place.h"
 #include "coll/recorder.h"
 
-static void begin_peer(rdt_comm_t *comm, uint32_t rank)
+static void begin_peer(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank)
 {
     rdt_peer_state_t *peer = &comm->peers[rank];
 
+    rdt_place_begin_st(comm, work, rank);
     for (int s = 0; s < RDT_NUM_STREAMS; s++) {
         peer->tx_next[s] = peer->rx_next[s] = 0;
-        peer->tx_total[s] = rdt_plan_num_chunks(&comm->plan, comm->cfg.rank, rank, s);
-        peer->rx_total[s] = rdt_plan_num_chunks(&comm->plan, rank, comm->cfg.rank, s);
+        peer->tx_total[s] = rdt_plan_num_chunks(&comm->plan, comm->cfg.rank, rank, s) +
+                            rdt_place_lead(peer->tx_placed, s);
+        peer->rx_total[s] = rdt_plan_num_chunks(&comm->plan, rank, comm->cfg.rank, s) +
+                            rdt_place_lead(peer->rx_placed, s);
     }
     /* What is exposed goes in no message: one says where it is, and one comes back when the peer is
      * done with it. What the peer exposes is known when its first message comes. */
@@ -71,7 +75,7 @@ static void begin(rdt_comm_t *comm, rdt_work_t *work)
         rdt_plan_num_written(&comm->plan) * rdt_elem_bytes(work) >= comm->tuning.bypass;
     rdt_direct_begin_st(comm, work);
     for (uint32_t r = 0; r < comm->cfg.world; r++)
-        if (r != comm->cfg.rank) begin_peer(comm, r);
+        if (r != comm->cfg.rank) begin_peer(comm, work, r);
     comm->active = true;
     comm->placed = false;
     rdt_record_started_st(work);
@@ -96,30 +100,32 @@ static bool sends_notice(const rdt_comm_t *comm, uint32_t rank, rdt_stream_t s)
     return peer->in_at != NULL || peer->out_at != NULL;
 }
 
-/* How many chunks of the stream may be sent by now. */
+/* How many messages of the stream may be sent by now. */
 static uint32_t sendable(const rdt_comm_t *comm, uint32_t rank, rdt_stream_t s)
 {
     const rdt_peer_state_t *peer = &comm->peers[rank];
     uint32_t ready = comm->ready;
 
+    if (rdt_place_waits(peer, s)) return rdt_place_lead(peer->tx_placed, s);
     if (s == RDT_STREAM_INPUT) return peer->tx_total[s];
     if (sends_notice(comm, rank, s)) ready = peer->direct_done;
     return ready < peer->tx_total[s] ? ready : peer->tx_total[s];
 }
 
-/* The data of a chunk, and its length. A refusal carries its reason instead. */
-static const void *chunk_data(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
-                              rdt_stream_t s, uint32_t i, uint32_t *len_p)
+/* The data of message i, and its length. A refusal carries its reason instead. */
+static const void *message_data(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
+                                rdt_stream_t s, uint32_t i, uint32_t *len_p)
 {
+    uint32_t lead = rdt_place_lead(comm->peers[rank].tx_placed, s);
     rdt_piece_t p;
 
     *len_p = 0;
-    if (sends_notice(comm, rank, s)) return NULL;
+    if (sends_notice(comm, rank, s) || i < lead) return NULL;
     if (work->refusal != NULL) {
         *len_p = (uint32_t)strnlen(work->refusal, comm->tuning.chunk);
         return work->refusal;
     }
-    p = rdt_plan_source(&comm->plan, comm->cfg.rank, rank, s, i);
+    p = rdt_plan_source(&comm->plan, comm->cfg.rank, rank, s, i - lead);
     *len_p = (uint32_t)(p.count * rdt_elem_bytes(work));
     if (p.count == 0) return NULL;
     return s == RDT_STREAM_INPUT ? rdt_input_at(work, &p) : rdt_output_at(work, &p);
@@ -166,6 +172,31 @@ static void expect_sizes(const rdt_comm_t *comm, uint32_t from, rdt_hdr_t *hdr)
     if (hdr->coll == RDT_SCATTER && is_root) hdr->count = given(comm, from);
 }
 
+/* What peers may do with this rank's memory is said in each message, and read in the first one. */
+static void say_places(const rdt_comm_t *comm, uint32_t rank, rdt_hdr_t *hdr)
+{
+    const rdt_peer_state_t *peer = &comm->peers[rank];
+
+    hdr->out_at = peer->place_at;
+    if (!rdt_direct_exposes(comm, rank)) return;
+    hdr->in_at = peer->exposed_at;
+    hdr->out_at = comm->out_at;
+}
+
+/* HOT. */
+static rdt_status_t send_message(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
+                                 const rdt_hdr_t *hdr)
+{
+    rdt_conn_t *conn = comm->peers[rank].conn;
+    rdt_stream_t s = (rdt_stream_t)hdr->kind;
+    uint64_t at = rdt_place_of(comm, work, rank, s, hdr->index);
+    uint32_t len;
+    const void *data = message_data(comm, work, rank, s, hdr->index, &len);
+
+    if (at != 0) return conn->ops->put(conn, RDT_LANE_COLL, hdr, data, len, at);
+    return conn->ops->send(conn, RDT_LANE_COLL, hdr, data, len);
+}
+
 /* HOT. RDT_OK when the stream has nothing more to send for now. */
 static rdt_status_t send_stream(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
                                 rdt_stream_t s, bool *moved)
@@ -177,17 +208,12 @@ static rdt_status_t send_stream(rdt_comm_t *comm, const rdt_work_t *work, uint32
     if (peer->tx_next[s] >= limit) return RDT_OK;
     hdr = rdt_call_hdr(work, s == RDT_STREAM_INPUT ? RDT_KIND_INPUT : RDT_KIND_RESULT);
     say_sizes(comm, rank, &hdr);
-    if (rdt_direct_exposes(comm, rank)) {
-        hdr.in_at = peer->exposed_at;
-        hdr.out_at = comm->out_at;
-    }
+    say_places(comm, rank, &hdr);
     while (peer->tx_next[s] < limit) {
-        uint32_t len;
-        const void *data = chunk_data(comm, work, rank, s, peer->tx_next[s], &len);
         rdt_status_t st;
 
         hdr.index = peer->tx_next[s];
-        st = peer->conn->ops->send(peer->conn, RDT_LANE_COLL, &hdr, data, len);
+        st = send_message(comm, work, rank, &hdr);
         if (st != RDT_OK) return st;
         peer->tx_next[s]++;
         peer->posted = peer->conn->posted[RDT_LANE_COLL];
@@ -262,7 +288,7 @@ static __attribute__((noinline)) void mismatch(rdt_comm_t *comm, const rdt_work_
     if (work->refusal != NULL) snprintf(mine, sizeof(mine), "refused: %.140s", work->refusal);
     if (hdr.coll == RDT_REFUSED)
         snprintf(theirs, sizeof(theirs), "refused: %.*s", msg->len < 140 ? (int)msg->len : 140,
-                 (const char *)msg->data);
+                 msg->data != NULL ? (const char *)msg->data : "");
     rdt_comm_latch(comm, RDT_MISMATCH,
                    "ranks differ in collective #%llu: rank %u called %s, rank %u called %s",
                    (unsigned long long)work->seq, comm->cfg.rank, mine, rank, theirs);
@@ -286,22 +312,25 @@ static bool expected(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, co
     return false;
 }
 
-/* The sender cut its data as this rank expects: both made the same plan, so a difference is a bug or
- * an attack, and must not become an access out of bounds. */
-static bool right_length(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
-                         const rdt_msg_t *msg, uint64_t count)
+/* The sender cut its data as this rank expects, and put it in place or not: both made the same plan,
+ * so a difference is a bug or an attack, and must not become an access out of bounds. */
+static bool is_sound(rdt_comm_t *comm, uint32_t rank, const rdt_msg_t *msg, size_t bytes, bool put)
 {
-    if (msg->len == count * rdt_elem_bytes(work)) return true;
-    rdt_comm_latch(comm, RDT_PROTOCOL, "rank %u sent %u bytes to rank %u instead of %zu", rank,
-                   msg->len, comm->cfg.rank, (size_t)(count * rdt_elem_bytes(work)));
+    static const char *const ways[] = {"through a slot", "in place"};
+    bool was_put = msg->data == NULL;
+
+    if (msg->len == bytes && was_put == put) return true;
+    rdt_comm_latch(comm, RDT_PROTOCOL, "rank %u sent %u bytes %s to rank %u instead of %zu %s",
+                   rank, msg->len, ways[was_put], comm->cfg.rank, bytes, ways[put]);
     return false;
 }
 
 /* Keeps the message at the head of the lane until the other ranks' chunk is there as well. */
 static void hold(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, const rdt_msg_t *msg)
 {
-    if (!right_length(comm, work, rank, msg, rdt_plan_own_input(&comm->plan, comm->reduced).count))
-        return;
+    uint64_t count = rdt_plan_own_input(&comm->plan, comm->reduced).count;
+
+    if (!is_sound(comm, rank, msg, count * rdt_elem_bytes(work), false)) return;
     comm->peers[rank].held = true;
     comm->peers[rank].held_data = msg->data;
     comm->num_held++;
@@ -315,14 +344,20 @@ static bool is_notice(const rdt_comm_t *comm, uint32_t rank, rdt_stream_t s)
 
 static void place(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, const rdt_msg_t *msg)
 {
+    const rdt_peer_state_t *peer = &comm->peers[rank];
     const rdt_hdr_t *hdr = msg->hdr;
     rdt_stream_t s = (rdt_stream_t)hdr->kind;
-    rdt_piece_t p = rdt_plan_target(&comm->plan, rank, comm->cfg.rank, s, hdr->index);
+    uint32_t lead = rdt_place_lead(peer->rx_placed, s);
+    bool put = rdt_place_takes(peer, s);
+    rdt_piece_t p;
 
-    if (work->refusal != NULL || p.count == 0) return;
-    if (is_notice(comm, rank, s)) return;
-    if (!right_length(comm, work, rank, msg, p.count)) return;
-    memcpy(rdt_output_at(work, &p), msg->data, msg->len);
+    if (work->refusal != NULL || is_notice(comm, rank, s) || hdr->index < lead) return;
+    p = rdt_plan_target(&comm->plan, rank, comm->cfg.rank, s, hdr->index - lead);
+    if (p.count == 0 || !is_sound(comm, rank, msg, p.count * rdt_elem_bytes(work), put)) return;
+    if (!put) {
+        memcpy(rdt_output_at(work, &p), msg->data, msg->len);
+        rdt_count_bytes(&peer->conn->staged_bytes, msg->len);
+    }
     /* What the root of a scattered broadcast sent is what this rank passes on. */
     if (s == RDT_STREAM_INPUT) comm->ready++;
 }
@@ -338,6 +373,16 @@ static bool is_over(const rdt_peer_state_t *peer, const rdt_work_t *work, rdt_st
     return st == RDT_AGAIN ? peer->bye && work->seq > peer->bye_seq : st != RDT_OK;
 }
 
+/* Takes what the peer's first message says of its memory. False after latching an error. */
+static bool meet(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, const rdt_hdr_t *hdr)
+{
+    rdt_peer_state_t *peer = &comm->peers[rank];
+
+    if (!peer->conn->places) return rdt_direct_meet_st(comm, work, rank, hdr);
+    peer->put_at = hdr->out_at;
+    return true;
+}
+
 /* HOT. Consumes the message, unless it is wrong or stays where it is to be reduced. */
 static bool take(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, const rdt_msg_t *msg)
 {
@@ -346,8 +391,7 @@ static bool take(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, const 
 
     if (!expected(comm, work, rank, msg)) return false;
     s = (rdt_stream_t)((const rdt_hdr_t *)msg->hdr)->kind;
-    if (s == RDT_STREAM_INPUT && peer->rx_next[s] == 0 &&
-        !rdt_direct_meet_st(comm, work, rank, msg->hdr))
+    if (s == RDT_STREAM_INPUT && peer->rx_next[s] == 0 && !meet(comm, work, rank, msg->hdr))
         return false;
     if (rdt_plan_reduces(&comm->plan, s) && comm->num_reduced > 0 && !is_notice(comm, rank, s)) {
         hold(comm, work, rank, msg);

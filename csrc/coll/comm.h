@@ -40,6 +40,7 @@ struct rdt_work {
     uint32_t p2p_state;
     uint64_t p2p_done; /* bytes sent or received */
     uint64_t p2p_id;   /* seq of the other side's work, once matched */
+    uint64_t p2p_at;   /* where the data is put, as the receiver said; 0: through slots */
     uint64_t posted;   /* what the lane had posted after the last byte of a send, or the CTS */
 };
 
@@ -70,7 +71,8 @@ typedef struct rdt_hdr {
         uint64_t id;    /* point-to-point: the receiver's work */
         uint64_t in_at; /* collective: offset + 1 of the sender's input in its arena, or 0; */
     };
-    uint64_t out_at; /* of its output: see direct.h */
+    uint64_t
+        out_at; /* of its output: see direct.h; or, also in a CTS, where to put data: place.h */
     union {
         double factor;
         uint64_t
@@ -109,6 +111,10 @@ typedef struct rdt_peer_state {
     const uint8_t *copy_src;
     uint64_t copy_left;
     bool direct_done; /* this rank is done with the peer's memory */
+    /* placing in the active collective, see place.h; _st */
+    bool tx_placed[RDT_NUM_STREAMS], rx_placed[RDT_NUM_STREAMS];
+    uint64_t place_at; /* where the peer was told to put what it sends; 0: through slots */
+    uint64_t put_at;   /* where it told this rank to */
     /* point-to-point; _st */
     uint64_t p2p_seq;
     rdt_work_t *sends, *recvs;

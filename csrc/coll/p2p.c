@@ -66,10 +66,21 @@ static void take_eager(rdt_peer_state_t *peer, rdt_work_t *work, const void *dat
     rdt_work_t **link = &peer->recvs;
 
     if (total_bytes(work) > 0) memcpy(work->call.out, data, total_bytes(work));
+    rdt_count_bytes(&peer->conn->staged_bytes, total_bytes(work));
     peer->taken_cost += eager_cost(total_bytes(work));
     while (*link != work)
         link = &(*link)->next;
     finish(link, RDT_OK, "");
+}
+
+/* Where the peer is to put the data; 0 where it goes through slots. */
+static uint64_t expose(const rdt_peer_state_t *peer, const rdt_work_t *work)
+{
+    rdt_conn_t *conn = peer->conn;
+    uint64_t total = total_bytes(work), at = 0;
+
+    if (!conn->places || total == 0 || total < work->comm->tuning.place) return 0;
+    return conn->ops->expose(conn, work->call.out, total, &at) == RDT_OK ? at : 0;
 }
 
 /* The recv takes what the peer has announced; data is what came along. */
@@ -90,6 +101,7 @@ static void match(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t *work, co
         take_eager(peer, work, data);
         return;
     }
+    work->p2p_at = expose(peer, work);
     work->p2p_state = RECV_MATCHED;
     work->p2p_id = rts->seq;
 }
@@ -160,7 +172,7 @@ void rdt_p2p_begin_st(rdt_comm_t *comm, rdt_work_t *work)
 
 /* -- what goes out -- */
 
-static rdt_status_t post(rdt_peer_state_t *peer, const rdt_hdr_t *hdr, const void *data,
+static rdt_status_t post(const rdt_peer_state_t *peer, const rdt_hdr_t *hdr, const void *data,
                          uint32_t len)
 {
     return peer->conn->ops->send(peer->conn, RDT_LANE_P2P, hdr, data, len);
@@ -208,6 +220,17 @@ static void tell_taken(rdt_peer_state_t *peer)
 }
 
 /* HOT. */
+static rdt_status_t move_chunk(const rdt_peer_state_t *peer, const rdt_work_t *work,
+                               const rdt_hdr_t *hdr, uint32_t len)
+{
+    const uint8_t *data = (const uint8_t *)work->call.in + work->p2p_done;
+
+    if (work->p2p_at == 0) return post(peer, hdr, data, len);
+    return peer->conn->ops->put(peer->conn, RDT_LANE_P2P, hdr, data, len,
+                                work->p2p_at + work->p2p_done);
+}
+
+/* HOT. */
 static rdt_status_t move_data(rdt_peer_state_t *peer, rdt_work_t *work)
 {
     rdt_hdr_t hdr = rdt_call_hdr(work, RDT_KIND_DATA);
@@ -217,7 +240,7 @@ static rdt_status_t move_data(rdt_peer_state_t *peer, rdt_work_t *work)
     while (work->p2p_done < total) {
         uint64_t left = total - work->p2p_done;
         uint32_t len = (uint32_t)(left < chunk ? left : chunk);
-        rdt_status_t st = post(peer, &hdr, (const uint8_t *)work->call.in + work->p2p_done, len);
+        rdt_status_t st = move_chunk(peer, work, &hdr, len);
 
         if (st != RDT_OK) return st;
         work->p2p_done += len;
@@ -253,6 +276,7 @@ static rdt_status_t answer(rdt_peer_state_t *peer, rdt_work_t *work)
 
     hdr.seq = work->p2p_id;
     hdr.id = work->seq;
+    hdr.out_at = work->p2p_at;
     st = post(peer, &hdr, NULL, 0);
     if (st != RDT_OK) return st;
     work->p2p_state = RECV_MOVING;
@@ -364,6 +388,7 @@ static void on_cts(rdt_comm_t *comm, rdt_peer_state_t *peer, const rdt_hdr_t *hd
     }
     work->p2p_state = SEND_MOVING;
     work->p2p_id = hdr->id;
+    work->p2p_at = peer->conn->places ? hdr->out_at : 0;
     rdt_record_started_st(work);
 }
 
@@ -373,11 +398,15 @@ static void on_data(rdt_comm_t *comm, rdt_peer_state_t *peer, const rdt_hdr_t *h
     rdt_work_t **link = find(&peer->recvs, RECV_MOVING, hdr->id);
     rdt_work_t *work = *link;
 
-    if (work == NULL || msg->len > total_bytes(work) - work->p2p_done) {
+    if (work == NULL || msg->len > total_bytes(work) - work->p2p_done ||
+        (msg->data == NULL) != (work->p2p_at != 0)) {
         protocol_error(comm, peer, hdr);
         return;
     }
-    memcpy((uint8_t *)work->call.out + work->p2p_done, msg->data, msg->len);
+    if (msg->data != NULL) {
+        memcpy((uint8_t *)work->call.out + work->p2p_done, msg->data, msg->len);
+        rdt_count_bytes(&peer->conn->staged_bytes, msg->len);
+    }
     work->p2p_done += msg->len;
     if (work->p2p_done == total_bytes(work)) finish(link, RDT_OK, "");
 }
@@ -390,12 +419,20 @@ static void on_error(rdt_comm_t *comm, const rdt_peer_state_t *peer, const rdt_m
                    (const char *)msg->data);
 }
 
+/* Only the data of a recv is put in place: anything else that was is none of ours. */
+static uint32_t kind_of(const rdt_msg_t *msg, const rdt_hdr_t *hdr)
+{
+    bool was_put = msg->data == NULL && msg->len > 0;
+
+    return was_put && hdr->kind != RDT_KIND_DATA ? UINT32_MAX : hdr->kind;
+}
+
 static void handle(rdt_comm_t *comm, rdt_peer_state_t *peer, const rdt_msg_t *msg)
 {
     rdt_hdr_t hdr;
 
     memcpy(&hdr, msg->hdr, sizeof(hdr));
-    switch (hdr.kind) {
+    switch (kind_of(msg, &hdr)) {
     case RDT_KIND_RTS:
     case RDT_KIND_EAGER:
         on_rts(comm, peer, &hdr, msg);

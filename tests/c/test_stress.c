@@ -404,13 +404,13 @@ static void stress(uint64_t num, const char *transport, const char *script)
     others[0].name = "other choices of the ranks";
     if (strcmp(transport, "fake") != 0) others[0].spin_ns = 20000; /* its spinners never yield */
     others[1].name = "all in messages of 1 KiB";
-    others[1].tuning.direct = UINT64_MAX;
+    others[1].tuning.direct = others[1].tuning.place = UINT64_MAX;
     others[1].tuning.chunk = 1024;
     others[2].name = "all in place, in blocks of 64 bytes";
-    others[2].tuning.direct = others[2].tuning.one_shot = 0;
+    others[2].tuning.direct = others[2].tuning.place = others[2].tuning.one_shot = 0;
     others[2].tuning.block = 64;
     others[3].name = "in place, parts and chunks of 4 KiB";
-    others[3].tuning.direct = others[3].tuning.scatter = 256;
+    others[3].tuning.direct = others[3].tuning.place = others[3].tuning.scatter = 256;
     others[3].tuning.chunk = others[3].tuning.block = 4096;
     for (uint64_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
         uint64_t got;

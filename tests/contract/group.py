@@ -23,16 +23,19 @@ LOOPBACK = "127.0.0.1"
 
 # A new transport joins the contract here: what each rank listens on, as (transport, argument).
 # With "-arena" in its name, call() moves the arrays into the arena; "-some": of odd ranks only.
+# With "-place", all data that can be goes straight into the receiver's array, however small it is.
 LISTENS: dict[str, list[tuple[str, str | None]]] = {
     "shm": [("shm", None)],
     "tcp": [("tcp", LOOPBACK)],
     "mixed": [("shm", None), ("tcp", LOOPBACK)],  # two hosts: even ranks and odd ranks
+    "tcp-arena-place": [("tcp", LOOPBACK)],
     "shm-arena": [("shm", None)],
     "shm-arena-some": [("shm", None)],
     "fake": [("fake", None)],
     "fake-delay-arena": [("fake", "delay=3,seed=8")],
     "fake-delay": [("fake", "delay=3,seed=5")],
     "fake-delay-slot": [("fake", "delay=7,slots=1,seed=9")],
+    "fake-delay-place": [("fake", "delay=4,slots=2,seed=11,place=1")],
 }
 TRANSPORTS = tuple(LISTENS)
 REAL = ("shm", "tcp")
@@ -162,10 +165,12 @@ class Group:
         self.transport = transport
         self.world = world
         token = os.urandom(16)
-        tuning = {**({"chunk": chunk_bytes} if chunk_bytes else {}), **(tuning or {})}
+        changes = {"chunk": chunk_bytes} if chunk_bytes else {}
+        changes |= {"place": 0} if "-place" in transport else {}
+        changes |= tuning or {}
         if "-arena" in transport:
             _core.arena_open()
-        self.comms = [_core.Comm(rank, world, token, tuning=tuning) for rank in range(world)]
+        self.comms = [_core.Comm(rank, world, token, tuning=changes) for rank in range(world)]
         self._wires: list[dict[str, bytes]] = []
         for rank, comm in enumerate(self.comms):
             listens = LISTENS[transport] if scripts is None else [("fake", scripts[rank])]
