@@ -261,6 +261,33 @@ static PyObject *comm_transport(CommObject *self, PyObject *arg)
     return PyUnicode_FromString(rdt_comm_transport(self->comm, rank));
 }
 
+static PyObject *stats_of(const rdt_comm_t *comm, uint32_t rank)
+{
+    rdt_peer_stats_t stats;
+
+    if (rdt_comm_stats(comm, rank, &stats) != RDT_OK)
+        return raise_status(RDT_BAD_ARG, rdt_last_error());
+    return Py_BuildValue("{s:s,s:K,s:K,s:K}", "transport", rdt_comm_transport(comm, rank),
+                         "sent_bytes", (unsigned long long)stats.sent_bytes, "received_bytes",
+                         (unsigned long long)stats.received_bytes, "staged_bytes",
+                         (unsigned long long)stats.staged_bytes);
+}
+
+static PyObject *comm_stats(CommObject *self, PyObject *Py_UNUSED(unused))
+{
+    PyObject *list;
+
+    if (comm_of(self) == NULL) return NULL;
+    list = PyList_New(0);
+    for (uint32_t r = 0; list != NULL && r < self->world; r++) {
+        PyObject *stats = stats_of(self->comm, r);
+
+        if (stats == NULL || PyList_Append(list, stats) < 0) Py_CLEAR(list);
+        Py_XDECREF(stats);
+    }
+    return list;
+}
+
 static PyObject *comm_number(CommObject *self, PyObject *Py_UNUSED(unused))
 {
     return PyLong_FromUnsignedLong(self->number);
@@ -341,6 +368,11 @@ static PyMethodDef comm_methods[] = {
      "(transport, address, label) for each rank, this one included."},
     {"transport", (PyCFunction)comm_transport, METH_O,
      "transport($self, rank, /)\n--\n\nName of the transport that joins this rank to another one."},
+    {"stats", (PyCFunction)comm_stats, METH_NOARGS,
+     "stats($self)\n--\n\nWhat went to and came from each rank so far: a dict a rank.\n\n"
+     "transport; sent_bytes and received_bytes, of data in messages; staged_bytes, how much of "
+     "this the CPU copied between a tensor and memory of the transport. A rank's own entry, and "
+     "what ranks of a host read from each other's tensors, count as nothing."},
     {"post", (PyCFunction)(void (*)(void))comm_post, METH_VARARGS | METH_KEYWORDS,
      "post($self, coll, dtype='uint8', op='SUM', *, in_=None, out=None, peer=0, tag=0, factor=0.0, "
      "shape=None, in_counts=None, out_counts=None, timeout=None, background=False)\n--\n\n"
