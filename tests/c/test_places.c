@@ -73,6 +73,31 @@ static void what_is_put_lies_where_it_was_exposed(side_t *sides)
     CHECK_EQ(sides[1].conn->received_bytes - got, sizeof(data));
 }
 
+/* Then data goes through slots, until one of them has taken all it was for. */
+static void windows_are_limited_and_come_back(side_t *sides)
+{
+    static uint8_t bytes[1000];
+    uint64_t first = 0, at;
+    rdt_msg_t msg;
+    int num = 0;
+
+    while (sides[1].ops->expose(sides[1].conn, &bytes[num], 1, &at) == RDT_OK) {
+        if (num == 0) first = at;
+        num++;
+        CHECK(num < (int)sizeof(bytes), "windows without end");
+    }
+    CHECK(num > 0, "not one");
+    put_soon(sides, 1, "x", 1, first);
+    await(sides, 1, RDT_LANE_COLL, &msg);
+    sides[1].ops->release(sides[1].conn, RDT_LANE_COLL);
+    CHECK_EQ(bytes[0], 'x');
+    CHECK_EQ(sides[1].ops->expose(sides[1].conn, bytes, 1, &at), RDT_OK);
+    CHECK_EQ(sides[1].ops->expose(sides[1].conn, bytes, 1, &at), RDT_UNSUPPORTED);
+    put_soon(sides, 2, "y", 1, at);
+    await(sides, 1, RDT_LANE_COLL, &msg);
+    sides[1].ops->release(sides[1].conn, RDT_LANE_COLL);
+}
+
 /* One byte too far, before the start, in no window, twice: the connection ends, and nothing is there. */
 static void what_is_put_elsewhere_is_a_protocol_error(const rdt_transport_ops_t *ops,
                                                       const char *arg)
@@ -163,6 +188,7 @@ static void run(const rdt_transport_ops_t *ops, const char *arg)
     connect_pair(sides, ops, arg);
     CHECK(sides[0].conn->places && sides[1].conn->places, "%s has no places", ops->name);
     what_is_put_lies_where_it_was_exposed(sides);
+    windows_are_limited_and_come_back(sides);
     what_is_put_after_revocation_goes_nowhere(sides);
     close_pair(sides);
     what_is_put_elsewhere_is_a_protocol_error(ops, arg);

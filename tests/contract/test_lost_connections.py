@@ -12,7 +12,12 @@ from rdmatrain.errors import CommError
 SOON_S = 5.0
 PATIENCE_S = 8.0
 WORLD = 3
-SCRIPTS = {"plain": "", "delay": "delay=5,seed=3,", "slot": "delay=2,slots=1,seed=4,"}
+SCRIPTS = {
+    "plain": "",
+    "delay": "delay=5,seed=3,",
+    "slot": "delay=2,slots=1,seed=4,",
+    "place": "delay=2,slots=3,seed=6,place=1,",
+}
 
 
 def steps(comm, rank):
