@@ -37,74 +37,45 @@ rdt_status_t rdt_sock_listen(const struct sockaddr *addr, socklen_t addr_len, in
     return RDT_OK;
 }
 
-static rdt_status_t finish_connect(int fd, uint64_t deadline_ns)
+/* A connect that was only begun fails in whatever call comes next. */
+static rdt_status_t fail_errno(const char *what)
 {
-    socklen_t len = sizeof(int);
-    int err = 0;
-    rdt_status_t st = wait_for(fd, POLLOUT, deadline_ns);
+    rdt_status_t st = RDT_IO_ERROR;
 
-    if (st != RDT_OK) return st;
-    getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len);
-    if (err == 0) return RDT_OK;
-    return rdt_fail(err == ECONNREFUSED ? RDT_PEER_REFUSED : RDT_IO_ERROR, "connect: %s",
-                    strerror(err));
+    if (errno == ECONNREFUSED || errno == EHOSTUNREACH || errno == ENETUNREACH) what = "connect";
+    if (errno == ECONNREFUSED) st = RDT_PEER_REFUSED;
+    if (errno == EPIPE || errno == ECONNRESET) st = RDT_PEER_LOST;
+    return rdt_fail(st, "%s: %s", what, strerror(errno));
 }
 
-rdt_status_t rdt_sock_connect(const struct sockaddr *addr, socklen_t addr_len, uint64_t deadline_ns,
-                              int *fd_p)
+rdt_status_t rdt_sock_dial(const struct sockaddr *addr, socklen_t addr_len, int *fd_p)
 {
     int fd = socket(addr->sa_family, SOCK_FLAGS, 0);
-    rdt_status_t st = RDT_OK;
+    rdt_status_t st;
 
     if (fd < 0) return rdt_fail(RDT_IO_ERROR, "socket: %s", strerror(errno));
-    /* A unix socket whose backlog is full says EAGAIN: the peer is there, but busy. */
-    while (connect(fd, addr, addr_len) < 0) {
-        if (errno == EINPROGRESS) {
-            st = finish_connect(fd, deadline_ns);
-            break;
-        }
-        if ((errno == EAGAIN || errno == EINTR) && rdt_ms_until(deadline_ns) > 0) {
-            poll(NULL, 0, 1);
-            continue;
-        }
-        st = rdt_fail(errno == ECONNREFUSED ? RDT_PEER_REFUSED : RDT_IO_ERROR, "connect: %s",
-                      strerror(errno));
-        break;
+    if (connect(fd, addr, addr_len) == 0 || errno == EINPROGRESS || errno == EINTR) {
+        *fd_p = fd;
+        return RDT_OK;
     }
-    if (st != RDT_OK) {
-        close(fd);
-        return st;
-    }
+    /* What a unix socket says whose backlog is full. */
+    st = errno == EAGAIN ? RDT_AGAIN : fail_errno("connect");
+    close(fd);
+    return st;
+}
+
+rdt_status_t rdt_sock_accept(int listen_fd, int *fd_p)
+{
+    int fd;
+
+    /* ECONNABORTED: that client left before we came; the next one may be the right one. */
+    do {
+        fd = accept4(listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    } while (fd < 0 && (errno == EINTR || errno == ECONNABORTED));
+    if (fd < 0 && errno == EAGAIN) return RDT_AGAIN;
+    if (fd < 0) return rdt_fail(RDT_IO_ERROR, "accept: %s", strerror(errno));
     *fd_p = fd;
     return RDT_OK;
-}
-
-rdt_status_t rdt_sock_accept(int listen_fd, uint64_t deadline_ns, int *fd_p)
-{
-    for (;;) {
-        int fd = accept4(listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        rdt_status_t st;
-
-        if (fd >= 0) {
-            *fd_p = fd;
-            return RDT_OK;
-        }
-        /* ECONNABORTED: that client left before we came; the next one may be the right one. */
-        if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
-            return rdt_fail(RDT_IO_ERROR, "accept: %s", strerror(errno));
-        st = wait_for(listen_fd, POLLIN, deadline_ns);
-        if (st != RDT_OK) return st;
-    }
-}
-
-/* The state of one blocking transfer after a short or failed call. */
-static rdt_status_t retry_or_fail(int fd, short events, const char *what, uint64_t deadline_ns)
-{
-    if (errno == EINTR) return RDT_OK;
-    if (errno == EAGAIN) return wait_for(fd, events, deadline_ns);
-    if (errno == EPIPE || errno == ECONNRESET)
-        return rdt_fail(RDT_PEER_LOST, "%s: %s", what, strerror(errno));
-    return rdt_fail(RDT_IO_ERROR, "%s: %s", what, strerror(errno));
 }
 
 typedef union rdt_ctl {
@@ -128,26 +99,23 @@ static void attach_fds(struct msghdr *msg, rdt_ctl_t *ctl, const rdt_fds_t *fds)
     memcpy(CMSG_DATA(&ctl->align), fds->fd, num * sizeof(int));
 }
 
-rdt_status_t rdt_sock_send(int fd, const void *buf, size_t len, const rdt_fds_t *fds,
-                           uint64_t deadline_ns)
+rdt_status_t rdt_sock_push(int fd, const void *buf, size_t len, size_t *done, const rdt_fds_t *fds)
 {
     rdt_ctl_t ctl;
-    size_t done = 0;
 
-    while (done < len) {
-        struct iovec iov = {.iov_base = (char *)(uintptr_t)buf + done, .iov_len = len - done};
+    while (*done < len) {
+        struct iovec iov = {.iov_base = (char *)(uintptr_t)buf + *done, .iov_len = len - *done};
         struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
         ssize_t n;
 
-        if (fds != NULL && done == 0) attach_fds(&msg, &ctl, fds);
+        if (fds != NULL && *done == 0) attach_fds(&msg, &ctl, fds);
         n = sendmsg(fd, &msg, MSG_NOSIGNAL);
-        if (n < 0) {
-            rdt_status_t st = retry_or_fail(fd, POLLOUT, "send", deadline_ns);
-
-            if (st != RDT_OK) return st;
-            continue;
-        }
-        done += (size_t)n;
+        if (n >= 0)
+            *done += (size_t)n;
+        else if (errno == EAGAIN)
+            return RDT_AGAIN;
+        else if (errno != EINTR)
+            return fail_errno("send");
     }
     return RDT_OK;
 }
@@ -174,14 +142,12 @@ static void take_fds(struct msghdr *msg, rdt_fds_t *fds_p)
         rdt_fds_close(&came);
 }
 
-rdt_status_t rdt_sock_recv(int fd, void *buf, size_t len, rdt_fds_t *fds_p, uint64_t deadline_ns)
+rdt_status_t rdt_sock_pull(int fd, void *buf, size_t len, size_t *done, rdt_fds_t *fds_p)
 {
     rdt_ctl_t ctl;
-    size_t done = 0;
 
-    if (fds_p != NULL) *fds_p = RDT_NO_FDS;
-    while (done < len) {
-        struct iovec iov = {.iov_base = (char *)buf + done, .iov_len = len - done};
+    while (*done < len) {
+        struct iovec iov = {.iov_base = (char *)buf + *done, .iov_len = len - *done};
         struct msghdr msg = {.msg_iov = &iov,
                              .msg_iovlen = 1,
                              .msg_control = ctl.bytes,
@@ -189,14 +155,37 @@ rdt_status_t rdt_sock_recv(int fd, void *buf, size_t len, rdt_fds_t *fds_p, uint
         ssize_t n = recvmsg(fd, &msg, MSG_CMSG_CLOEXEC);
 
         if (n == 0) return rdt_fail(RDT_PEER_LOST, "the peer closed the connection");
-        if (n < 0) {
-            rdt_status_t st = retry_or_fail(fd, POLLIN, "receive", deadline_ns);
-
-            if (st != RDT_OK) return st;
-            continue;
-        }
+        if (n < 0 && errno == EAGAIN) return RDT_AGAIN;
+        if (n < 0 && errno != EINTR) return fail_errno("receive");
+        if (n < 0) continue;
         take_fds(&msg, fds_p);
-        done += (size_t)n;
+        *done += (size_t)n;
     }
     return RDT_OK;
+}
+
+rdt_status_t rdt_sock_send(int fd, const void *buf, size_t len, const rdt_fds_t *fds,
+                           uint64_t deadline_ns)
+{
+    size_t done = 0;
+    rdt_status_t st;
+
+    while ((st = rdt_sock_push(fd, buf, len, &done, fds)) == RDT_AGAIN) {
+        st = wait_for(fd, POLLOUT, deadline_ns);
+        if (st != RDT_OK) return st;
+    }
+    return st;
+}
+
+rdt_status_t rdt_sock_recv(int fd, void *buf, size_t len, rdt_fds_t *fds_p, uint64_t deadline_ns)
+{
+    size_t done = 0;
+    rdt_status_t st;
+
+    if (fds_p != NULL) *fds_p = RDT_NO_FDS;
+    while ((st = rdt_sock_pull(fd, buf, len, &done, fds_p)) == RDT_AGAIN) {
+        st = wait_for(fd, POLLIN, deadline_ns);
+        if (st != RDT_OK) return st;
+    }
+    return st;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Blocking-with-a-deadline helpers over non-blocking sockets, for connection set-up only. */
+/* Helpers over non-blocking sockets, for connection set-up only. */
 #ifndef RDT_BASE_SOCK_H
 #define RDT_BASE_SOCK_H
 
@@ -12,12 +12,12 @@
 /* A listening, non-blocking, close-on-exec socket. IO_ERROR with the address's text otherwise. */
 rdt_status_t rdt_sock_listen(const struct sockaddr *addr, socklen_t addr_len, int *fd_p);
 
-/* A connected, non-blocking socket. CONNECT_TIMEOUT at the deadline, PEER_REFUSED, IO_ERROR. */
-rdt_status_t rdt_sock_connect(const struct sockaddr *addr, socklen_t addr_len, uint64_t deadline_ns,
-                              int *fd_p);
+/* Begins to connect, without waiting: a refusal may come from here or from the first push. AGAIN: the
+ * peer is there, but its queue is full. PEER_REFUSED, IO_ERROR. */
+rdt_status_t rdt_sock_dial(const struct sockaddr *addr, socklen_t addr_len, int *fd_p);
 
-/* CONNECT_TIMEOUT at the deadline, else IO_ERROR. */
-rdt_status_t rdt_sock_accept(int listen_fd, uint64_t deadline_ns, int *fd_p);
+/* A caller that waits, non-blocking and close-on-exec. AGAIN: there is none. IO_ERROR. */
+rdt_status_t rdt_sock_accept(int listen_fd, int *fd_p);
 
 #define RDT_SOCK_FDS 2
 
@@ -28,9 +28,13 @@ typedef struct rdt_fds {
 
 #define RDT_NO_FDS ((rdt_fds_t){{-1, -1}})
 
-/* Exactly len bytes. fds, when not NULL, travel with the first byte and stay the caller's; fds_p,
- * when not NULL, receives descriptors that the caller then owns. CONNECT_TIMEOUT at the deadline,
- * PEER_LOST at end of file or reset. */
+/* As much of len bytes from *done on as goes now, and moves *done; OK when that is all, AGAIN when not.
+ * fds, when not NULL, travel with the first byte and stay the caller's; fds_p, when not NULL, receives
+ * descriptors that the caller then owns: it must be RDT_NO_FDS at first. PEER_REFUSED when a dialled
+ * socket turns out not to connect, PEER_LOST at end of file or reset, IO_ERROR. */
+rdt_status_t rdt_sock_push(int fd, const void *buf, size_t len, size_t *done, const rdt_fds_t *fds);
+rdt_status_t rdt_sock_pull(int fd, void *buf, size_t len, size_t *done, rdt_fds_t *fds_p);
+/* The same, waiting: CONNECT_TIMEOUT at the deadline. */
 rdt_status_t rdt_sock_send(int fd, const void *buf, size_t len, const rdt_fds_t *fds,
                            uint64_t deadline_ns);
 rdt_status_t rdt_sock_recv(int fd, void *buf, size_t len, rdt_fds_t *fds_p, uint64_t deadline_ns);

@@ -27,7 +27,7 @@ static rdt_status_t check_user(int sock, uint32_t rank)
                     (unsigned)cred.uid, (unsigned)geteuid());
 }
 
-static rdt_status_t dial_unix(const rdt_peer_t *peer, uint64_t deadline_ns, int *fd_p)
+static rdt_status_t dial_unix(const rdt_peer_t *peer, int *fd_p)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     rdt_status_t st;
@@ -35,11 +35,12 @@ static rdt_status_t dial_unix(const rdt_peer_t *peer, uint64_t deadline_ns, int 
     if (peer->wire_len == 0 || peer->wire_len > sizeof(addr.sun_path))
         return rdt_fail(RDT_BAD_ARG, "not an address of the shm transport");
     memcpy(addr.sun_path, peer->wire, peer->wire_len);
-    st = rdt_sock_connect((struct sockaddr *)&addr,
-                          (socklen_t)(offsetof(struct sockaddr_un, sun_path) + peer->wire_len),
-                          deadline_ns, fd_p);
-    /* Before the first message, which carries the memory. Who dials is checked by its token first. */
-    if (st == RDT_OK) st = check_user(*fd_p, peer->rank);
+    st = rdt_sock_dial((struct sockaddr *)&addr,
+                       (socklen_t)(offsetof(struct sockaddr_un, sun_path) + peer->wire_len), fd_p);
+    if (st != RDT_OK) return st;
+    /* Before anything is said. Who dials is checked by its token first. */
+    st = check_user(*fd_p, peer->rank);
+    if (st != RDT_OK) close(*fd_p);
     return st;
 }
 

@@ -22,14 +22,14 @@
 /* How long a close waits, for all peers together, for them to end as well. */
 #define LINGER_NS (300 * RDT_NS_PER_MS)
 
-static rdt_status_t dial_tcp(const rdt_peer_t *peer, uint64_t deadline_ns, int *fd_p)
+static rdt_status_t dial_tcp(const rdt_peer_t *peer, int *fd_p)
 {
     struct sockaddr_storage addr = {0};
 
     if (peer->wire_len < sizeof(struct sockaddr_in) || peer->wire_len > sizeof(addr))
         return rdt_fail(RDT_BAD_ARG, "not an address of the tcp transport");
     memcpy(&addr, peer->wire, peer->wire_len);
-    return rdt_sock_connect((struct sockaddr *)&addr, peer->wire_len, deadline_ns, fd_p);
+    return rdt_sock_dial((struct sockaddr *)&addr, peer->wire_len, fd_p);
 }
 
 static rdt_status_t set_option(int sock, int level, int name, int value)
