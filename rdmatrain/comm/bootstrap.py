@@ -7,18 +7,25 @@ it anew. So each forming is a turn, with keys of its own. Written, under the gro
 ``claim/RANK``       a counter: how many times somebody has come as RANK
 ``claim/RANK/TURN``  which process it was: two that both believe to be RANK are told apart
 ``TURN/hello/RANK``  who the rank is: world size, host, version, settings; rank 0 adds the token
+``TURN/hello/all``   a list of these, which rank 0 writes when all are there and agree
 ``TURN/offer/RANK``  its RDMA ports, or why it has none; only where verbs may join ranks
+``TURN/offer/all``   likewise
 ``TURN/wire/RANK``   the rank's address for each transport that it listens on
+``TURN/wire/all``    likewise
 ``TURN/fault``       why a rank gave up, so that the others need not wait for it
 ``TURN/heard``       a counter: how many ranks have given up
 ===================  ==================================================================
+
+Only rank 0 reads what each rank wrote; the others read its lists. So a group of N asks the store
+of the order of N times, not N * N, and a rank as often in a large group as in a small one.
 """
 
 import json
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -105,8 +112,31 @@ class Turn:
         with _store_errors(self.place):
             self._store.set(self._prefix + key, value)
 
-    def get(self, key: str, rank: int) -> str:
-        """Wait for what the rank publishes, until the deadline or until somebody gives up."""
+    def gather(
+        self, topic: str, mine: Any, check: Callable[[Any], None] = lambda _: None
+    ) -> list[Any]:
+        """Publish this rank's value, and wait for those of all ranks.
+
+        Args:
+            topic: the keys' name; each rank's turn has one value for it.
+            mine: what json can carry.
+            check: called by rank 0 with each value as it comes, by others with rank 0's; may raise.
+
+        """
+        self.put(f"{topic}/{self.place.rank}", json.dumps(mine))
+        values: list[Any] = []
+        if self.place.rank != 0:
+            values = json.loads(self._get(f"{topic}/all", topic))
+            check(values[0])
+            return values
+        for rank in range(self.place.world):
+            values.append(json.loads(self._get(f"{topic}/{rank}", topic)))
+            check(values[-1])
+        self.put(f"{topic}/all", json.dumps(values))
+        return values
+
+    def _get(self, key: str, topic: str) -> str:
+        """Wait until the deadline or until somebody gives up."""
         with _store_errors(self.place):
             for pause in _pauses():
                 if self._store.check([self._prefix + key]):
@@ -115,11 +145,20 @@ class Turn:
                 if monotonic() >= self.deadline:
                     break
                 sleep(pause)
+            missing = self._first_missing(topic)
         raise BootstrapError(
             f"rank {self.place.rank} of {self.place.world} waited {self.place.timeout:g} s for "
-            f"rank {rank} to join the group: is that process running, and has it the same "
+            f"rank {missing} to join the group: is that process running, and has it the same "
             "MASTER_ADDR, MASTER_PORT and WORLD_SIZE?"
         )
+
+    def _first_missing(self, topic: str) -> int:
+        """Find the first rank that did not publish, in few questions; 0 if just its list lacks."""
+        keys = [f"{self._prefix}{topic}/{rank}" for rank in range(self.place.world)]
+        first = bisect_left(
+            range(len(keys)), True, key=lambda last: not self._store.check(keys[: last + 1])
+        )
+        return first % self.place.world
 
     def check_fault(self) -> None:
         """Raise what another rank gave up for, if one did."""
@@ -243,14 +282,11 @@ def _exchange_hellos(turn: Turn, settings: Settings) -> list[Hello]:
         token=secrets.token_hex(16) if place.rank == 0 else "",
         require=settings.require,
     )
-    turn.put(f"hello/{place.rank}", json.dumps(asdict(mine)))
-    hellos = []
-    for rank in range(place.world):
-        hello = json.loads(turn.get(f"hello/{rank}", rank))
-        # Another version may say other things, so it is compared before they are read.
-        _compare(asdict(mine), hello, settings)
-        hellos.append(Hello(**hello))
-    return hellos
+    # Another version may say other things, so it is compared before they are read.
+    hellos = turn.gather(
+        "hello", asdict(mine), lambda other: _compare(asdict(mine), other, settings)
+    )
+    return [Hello(**hello) for hello in hellos]
 
 
 def _compare(mine: dict[str, Any], other: dict[str, Any], settings: Settings) -> None:
@@ -280,14 +316,12 @@ def _listen_and_connect(turn: Turn, settings: Settings, hellos: Sequence[Hello])
         spin_ns=0 if _is_crowded(neighbours) else SPIN_NS,
         tuning=parse_tuning(settings.tuning),
     )
-    wires = _listen(comm, turn, settings, one_host=len(neighbours) == place.world)
-    turn.put(f"wire/{place.rank}", json.dumps(wires))
-    peers = []
-    for other, pair in zip(hellos, turn.pairs, strict=True):
-        wire = ""
-        if pair.transport != "self":
-            wire = json.loads(turn.get(f"wire/{other.rank}", other.rank))[pair.transport]
-        peers.append((pair.transport, bytes.fromhex(wire), other.label))
+    mine_at = _listen(comm, turn, settings, one_host=len(neighbours) == place.world)
+    wires = turn.gather("wire", mine_at)
+    peers = [
+        (pair.transport, bytes.fromhex(wire.get(pair.transport, "")), other.label)
+        for other, wire, pair in zip(hellos, wires, turn.pairs, strict=True)
+    ]
     comm.connect(peers, max(turn.deadline - monotonic(), 0.0))
     return comm
 
@@ -327,8 +361,7 @@ def _exchange_offers(turn: Turn, settings: Settings, hellos: Sequence[Hello]) ->
         why_not=found.why_not,
         present=found.present,
     )
-    turn.put(f"offer/{place.rank}", json.dumps(asdict(mine)))
-    return [Offer(**json.loads(turn.get(f"offer/{rank}", rank))) for rank in range(place.world)]
+    return [Offer(**offer) for offer in turn.gather("offer", asdict(mine))]
 
 
 def _local_place(place: Place, neighbours: Sequence[Hello]) -> tuple[int, int]:

@@ -1,15 +1,18 @@
 """Groups form through a store: here a dictionary, and the ranks are threads of one process."""
 
+import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import pytest
 
 from rdmatrain import _core
 from rdmatrain.comm import bootstrap, host
-from rdmatrain.comm.bootstrap import Place, connect, forming
+from rdmatrain.comm.bootstrap import Hello, Place, connect, forming
+from rdmatrain.comm.tuning import tuning_text
 from rdmatrain.config import Settings
 from rdmatrain.errors import BootstrapError, SettingError
 
@@ -23,6 +26,7 @@ class MemoryStore:
         self.data: dict[str, bytes] = {}
         self._changed = threading.Condition()
         self.gone = False
+        self.gets: Counter[str] = Counter()
 
     def _look(self) -> None:
         if self.gone:
@@ -38,6 +42,7 @@ class MemoryStore:
         with self._changed:
             self._look()
             assert self._changed.wait_for(lambda: key in self.data, timeout=10)
+            self.gets[key] += 1
             return self.data[key]
 
     def add(self, key: str, amount: int) -> int:
@@ -217,6 +222,43 @@ def test_a_rank_that_does_not_come_is_named_in_time(form: Callable[..., list[Ran
     for rank in ranks:
         assert "waited 0.5 s for rank 2" in str(rank.error)
         assert 0.4 < rank.took_s < 4
+
+
+@pytest.mark.parametrize("missing", [[0], [1, 4], [4], [0, 1, 2, 3]])
+def test_the_first_of_many_missing_ranks_is_named(
+    form: Callable[..., list[Rank]], missing: list[int]
+) -> None:
+    there = [place for place in places(5, timeout=0.5) if place.rank not in missing]
+    for rank in form(MemoryStore(), *map(Rank, there)):
+        assert f"waited 0.5 s for rank {missing[0]} to join" in str(rank.error)
+
+
+def test_a_rank_that_stops_before_it_listens_is_named(form: Callable[..., list[Rank]]) -> None:
+    store = MemoryStore()
+    hello = Hello(1, 2, bootstrap.__version__, "one host", "silent", "auto", tuning_text({}), "1")
+    store.set("1/hello/1", json.dumps(asdict(hello)))
+    (rank,) = form(store, Rank(places(2, timeout=0.5)[0]))
+    assert "waited 0.5 s for rank 1" in str(rank.error)
+
+
+def test_a_rank_beyond_a_group_that_formed_is_refused(form: Callable[..., list[Rank]]) -> None:
+    store = MemoryStore()
+    assert [rank.error for rank in form(store, *map(Rank, places(2)))] == [None, None]
+    (late,) = form(store, Rank(Place(2, 3, 2.0)))
+    assert "world size" in str(late.error)
+    assert "has 3" in str(late.error) and "has 2" in str(late.error)
+
+
+def test_a_large_group_does_not_read_the_store_from_each_to_each(
+    form: Callable[..., list[Rank]],
+) -> None:
+    world = 12
+    store = MemoryStore()
+    ranks = form(store, *map(Rank, places(world)))
+    assert [rank.error for rank in ranks] == [None] * world
+    lists = [count for key, count in store.gets.items() if key.endswith("/all")]
+    assert lists == [world - 1] * 2
+    assert store.gets.total() == 2 * world + sum(lists)
 
 
 def test_a_failure_on_one_rank_reaches_the_others_at_once(
