@@ -98,7 +98,7 @@ def find_rails(settings: Settings, verbs: Verbs | None = None, root: Path = SYSF
     if not ports:
         return Search((), f"there is no RDMA device in {root}", present=False)
     try:
-        opened = {(each["device"], each["port"]): each for each in verbs.rdma_ports()}
+        opened = {(each["device"], int(each["port"])): each for each in verbs.rdma_ports()}
     except CommError as error:
         if settings.device_list.demands:
             raise BootstrapError(f"{_demand(settings)} cannot be used: {error}") from error
@@ -107,7 +107,9 @@ def find_rails(settings: Settings, verbs: Verbs | None = None, root: Path = SYSF
     rails: list[Rail] = []
     rejected: list[str] = []
     for port in ports:
-        outcome = _try_port(settings, port, opened.get((port.device, port.number)), tester)
+        # A device that cannot be opened is listed once, without its ports.
+        facts = opened.get((port.device, port.number)) or opened.get((port.device, 0))
+        outcome = _try_port(settings, port, facts, tester)
         if isinstance(outcome, Rail):
             rails.append(outcome)
         else:
@@ -164,7 +166,11 @@ class _Tester:
                 return "its type cannot be read: of another network namespace"
         if monotonic() > self._deadline:
             return f"not tested: {PROBE_SECONDS:g} s were over"
-        return self._verbs.rdma_test_gid(port.device, port.number, gid.index)
+        reason = self._verbs.rdma_test_gid(port.device, port.number, gid.index)
+        # Whoever shows the reason has named the entry.
+        return reason.removeprefix(
+            f"GID {gid.index} of {port.device} port {port.number} is not usable: "
+        )
 
 
 def _demand(settings: Settings) -> str:
@@ -184,20 +190,29 @@ def _require_named(settings: Settings, ports: Sequence[Port]) -> None:
 
 
 def _try_port(
-    settings: Settings, port: Port, opened: dict[str, Any] | None, tester: _Tester
+    settings: Settings, port: Port, facts: dict[str, Any] | None, tester: _Tester
 ) -> Rail | str:
-    """Return the port as a rail, or why it cannot be one; raise that where the user named it."""
+    """Return the port as a rail, or why it cannot be one; raise that where the user named it.
+
+    Args:
+        settings: what the user wants.
+        port: as sysfs shows it.
+        facts: what libibverbs says of it, if it knows it.
+        tester: tests its GIDs.
+
+    """
     if not settings.device_list.allows(port.device, port.number):
         return f"excluded by {_demand(settings)}"
-    gid = None
-    if opened is None:
-        reason = "the device cannot be opened: is its /dev/infiniband/uverbsN in this container?"
-    elif opened["state"] != "ACTIVE":
-        reason = f"the port is {opened['state']}"
+    if facts is None:
+        reason = "libibverbs does not list it: is its /dev/infiniband/uverbsN in this container?"
+    elif facts["error"]:
+        reason = str(facts["error"])
+    elif facts["state"] != "ACTIVE":
+        reason = f"the port is {facts['state']}"
     else:
         gid, reason = _choose_gid(settings, port, tester)
-    if gid is not None and opened is not None:
-        return Rail(port, gid, int(opened["active_mtu"]), float(opened["speed_gbps"]))
+        if gid is not None:
+            return Rail(port, gid, int(facts["active_mtu"]), float(facts["speed_gbps"]))
     if settings.device_list.demands:
         raise BootstrapError(f"{_demand(settings)}, but {port} cannot be used: {reason}")
     return reason

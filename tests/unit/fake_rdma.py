@@ -56,7 +56,8 @@ class FakeVerbs:
     """libibverbs of a machine with these ports.
 
     Attributes:
-        ports: as in mlx5_0/1, with what differs from an active port of 100 Gbit/s.
+        ports: as in mlx5_0/1, with what differs from an active port of 100 Gbit/s; a device that
+            cannot be opened has one, number 0.
         bad: why a GID does not work, by port and index.
         tested: what was asked for, in order.
         missing: the text of the error when the library is not there.
@@ -71,7 +72,7 @@ class FakeVerbs:
     def rdma_ports(self) -> list[dict[str, Any]]:
         if self.missing:
             raise CommError(self.missing, "NO_LIBRARY")
-        default = {"state": "ACTIVE", "link_layer": "Ethernet", "active_mtu": 4096}
+        default = {"state": "ACTIVE", "link_layer": "Ethernet", "active_mtu": 4096, "error": ""}
         return [
             default | {"device": name.partition("/")[0], "port": int(name.partition("/")[2])}
             | {"speed_gbps": 100.0} | changes
@@ -80,4 +81,5 @@ class FakeVerbs:
 
     def rdma_test_gid(self, device: str, port: int, index: int, /) -> str:
         self.tested.append((f"{device}/{port}", index))
-        return self.bad.get((f"{device}/{port}", index), "")
+        reason = self.bad.get((f"{device}/{port}", index), "")
+        return reason and f"GID {index} of {device} port {port} is not usable: {reason}"

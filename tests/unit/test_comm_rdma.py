@@ -147,10 +147,17 @@ def test_ports_that_are_down_are_named_when_there_are_no_others(tmp_path: Path) 
     assert why_not == "mlx5_0/1: the port is DOWN; mlx5_1/1: the port is INIT"
 
 
-def test_a_device_that_sysfs_shows_but_nobody_can_open_says_what_to_do(tmp_path: Path) -> None:
+def test_a_device_that_cannot_be_opened_says_why_for_each_of_its_ports(tmp_path: Path) -> None:
+    write_machine(tmp_path, "mlx5_0/1", "mlx5_0/2")
+    error = "opening RDMA device mlx5_0: Permission denied (may this user open it?)"
+    search = found(tmp_path, FakeVerbs({"mlx5_0/0": {"state": "UNKNOWN", "error": error}}))
+    assert search.why_not == f"mlx5_0/1: {error}; mlx5_0/2: {error}"
+
+
+def test_a_device_that_sysfs_alone_shows_says_what_to_do(tmp_path: Path) -> None:
     write_machine(tmp_path, "mlx5_0/1")
     search = found(tmp_path, FakeVerbs({}))
-    assert "mlx5_0/1: the device cannot be opened" in search.why_not
+    assert "mlx5_0/1: libibverbs does not list it" in search.why_not
     assert "/dev/infiniband" in search.why_not
 
 
