@@ -160,6 +160,25 @@ def stats_tell_what_joins_ranks_and_why(group):
 
 
 @check
+def stats_count_what_went_to_and_came_from_each_rank(group):
+    before = rdmatrain.get_stats(group)
+    # Of a size that comes along with its announcement, so that each byte is sent as data.
+    sizes = [1000 + 8 * r for r in range(world())]
+    right, left = (rank() + 1) % world(), (rank() - 1) % world()
+    sent = dist.isend(torch.zeros(sizes[rank()], dtype=torch.uint8), right, group=group)
+    dist.recv(torch.empty(sizes[left], dtype=torch.uint8), left, group=group)
+    sent.wait()
+    after = rdmatrain.get_stats(group)
+    for old, new in zip(before["peers"], after["peers"], strict=True):
+        went = sizes[rank()] if new["rank"] == right else 0
+        came = sizes[left] if new["rank"] == left else 0
+        assert new["sent_bytes"] - old["sent_bytes"] == went, (old, new)
+        assert new["received_bytes"] - old["received_bytes"] == came, (old, new)
+        assert new["staged_bytes"] - old["staged_bytes"] == went + came, (old, new)
+    assert after["totals"]["sent_bytes"] - before["totals"]["sent_bytes"] == sizes[rank()]
+
+
+@check
 def stats_of_what_is_no_group_or_no_longer_one_are_refused(group):
     made = dist.new_group()
     backend = made._get_backend(CPU)
