@@ -46,11 +46,18 @@
     X(F16)                  \
     X(BF16) X(F32) X(F64) X(F8E4M3FN) X(F8E5M2) X(F8E4M3FNUZ) X(F8E5M2FNUZ) X(C32) X(C64) X(C128)
 
+/* Types that are narrower than what they are accumulated in. */
+#define RDT_NARROW_TABLE(X) X(F16) X(BF16) X(F8E4M3FN) X(F8E5M2) X(F8E4M3FNUZ) X(F8E5M2FNUZ) X(C32)
+
 rdt_kernel_t rdt_reduce_scalar(rdt_dtype_t dtype, rdt_redop_t op);
 rdt_kernel_t rdt_reduce_base(rdt_dtype_t dtype, rdt_redop_t op);
 rdt_kernel_t rdt_reduce_avx2(rdt_dtype_t dtype, rdt_redop_t op);
 rdt_kernel_t rdt_reduce_avx512(rdt_dtype_t dtype, rdt_redop_t op);
 rdt_kernel_t rdt_reduce_avx512bf16(rdt_dtype_t dtype, rdt_redop_t op);
+
+rdt_wide_t rdt_wide_base(rdt_dtype_t dtype);
+rdt_wide_t rdt_wide_avx2(rdt_dtype_t dtype);
+rdt_wide_t rdt_wide_avx512(rdt_dtype_t dtype);
 
 /* What every kernel but PREMUL_SUM does with a single source. */
 static inline void copy_one(void *dst, const void *src, size_t bytes)

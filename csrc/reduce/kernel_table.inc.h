@@ -90,8 +90,7 @@ typedef union wide_block {
 } wide_block_t;
 
 typedef struct wide {
-    void (*load)(wide_block_t *to, const void *from, double factor, size_t count);
-    void (*store)(void *to, const wide_block_t *from, size_t count);
+    rdt_wide_t ends;
     rdt_reduce_fn fold;
     size_t bytes;  /* of an element */
     double factor; /* 1 changes nothing but the payloads of NaNs */
@@ -113,51 +112,51 @@ static void reduce_wide(const wide_t *wide, void *dst, const void *const *src, u
     for (size_t at = 0; at < count; at += RDT_WIDE_COUNT) {
         const size_t n = block_len(count, at, RDT_WIDE_COUNT);
 
-        wide->load(&acc, (const char *)src[0] + at * wide->bytes, wide->factor, n);
+        wide->ends.load(&acc, (const char *)src[0] + at * wide->bytes, wide->factor, n);
         for (uint32_t k = 1; k < num_src; k++) {
-            wide->load(&next, (const char *)src[k] + at * wide->bytes, wide->factor, n);
+            wide->ends.load(&next, (const char *)src[k] + at * wide->bytes, wide->factor, n);
             wide->fold(&acc, both, 2, n);
         }
         if (wide->divides) divide_block(&acc, (float)num_src, n);
-        wide->store((char *)dst + at * wide->bytes, &acc, n);
+        wide->ends.store((char *)dst + at * wide->bytes, &acc, n);
     }
 }
 
-#define RDT_PREMUL_KERNEL(tag, T, A, WIDEN, NARROW, fold)                                          \
-    static void load_##tag(wide_block_t *to, const void *from, double factor, size_t count)        \
-    {                                                                                              \
-        const T *const x = from;                                                                   \
-        A *const acc = to->A##s;                                                                   \
-                                                                                                   \
-        RDT_IVDEP                                                                                  \
-        for (size_t i = 0; i < count; i++)                                                         \
-            acc[i] = WIDEN * (A)factor;                                                            \
-    }                                                                                              \
-    static void store_##tag(void *to, const wide_block_t *from, size_t count)                      \
-    {                                                                                              \
-        const A *const acc = from->A##s;                                                           \
-        T *const dst = to;                                                                         \
-                                                                                                   \
-        RDT_IVDEP                                                                                  \
-        for (size_t i = 0; i < count; i++)                                                         \
-            dst[i] = NARROW;                                                                       \
-    }                                                                                              \
-    static void premul_##tag(void *dst, const void *const *src, uint32_t num_src, size_t count,    \
-                             double factor)                                                        \
-    {                                                                                              \
-        reduce_wide(&(const wide_t){load_##tag, store_##tag, fold, sizeof(T), factor, false}, dst, \
-                    src, num_src, count);                                                          \
+#define RDT_PREMUL_KERNEL(tag, T, A, WIDEN, NARROW, fold)                                       \
+    static void load_##tag(void *to, const void *from, double factor, size_t count)             \
+    {                                                                                           \
+        const T *const x = from;                                                                \
+        A *const acc = to;                                                                      \
+                                                                                                \
+        RDT_IVDEP                                                                               \
+        for (size_t i = 0; i < count; i++)                                                      \
+            acc[i] = WIDEN * (A)factor;                                                         \
+    }                                                                                           \
+    static void store_##tag(void *to, const void *from, size_t count)                           \
+    {                                                                                           \
+        const A *const acc = from;                                                              \
+        T *const dst = to;                                                                      \
+                                                                                                \
+        RDT_IVDEP                                                                               \
+        for (size_t i = 0; i < count; i++)                                                      \
+            dst[i] = NARROW;                                                                    \
+    }                                                                                           \
+    static void premul_##tag(void *dst, const void *const *src, uint32_t num_src, size_t count, \
+                             double factor)                                                     \
+    {                                                                                           \
+        reduce_wide(&(const wide_t){{load_##tag, store_##tag}, fold, sizeof(T), factor, false}, \
+                    dst, src, num_src, count);                                                  \
     }
 
-#define RDT_F8_KERNEL(tag, op, fold, divides)                                                    \
-    static void reduce_##tag##_##op(void *dst, const void *const *src, uint32_t num_src,         \
-                                    size_t count)                                                \
-    {                                                                                            \
-        if (num_src == 1)                                                                        \
-            copy_one(dst, src[0], count);                                                        \
-        else                                                                                     \
-            reduce_wide(&(const wide_t){load_##tag, store_##tag, fold, 1, 1, divides}, dst, src, \
-                        num_src, count);                                                         \
+#define RDT_F8_KERNEL(tag, op, fold, divides)                                                      \
+    static void reduce_##tag##_##op(void *dst, const void *const *src, uint32_t num_src,           \
+                                    size_t count)                                                  \
+    {                                                                                              \
+        if (num_src == 1)                                                                          \
+            copy_one(dst, src[0], count);                                                          \
+        else                                                                                       \
+            reduce_wide(&(const wide_t){{load_##tag, store_##tag}, fold, 1, 1, divides}, dst, src, \
+                        num_src, count);                                                           \
     }
 
 #define RDT_F8_KERNELS(tag)                                                       \
@@ -225,5 +224,19 @@ RDT_COMPLEX_KERNELS(C128, F64, double, double)
 
 static const rdt_kernel_t kernel_table[RDT_NUM_DTYPES][RDT_NUM_REDOPS] = {RDT_FAST_TABLE(
     RDT_KERNEL_ENTRY) RDT_PLAIN_TABLE(RDT_PLAIN_ENTRY) RDT_PREMUL_TABLE(RDT_PREMUL_ENTRY)};
+
+static void load_C32(void *to, const void *from, double factor, size_t count)
+{
+    load_F16(to, from, factor, 2 * count);
+}
+
+static void store_C32(void *to, const void *from, size_t count)
+{
+    store_F16(to, from, 2 * count);
+}
+
+#define RDT_WIDE_ENTRY(tag) [RDT_##tag] = {load_##tag, store_##tag},
+
+static const rdt_wide_t wide_table[RDT_NUM_DTYPES] = {RDT_NARROW_TABLE(RDT_WIDE_ENTRY)};
 
 #endif

@@ -80,6 +80,14 @@ rdt_kernel_t rdt_kernel_get(rdt_isa_t isa, rdt_dtype_t dtype, rdt_redop_t op)
     return isas[isa].lookup(dtype, op);
 }
 
+rdt_wide_t rdt_wide_get(rdt_isa_t isa, rdt_dtype_t dtype)
+{
+    if ((unsigned)dtype >= RDT_NUM_DTYPES) return (rdt_wide_t){0};
+    if (isa >= RDT_ISA_AVX512 && cpu_has_avx512()) return rdt_wide_avx512(dtype);
+    if (isa >= RDT_ISA_AVX2 && cpu_has_avx2()) return rdt_wide_avx2(dtype);
+    return rdt_wide_base(dtype);
+}
+
 rdt_reduce_fn rdt_reduce_get(rdt_isa_t isa, rdt_dtype_t dtype, rdt_redop_t op)
 {
     return rdt_kernel_get(isa, dtype, op).reduce;

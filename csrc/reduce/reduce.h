@@ -45,6 +45,13 @@ typedef struct rdt_kernel {
     rdt_premul_fn premul;        /* NULL for all but PREMUL_SUM */
 } rdt_kernel_t;
 
+/* Between a type that is narrower than its accumulator, and the accumulator: float32, or pairs of it.
+ * load multiplies by the factor; store rounds. NULLs for the other types. */
+typedef struct rdt_wide {
+    void (*load)(void *to, const void *from, double factor, size_t count);
+    void (*store)(void *to, const void *from, size_t count);
+} rdt_wide_t;
+
 #define RDT_MAX_STREAM_SRC 64
 
 /* What kernel->reduce does for elements of that many bytes, but past the caches: for a dst that is
@@ -67,6 +74,7 @@ typedef enum rdt_isa {
 rdt_isa_t rdt_reduce_best_isa(void);
 /* NULLs where this CPU or build lacks the instruction set, or for values out of the tables. */
 rdt_kernel_t rdt_kernel_get(rdt_isa_t isa, rdt_dtype_t dtype, rdt_redop_t op);
+rdt_wide_t rdt_wide_get(rdt_isa_t isa, rdt_dtype_t dtype);
 /* Its reduce. */
 rdt_reduce_fn rdt_reduce_get(rdt_isa_t isa, rdt_dtype_t dtype, rdt_redop_t op);
 const char *rdt_isa_name(rdt_isa_t isa);

@@ -8,11 +8,22 @@ rdt_kernel_t rdt_reduce_avx2(rdt_dtype_t dtype, rdt_redop_t op)
 {
     return kernel_table[dtype][op];
 }
+
+rdt_wide_t rdt_wide_avx2(rdt_dtype_t dtype)
+{
+    return wide_table[dtype];
+}
 #else
 rdt_kernel_t rdt_reduce_avx2(rdt_dtype_t dtype, rdt_redop_t op)
 {
     (void)dtype;
     (void)op;
     return (rdt_kernel_t){0};
+}
+
+rdt_wide_t rdt_wide_avx2(rdt_dtype_t dtype)
+{
+    (void)dtype;
+    return (rdt_wide_t){0};
 }
 #endif

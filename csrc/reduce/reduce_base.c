@@ -6,3 +6,8 @@ rdt_kernel_t rdt_reduce_base(rdt_dtype_t dtype, rdt_redop_t op)
 {
     return kernel_table[dtype][op];
 }
+
+rdt_wide_t rdt_wide_base(rdt_dtype_t dtype)
+{
+    return wide_table[dtype];
+}
