@@ -93,7 +93,7 @@ def run(**options: object) -> None:
     "--tuning",
     is_flag=True,
     expose_value=False,
-    help="The switch points of collectives, in bytes, and their source; so far all there is.",
+    help="The switch points of collectives and their source; so far all there is.",
 )
 @click.option(
     "--ranks",
@@ -102,13 +102,25 @@ def run(**options: object) -> None:
     show_default=True,
     help="Ranks of the group.",
 )
-def topo(*, ranks: int) -> None:
+@click.option(
+    "--hosts",
+    type=click.IntRange(1, 4096),
+    default=1,
+    show_default=True,
+    help="Hosts that they are spread over: of several, the cost of each way of an all_reduce.",
+)
+def topo(*, ranks: int, hosts: int) -> None:
     """Show what the backend would use here."""
-    from rdmatrain.comm.tuning import parse_tuning, tuning_table  # noqa: PLC0415
+    from rdmatrain.comm.tuning import parse_tuning, tuning_table, ways_table  # noqa: PLC0415
     from rdmatrain.config import load_settings  # noqa: PLC0415
 
+    if hosts > ranks:
+        raise _WrongSetting(f"--hosts {hosts} is more than --ranks {ranks}")
     try:
-        click.echo(tuning_table(ranks, parse_tuning(load_settings().tuning)))
+        changes = parse_tuning(load_settings().tuning)
+        click.echo(tuning_table(ranks, changes))
+        if hosts > 1:
+            click.echo("\n" + ways_table(ranks, hosts, changes))
     except SettingError as error:
         raise _WrongSetting(str(error)) from error
 

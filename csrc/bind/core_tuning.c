@@ -42,7 +42,7 @@ bool rdt_core_tune(rdt_tuning_t *tuning, PyObject *changes)
 
     if (changes == NULL || changes == Py_None) return true;
     if (!PyDict_Check(changes)) {
-        PyErr_SetString(PyExc_TypeError, "tuning must be a dict from name to bytes");
+        PyErr_SetString(PyExc_TypeError, "tuning must be a dict from name to value");
         return false;
     }
     while (PyDict_Next(changes, &at, &key, &value)) {
@@ -97,4 +97,40 @@ PyObject *rdt_core_default_tuning(PyObject *Py_UNUSED(module), PyObject *arg)
         if (!put(dict, fields[i].name, PyLong_FromUnsignedLongLong(*field_of(&tuning, i))))
             Py_CLEAR(dict);
     return dict;
+}
+
+static PyObject *way_tuple(const rdt_way_info_t *way)
+{
+    if (!way->fits) return Py_BuildValue("sOO", way->name, Py_None, Py_False);
+    return Py_BuildValue("sKO", way->name, (unsigned long long)way->cost_ns,
+                         way->chosen ? Py_True : Py_False);
+}
+
+PyObject *rdt_core_all_reduce_ways(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    unsigned int world, num_hosts;
+    unsigned long long bytes;
+    PyObject *changes, *tuple;
+    rdt_way_info_t ways[RDT_NUM_WAYS];
+    rdt_tuning_t tuning;
+
+    if (!PyArg_ParseTuple(args, "IIKO", &world, &num_hosts, &bytes, &changes)) return NULL;
+    if (num_hosts == 0 || num_hosts > world || world > RDT_MAX_WORLD)
+        return PyErr_Format(PyExc_ValueError, "%u ranks on %u hosts are no group", world,
+                            num_hosts);
+    tuning = rdt_tuning_default(world);
+    if (!rdt_core_tune(&tuning, changes)) return NULL;
+    if (rdt_tuning_check(&tuning) != RDT_OK)
+        return PyErr_Format(PyExc_ValueError, "%s", rdt_last_error());
+    rdt_tuning_ways(&tuning, world, num_hosts, bytes, ways);
+    tuple = PyTuple_New(RDT_NUM_WAYS);
+    for (Py_ssize_t i = 0; tuple != NULL && i < RDT_NUM_WAYS; i++) {
+        PyObject *item = way_tuple(&ways[i]);
+
+        if (item == NULL)
+            Py_CLEAR(tuple);
+        else
+            PyTuple_SET_ITEM(tuple, i, item);
+    }
+    return tuple;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The tuning table as Python sees it: dicts from name to bytes. */
+/* The tuning table as Python sees it: dicts from name to value. */
 #ifndef RDT_BIND_CORE_TUNING_H
 #define RDT_BIND_CORE_TUNING_H
 
@@ -15,5 +15,7 @@ PyObject *rdt_core_tuning_texts(void);
 /* None, or a ValueError that names what is wrong. */
 PyObject *rdt_core_check_tuning(PyObject *module, PyObject *changes);
 PyObject *rdt_core_default_tuning(PyObject *module, PyObject *world);
+/* What each way of an all_reduce on several hosts costs, and which one is taken. */
+PyObject *rdt_core_all_reduce_ways(PyObject *module, PyObject *args);
 
 #endif

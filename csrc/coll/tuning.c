@@ -2,6 +2,7 @@
 #include "rdmatrain/tuning.h"
 
 #include "base/error.h"
+#include "coll/cost.h"
 #include "rdmatrain/transport.h"
 #include "reduce/copy.h"
 
@@ -22,6 +23,12 @@ rdt_tuning_t rdt_tuning_default(uint32_t world)
         .bypass = 2 * rdt_copy_stream_bytes() / (peers + 1), /* the ranks share the last cache */
         .chunk = 128u << 10,
         .block = 16u << 10,
+        .host_latency = 1500,
+        .host_message = 200,
+        .host_bandwidth = 8000,
+        .net_latency = 25000, /* of tcp; RDMA has a tenth of it */
+        .net_message = 4000,
+        .net_bandwidth = 1200, /* of 10 Gbit/s */
     };
 }
 
@@ -35,5 +42,11 @@ rdt_status_t rdt_tuning_check(const rdt_tuning_t *tuning)
     if (tuning->block < RDT_DATA_ALIGN)
         return rdt_fail(RDT_BAD_ARG, "tuning: block=%llu is less than %d bytes",
                         (unsigned long long)tuning->block, RDT_DATA_ALIGN);
+    if (tuning->way > RDT_NUM_WAYS)
+        return rdt_fail(RDT_BAD_ARG, "tuning: way=%llu is not between 0 and %d",
+                        (unsigned long long)tuning->way, RDT_NUM_WAYS);
+    if (tuning->host_bandwidth == 0 || tuning->net_bandwidth == 0)
+        return rdt_fail(RDT_BAD_ARG, "tuning: %s=0 is no bandwidth: give MB/s",
+                        tuning->host_bandwidth == 0 ? "host_bandwidth" : "net_bandwidth");
     return RDT_OK;
 }

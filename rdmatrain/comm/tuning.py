@@ -1,6 +1,6 @@
 """The switch points between ways of running a collective: the C core's table, and changes to it.
 
-``RDMATRAIN_TUNING=one_shot=64K,direct=8K`` changes the default table, which depends on the number
+``RDMATRAIN_TUNING=one_shot=64K,way=flat`` changes the default table, which depends on the number
 of ranks; ``rdmatrain topo --tuning`` prints it, ``benchmarks/tune.py`` measures it. All ranks must
 have the same.
 """
@@ -12,6 +12,9 @@ from rdmatrain import _core
 from rdmatrain.errors import SettingError
 
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30}
+# Of an all_reduce on several hosts, by number; "least" is the cheapest one by the cost model.
+_WAYS = ("least", *(name for name, _, _ in _core.all_reduce_ways(1, 1, 0, {})))
+_SHOWN_BYTES = tuple(8 << shift for shift in range(0, 25, 3))
 _SIZE = re.compile(r"(\d{1,8}|\d{1,15}(?=$))([KMG]?)")
 
 
@@ -19,11 +22,11 @@ def parse_tuning(text: str) -> dict[str, int]:
     """Read what ``RDMATRAIN_TUNING`` says.
 
     Args:
-        text: ``name=size`` pairs with commas between them; sizes in bytes, K, M and G are powers
-            of 1024.
+        text: ``name=value`` pairs with commas between them; K, M and G are powers of 1024, and
+            ``way`` may be the name of one.
 
     Returns:
-        Bytes by name, in the table's order.
+        Values by name, in the table's order.
 
     Raises:
         SettingError: a name is not in the table, a size is no size, or it cannot be used.
@@ -36,6 +39,9 @@ def parse_tuning(text: str) -> dict[str, int]:
             close = difflib.get_close_matches(name, _core.TUNING, n=1)
             hint = f"did you mean {close[0]}?" if close else f"names are {', '.join(_core.TUNING)}"
             raise SettingError(f"RDMATRAIN_TUNING: {name!r} is not in the tuning table: {hint}")
+        if name == "way" and size.lower() in _WAYS:
+            found[name] = _WAYS.index(size.lower())
+            continue
         match = _SIZE.fullmatch(size.upper())
         if match is None:
             raise SettingError(
@@ -56,9 +62,20 @@ def tuning_text(changes: dict[str, int]) -> str:
 
 def tuning_table(world: int, changes: dict[str, int]) -> str:
     """Format the table that a group of world ranks uses, with the source of each value."""
-    lines = [f"{'name':<10} {'bytes':>10}  {'from':<16}  meaning"]
+    lines = [f"{'name':<14} {'value':>10}  {'from':<16}  meaning"]
     for name, default in _core.default_tuning(world).items():
         source = "RDMATRAIN_TUNING" if name in changes else f"{world} ranks"
-        size = changes.get(name, default)
-        lines.append(f"{name:<10} {size:>10}  {source:<16}  {_core.TUNING[name]}")
+        value = changes.get(name, default)
+        lines.append(f"{name:<14} {value:>10}  {source:<16}  {_core.TUNING[name]}")
+    return "\n".join(lines)
+
+
+def ways_table(world: int, hosts: int, changes: dict[str, int]) -> str:
+    """Format what an all_reduce costs in each way, by size, and which way is taken."""
+    lines = [f"{'all_reduce':>10}  {'way':<8}" + "".join(f"{way + ' us':>12}" for way in _WAYS[1:])]
+    for nbytes in _SHOWN_BYTES:
+        ways = _core.all_reduce_ways(world, hosts, nbytes, changes)
+        taken = next(name for name, _, chosen in ways if chosen)
+        costs = ["-" if ns is None else f"{ns / 1000:.1f}" for _, ns, _ in ways]
+        lines.append(f"{nbytes:>10}  {taken:<8}" + "".join(f"{cost:>12}" for cost in costs))
     return "\n".join(lines)

@@ -5,7 +5,7 @@ from click.testing import CliRunner, Result
 
 from rdmatrain import _core
 from rdmatrain.cli import cli
-from rdmatrain.comm.tuning import parse_tuning, tuning_table, tuning_text
+from rdmatrain.comm.tuning import parse_tuning, tuning_table, tuning_text, ways_table
 from rdmatrain.errors import SettingError
 
 
@@ -20,6 +20,9 @@ from rdmatrain.errors import SettingError
         ("chunk = 1m ,direct=16k", {"direct": 16384, "chunk": 1 << 20}),
         ("one_shot=3G", {"one_shot": 3 << 30}),
         ("direct=1,direct=2", {"direct": 2}),
+        ("way=by_host", {"way": 2}),
+        ("way=Least", {"way": 0}),
+        ("way=3", {"way": 3}),
     ],
 )
 def test_sizes_are_bytes_and_units_are_powers_of_1024(text: str, changes: dict[str, int]) -> None:
@@ -72,7 +75,9 @@ def test_the_default_depends_on_the_ranks_where_all_of_them_are_sent_to() -> Non
     assert _core.default_tuning(5)["one_shot"] * 4 == _core.default_tuning(2)["one_shot"]
 
 
-@pytest.mark.parametrize("tuning", [{"chunk": 100}, {"chunk": 0}, {"block": 63}])
+@pytest.mark.parametrize(
+    "tuning", [{"chunk": 100}, {"chunk": 0}, {"block": 63}, {"way": 4}, {"net_bandwidth": 0}]
+)
 def test_the_core_refuses_what_it_cannot_run_with(tuning: dict[str, int]) -> None:
     ((name, size),) = tuning.items()
     with pytest.raises(Exception, match=f"{name}={size}"):
@@ -103,6 +108,29 @@ def test_a_wrong_variable_is_one_line_and_exit_code_2() -> None:
     assert ended.output == (
         "Error: RDMATRAIN_TUNING: 'chunks' is not in the tuning table: did you mean chunk?\n"
     )
+
+
+def test_the_command_shows_the_way_of_each_size_where_there_are_hosts() -> None:
+    ended = topo("--tuning", "--ranks", "8", "--hosts", "2")
+    assert ended.output == f"{tuning_table(8, {})}\n\n{ways_table(8, 2, {})}\n"
+    ways = {int(line.split()[0]): line.split()[1] for line in ways_table(8, 2, {}).splitlines()[1:]}
+    assert ways[8] == "flat" and ways[max(ways)] == "by_host"
+    assert "by_host" not in {line.split()[1] for line in ways_table(8, 3, {}).splitlines()[1:]}
+
+
+def test_the_costs_are_the_core_s_and_the_way_that_is_said_is_taken() -> None:
+    name, cost, chosen = _core.all_reduce_ways(8, 2, 1 << 20, {"way": 1})[0]
+    assert (name, chosen) == ("flat", True)
+    assert cost is not None
+    row = ways_table(8, 2, {"way": 1}).splitlines()[1:][-3].split()
+    again = dict((n, ns) for n, ns, _ in _core.all_reduce_ways(8, 2, int(row[0]), {"way": 1}))
+    assert row[1:3] == ["flat", f"{again['flat'] / 1000:.1f}"]  # type: ignore[operator]
+
+
+def test_more_hosts_than_ranks_are_refused() -> None:
+    ended = topo("--ranks", "2", "--hosts", "3")
+    assert ended.exit_code == 2
+    assert ended.output == "Error: --hosts 3 is more than --ranks 2\n"
 
 
 @pytest.mark.parametrize("ranks", ["0", "4097", "99999999999999999999"])

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Where one way of running a collective takes over from another: sizes in bytes, as a table. */
+/* Where one way of running a collective takes over from another, as a table: sizes in bytes, and what
+ * the cost model of groups on several hosts (coll/cost.h) reckons with. */
 #ifndef RDMATRAIN_TUNING_H
 #define RDMATRAIN_TUNING_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "rdmatrain/status.h"
@@ -24,7 +26,15 @@ extern "C" {
     X(bypass, "an operation that writes this much to memory it has not read goes past the caches") \
     X(chunk, "the largest message, and the room of a slot; a multiple of 64")                      \
     X(block, "what is reduced from all tensors before it is stored to all, while in a core's "     \
-             "cache")
+             "cache")                                                                              \
+    X(way,                                                                                         \
+      "all_reduce and barrier on several hosts: 0 what costs least, 1 flat, 2 by_host, 3 gather")  \
+    X(host_latency, "ns: an exchange between ranks of a host,")                                    \
+    X(host_message, "ns: and for each message that a rank sends in it")                            \
+    X(host_bandwidth, "MB/s: of each rank, to and from the memory of its host")                    \
+    X(net_latency, "ns: an exchange between hosts,")                                               \
+    X(net_message, "ns: and for each message that a rank sends in it")                             \
+    X(net_bandwidth, "MB/s: of each host")
 
 #define RDT_TUNING_FIELD(name, text) uint64_t name;
 typedef struct rdt_tuning {
@@ -36,6 +46,20 @@ typedef struct rdt_tuning {
 RDT_API rdt_tuning_t rdt_tuning_default(uint32_t world);
 /* BAD_ARG, naming the field. */
 RDT_API rdt_status_t rdt_tuning_check(const rdt_tuning_t *tuning);
+
+#define RDT_NUM_WAYS 3
+
+/* A way of an all_reduce on several hosts. */
+typedef struct rdt_way_info {
+    const char *name;
+    uint64_t cost_ns; /* by the cost model */
+    bool fits;        /* such a group can take it for so many bytes, */
+    bool chosen;      /* and would */
+} rdt_way_info_t;
+
+/* Of world ranks that are spread evenly over num_hosts; ways has RDT_NUM_WAYS entries. Any thread. */
+RDT_API void rdt_tuning_ways(const rdt_tuning_t *tuning, uint32_t world, uint32_t num_hosts,
+                             uint64_t bytes, rdt_way_info_t *ways);
 
 #ifdef __cplusplus
 }

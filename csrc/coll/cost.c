@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "coll/cost.h"
+
+/* Of all inputs together, which every rank keeps for a gather. */
+#define MAX_GATHER_BYTES (1u << 20)
+
+typedef struct level {
+    uint64_t latency_ns, message_ns, mb_per_s;
+} level_t;
+
+static level_t memory_of(const rdt_tuning_t *tuning)
+{
+    return (level_t){tuning->host_latency, tuning->host_message, tuning->host_bandwidth};
+}
+
+static level_t network_of(const rdt_tuning_t *tuning)
+{
+    return (level_t){tuning->net_latency, tuning->net_message, tuning->net_bandwidth};
+}
+
+static uint64_t exchange_ns(level_t level, uint64_t num_messages, uint64_t bytes)
+{
+    if (num_messages == 0) return 0;
+    return level.latency_ns + num_messages * level.message_ns + bytes * 1000 / level.mb_per_s;
+}
+
+static uint64_t ceil_log2(uint64_t n)
+{
+    uint64_t steps = 0;
+
+    while (((uint64_t)1 << steps) < n)
+        steps++;
+    return steps;
+}
+
+/* Of the fullest host, were the ranks spread evenly. */
+static uint64_t ranks_per_host(const rdt_grid_t *grid)
+{
+    return (grid->world + grid->num_hosts - 1) / grid->num_hosts;
+}
+
+static uint64_t flat_ns(const rdt_grid_t *grid, uint64_t bytes, const rdt_tuning_t *tuning)
+{
+    const uint64_t near = ranks_per_host(grid), far = grid->world - near;
+    const bool one_shot = bytes <= tuning->one_shot && bytes <= tuning->chunk;
+    const uint64_t piece = one_shot ? bytes : (bytes + grid->world - 1) / grid->world;
+    const uint64_t once = exchange_ns(memory_of(tuning), near - 1, (near - 1) * piece) +
+                          exchange_ns(network_of(tuning), far, near * far * piece);
+
+    return one_shot ? once : 2 * once;
+}
+
+static uint64_t by_host_ns(const rdt_grid_t *grid, uint64_t bytes, const rdt_tuning_t *tuning)
+{
+    const uint64_t near = ranks_per_host(grid), hosts = grid->num_hosts;
+    const uint64_t once = exchange_ns(memory_of(tuning), near - 1, (near - 1) * bytes / near) +
+                          exchange_ns(network_of(tuning), hosts - 1, (hosts - 1) * bytes / hosts);
+
+    return bytes > 0 ? 2 * once : once; /* a barrier ends where the results would begin to come */
+}
+
+/* Each stage sends one message with data, and one without to whom it gets data from. */
+static uint64_t gather_ns(const rdt_grid_t *grid, uint64_t bytes, const rdt_tuning_t *tuning)
+{
+    const level_t net = network_of(tuning);
+    const uint64_t all_bytes = ranks_per_host(grid) * (grid->world - 1) * bytes;
+
+    return ceil_log2(grid->world) * exchange_ns(net, 2, 0) + all_bytes * 1000 / net.mb_per_s;
+}
+
+const char *rdt_way_name(rdt_way_t way)
+{
+    static const char *const names[RDT_NUM_WAYS] = {
+        [RDT_WAY_FLAT] = "flat", [RDT_WAY_BY_HOST] = "by_host", [RDT_WAY_GATHER] = "gather"};
+
+    return (unsigned)way < RDT_NUM_WAYS ? names[way] : "unknown";
+}
+
+bool rdt_way_fits(rdt_way_t way, const rdt_grid_t *grid, uint64_t bytes, const rdt_tuning_t *tuning)
+{
+    if (way == RDT_WAY_BY_HOST) return grid->num_hosts > 1 && grid->per_host > 1;
+    if (way == RDT_WAY_GATHER)
+        return grid->world > 2 && bytes <= tuning->chunk && grid->world * bytes <= MAX_GATHER_BYTES;
+    return true;
+}
+
+uint64_t rdt_way_cost_ns(rdt_way_t way, const rdt_grid_t *grid, uint64_t bytes,
+                         const rdt_tuning_t *tuning)
+{
+    if (way == RDT_WAY_BY_HOST) return by_host_ns(grid, bytes, tuning);
+    if (way == RDT_WAY_GATHER) return gather_ns(grid, bytes, tuning);
+    return flat_ns(grid, bytes, tuning);
+}
+
+rdt_way_t rdt_way_choose(const rdt_grid_t *grid, uint64_t bytes, const rdt_tuning_t *tuning)
+{
+    const rdt_way_t said = (rdt_way_t)(tuning->way - 1); /* of 0: none that there is */
+    rdt_way_t best = RDT_WAY_FLAT;
+
+    if (tuning->way != 0) return rdt_way_fits(said, grid, bytes, tuning) ? said : RDT_WAY_FLAT;
+    for (int way = RDT_WAY_FLAT; grid->num_hosts > 1 && way < RDT_NUM_WAYS; way++)
+        if (rdt_way_fits((rdt_way_t)way, grid, bytes, tuning) &&
+            rdt_way_cost_ns((rdt_way_t)way, grid, bytes, tuning) <
+                rdt_way_cost_ns(best, grid, bytes, tuning))
+            best = (rdt_way_t)way;
+    return best;
+}
+
+void rdt_tuning_ways(const rdt_tuning_t *tuning, uint32_t world, uint32_t num_hosts, uint64_t bytes,
+                     rdt_way_info_t *ways)
+{
+    const rdt_grid_t grid = {world, num_hosts, world % num_hosts == 0 ? world / num_hosts : 0};
+
+    for (int w = 0; w < RDT_NUM_WAYS; w++) {
+        const rdt_way_t way = (rdt_way_t)w;
+
+        ways[w] = (rdt_way_info_t){.name = rdt_way_name(way),
+                                   .cost_ns = rdt_way_cost_ns(way, &grid, bytes, tuning),
+                                   .fits = rdt_way_fits(way, &grid, bytes, tuning),
+                                   .chosen = rdt_way_choose(&grid, bytes, tuning) == way};
+    }
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "coll/layout.h"
+
+#include <stdlib.h>
+
+#include "base/error.h"
+
+static uint32_t host_of(const uint32_t *hosts, uint32_t rank)
+{
+    return hosts != NULL ? hosts[rank] : 0;
+}
+
+/* Of the ranks before this one, how many are on its host. */
+static uint32_t place_of(const uint32_t *hosts, uint32_t rank)
+{
+    uint32_t num = 0;
+
+    for (uint32_t r = 0; r < rank; r++)
+        num += host_of(hosts, r) == host_of(hosts, rank);
+    return num;
+}
+
+static rdt_members_t all_ranks(uint32_t *to, uint32_t world, uint32_t rank)
+{
+    for (uint32_t r = 0; r < world; r++)
+        to[r] = r;
+    return (rdt_members_t){to, world, rank};
+}
+
+static rdt_members_t ranks_of_host(uint32_t *to, const uint32_t *hosts, uint32_t world,
+                                   uint32_t rank)
+{
+    rdt_members_t members = {to, 0, place_of(hosts, rank)};
+
+    for (uint32_t r = 0; r < world; r++)
+        if (host_of(hosts, r) == host_of(hosts, rank)) to[members.num++] = r;
+    return members;
+}
+
+/* The ranks with a place in their hosts, in the order of the hosts: first holds their first ranks. */
+static uint32_t ranks_at(uint32_t *to, const uint32_t *hosts, uint32_t world, uint32_t place,
+                         const rdt_members_t *first)
+{
+    uint32_t num = 0;
+
+    for (uint32_t h = 0; h < first->num; h++)
+        for (uint32_t r = first->ranks[h], at = 0; r < world; r++)
+            if (host_of(hosts, r) == host_of(hosts, first->ranks[h]) && at++ == place)
+                to[num++] = r;
+    return num;
+}
+
+static rdt_members_t first_ranks(uint32_t *to, const uint32_t *hosts, uint32_t world)
+{
+    rdt_members_t members = {to, 0, 0};
+
+    for (uint32_t r = 0; r < world; r++)
+        if (place_of(hosts, r) == 0) to[members.num++] = r;
+    return members;
+}
+
+rdt_status_t rdt_layout_make(const uint32_t *hosts, uint32_t world, uint32_t rank,
+                             rdt_layout_t *layout_p)
+{
+    uint32_t *ranks = malloc((size_t)world * 4 * sizeof(*ranks));
+    rdt_layout_t layout = {.grid = {.world = world}, .ranks = ranks};
+    uint32_t place;
+    rdt_members_t first;
+
+    if (ranks == NULL) return rdt_fail(RDT_NO_MEMORY, "layout of %u ranks: out of memory", world);
+    layout.all = all_ranks(ranks, world, rank);
+    layout.host = ranks_of_host(ranks + world, hosts, world, rank);
+    first = first_ranks(ranks + (size_t)world * 3, hosts, world);
+    layout.grid.num_hosts = first.num;
+    place = layout.host.me;
+    /* Hosts are alike when each of them has a rank at the last place of this one, and none more. */
+    if (world == first.num * layout.host.num &&
+        ranks_at(ranks + (size_t)world * 2, hosts, world, layout.host.num - 1, &first) == first.num)
+        layout.grid.per_host = layout.host.num;
+    layout.rail.ranks = ranks + (size_t)world * 2;
+    layout.rail.num = ranks_at(ranks + (size_t)world * 2, hosts, world, place, &first);
+    while (layout.rail.ranks[layout.rail.me] != rank)
+        layout.rail.me++;
+    *layout_p = layout;
+    return RDT_OK;
+}
+
+void rdt_layout_free(rdt_layout_t *layout)
+{
+    free(layout->ranks);
+    layout->ranks = NULL;
+}

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Layouts of hosts, and the cost model against what it gives by hand. */
+#include <string.h>
+
+#include "check.h"
+#include "coll/cost.h"
+
+static rdt_layout_t layout_of(const uint32_t *hosts, uint32_t world, uint32_t rank)
+{
+    rdt_layout_t layout;
+
+    CHECK_EQ(rdt_layout_make(hosts, world, rank, &layout), RDT_OK);
+    return layout;
+}
+
+static void check_members(const rdt_members_t *got, const uint32_t *want, uint32_t num, uint32_t me)
+{
+    CHECK_EQ(got->num, num);
+    CHECK_EQ(got->me, me);
+    for (uint32_t i = 0; i < num; i++)
+        CHECK_EQ(got->ranks[i], want[i]);
+}
+
+/* Hosts by any numbers, their ranks not in a row: 0 and 3 on one, 1 and 4 on the next, 2 and 5. */
+static void rails_join_the_same_places_of_hosts(void)
+{
+    const uint32_t hosts[] = {7, 900, 3, 7, 900, 3};
+    rdt_layout_t layout = layout_of(hosts, 6, 4);
+
+    CHECK_EQ(layout.grid.num_hosts, 3);
+    CHECK_EQ(layout.grid.per_host, 2);
+    check_members(&layout.all, (const uint32_t[]){0, 1, 2, 3, 4, 5}, 6, 4);
+    check_members(&layout.host, (const uint32_t[]){1, 4}, 2, 1);
+    check_members(&layout.rail, (const uint32_t[]){3, 4, 5}, 3, 1);
+    rdt_layout_free(&layout);
+}
+
+/* The order of the hosts is that of their first ranks, on every rail: by ranks this one would be 1, 3. */
+static void every_rail_has_the_hosts_in_the_same_order(void)
+{
+    const uint32_t hosts[] = {1, 2, 2, 1};
+    rdt_layout_t layout = layout_of(hosts, 4, 2);
+
+    check_members(&layout.rail, (const uint32_t[]){3, 2}, 2, 1);
+    rdt_layout_free(&layout);
+}
+
+static void hosts_that_differ_in_ranks_are_not_alike(void)
+{
+    const uint32_t uneven[] = {0, 0, 1, 2, 2, 2}, alone[] = {5, 5, 5};
+
+    for (uint32_t rank = 0; rank < 6; rank++) {
+        rdt_layout_t layout = layout_of(uneven, 6, rank);
+
+        CHECK_EQ(layout.grid.num_hosts, 3);
+        CHECK_EQ(layout.grid.per_host, 0);
+        rdt_layout_free(&layout);
+    }
+    for (uint32_t rank = 0; rank < 3; rank++) {
+        rdt_layout_t layout = layout_of(rank == 0 ? NULL : alone, 3, rank);
+
+        CHECK_EQ(layout.grid.num_hosts, 1);
+        CHECK_EQ(layout.grid.per_host, 3);
+        check_members(&layout.host, (const uint32_t[]){0, 1, 2}, 3, rank);
+        rdt_layout_free(&layout);
+    }
+}
+
+/* Numbers that are easy to add up: 1 byte takes 1 ns in memory, and 10 on the network. */
+static rdt_tuning_t easy(void)
+{
+    rdt_tuning_t tuning = rdt_tuning_default(4);
+
+    tuning.one_shot = 100;
+    tuning.host_latency = 10;
+    tuning.host_message = 1;
+    tuning.host_bandwidth = 1000;
+    tuning.net_latency = 1000;
+    tuning.net_message = 100;
+    tuning.net_bandwidth = 100;
+    return tuning;
+}
+
+static void costs_are_those_of_the_table(void)
+{
+    const rdt_tuning_t tuning = easy();
+    const rdt_grid_t grid = {.world = 4, .num_hosts = 2, .per_host = 2};
+
+    /* 1 message in the host with 8 bytes; 2 to the other one, of 2 ranks: 32 bytes. */
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_FLAT, &grid, 8, &tuning), 10 + 1 + 8 + 1000 + 200 + 320);
+    /* Twice: 250 bytes in the host, 4 x 250 to the other. */
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_FLAT, &grid, 1000, &tuning),
+             2 * (10 + 1 + 250 + 1000 + 200 + 10000));
+    /* Twice: 500 in the host, 2 ranks' 250 to the other. */
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_BY_HOST, &grid, 1000, &tuning),
+             2 * (10 + 1 + 500 + 1000 + 100 + 5000));
+    /* 2 stages; the 2 ranks of a host each send what they have of 3 inputs. */
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_GATHER, &grid, 8, &tuning), 2 * 1200 + 480);
+    /* A barrier has no second half. */
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_BY_HOST, &grid, 0, &tuning), 10 + 1 + 1000 + 100);
+}
+
+static void the_cheapest_way_is_taken(void)
+{
+    rdt_tuning_t tuning = easy();
+    const rdt_grid_t small = {4, 2, 2}, uneven = {5, 2, 0}, wide = {64, 64, 1}, one = {4, 1, 4};
+
+    CHECK_EQ(rdt_way_choose(&small, 8, &tuning), RDT_WAY_FLAT);
+    CHECK_EQ(rdt_way_choose(&small, 1000, &tuning), RDT_WAY_BY_HOST);
+    CHECK_EQ(rdt_way_choose(&uneven, 1000, &tuning), RDT_WAY_FLAT);
+    /* 63 messages of 100 ns against 6 stages of 1200 ns: more, but for a message of 200. */
+    CHECK_EQ(rdt_way_choose(&wide, 0, &tuning), RDT_WAY_GATHER);
+    CHECK_EQ(rdt_way_choose(&wide, 8, &tuning), RDT_WAY_GATHER);
+    tuning.net_message = 10;
+    CHECK_EQ(rdt_way_choose(&wide, 8, &tuning), RDT_WAY_FLAT);
+    CHECK_EQ(rdt_way_choose(&one, 1 << 30, &tuning), RDT_WAY_FLAT);
+}
+
+static void what_the_table_says_is_done_where_it_fits(void)
+{
+    rdt_tuning_t tuning = easy();
+    const rdt_grid_t grid = {4, 2, 2}, uneven = {5, 2, 0}, one = {4, 1, 4};
+
+    tuning.way = 1 + RDT_WAY_FLAT;
+    CHECK_EQ(rdt_way_choose(&grid, 1 << 20, &tuning), RDT_WAY_FLAT);
+    tuning.way = 1 + RDT_WAY_BY_HOST;
+    CHECK_EQ(rdt_way_choose(&grid, 8, &tuning), RDT_WAY_BY_HOST);
+    CHECK_EQ(rdt_way_choose(&uneven, 1 << 20, &tuning), RDT_WAY_FLAT);
+    tuning.way = 1 + RDT_WAY_GATHER;
+    CHECK_EQ(rdt_way_choose(&one, 1000, &tuning), RDT_WAY_GATHER);
+    CHECK_EQ(rdt_way_choose(&grid, tuning.chunk + 1, &tuning), RDT_WAY_FLAT);
+    tuning.way = 4;
+    CHECK_EQ(rdt_tuning_check(&tuning), RDT_BAD_ARG);
+    tuning.way = 0;
+    tuning.net_bandwidth = 0;
+    CHECK_EQ(rdt_tuning_check(&tuning), RDT_BAD_ARG);
+}
+
+int main(void)
+{
+    rails_join_the_same_places_of_hosts();
+    every_rail_has_the_hosts_in_the_same_order();
+    hosts_that_differ_in_ranks_are_not_alike();
+    costs_are_those_of_the_table();
+    the_cheapest_way_is_taken();
+    what_the_table_says_is_done_where_it_fits();
+    return 0;
+}
