@@ -33,7 +33,7 @@ typedef enum rdt_way {
 const char *rdt_way_name(rdt_way_t way);
 
 /* What the way can do for so many bytes: by_host wants several hosts with as many ranks each, two at
- * least; gather keeps all inputs, and sends them in one message a stage. */
+ * least; gather keeps all inputs, which must be small. */
 bool rdt_way_fits(rdt_way_t way, const rdt_grid_t *grid, uint64_t bytes,
                   const rdt_tuning_t *tuning);
 uint64_t rdt_way_cost_ns(rdt_way_t way, const rdt_grid_t *grid, uint64_t bytes,

@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "coll/stages.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "arena/arena.h"
+#include "base/error.h"
+#include "reduce/fpenv.h"
+
+#define LINE_BYTES 64u
+
+/* A part of a buffer, in elements. */
+typedef struct cut {
+    uint64_t first, count;
+} cut_t;
+
+/* Cuts begin on whole lines, so that two ranks never write one. */
+static cut_t cut_of(uint64_t count, uint32_t num, uint32_t i, size_t elem_bytes)
+{
+    const uint64_t unit = LINE_BYTES / elem_bytes;
+    const uint64_t each = (count + num - 1) / num;
+    const uint64_t full = (each + unit - 1) / unit * unit;
+    cut_t cut = {full * i < count ? full * i : count, full};
+
+    if (cut.count > count - cut.first) cut.count = count - cut.first;
+    return cut;
+}
+
+static cut_t own_cut(const rdt_stages_t *st)
+{
+    const rdt_members_t *host = &st->layout->host;
+
+    return cut_of(st->whole->count, host->num, host->me, rdt_dtype_bytes(st->whole->dtype));
+}
+
+/* The own cut of the own cut: where a rail reduces partial sums of another type. */
+static cut_t rail_cut(const rdt_stages_t *st, uint32_t i)
+{
+    return cut_of(own_cut(st).count, st->layout->rail.num, i, rdt_dtype_bytes(st->whole->dtype));
+}
+
+static uint8_t *output_at(const rdt_stages_t *st, uint64_t first)
+{
+    return (uint8_t *)st->whole->out + first * rdt_dtype_bytes(st->whole->dtype);
+}
+
+static rdt_dtype_t partial_dtype(const rdt_stages_t *st)
+{
+    return rdt_partial_dtype(st->whole->dtype, st->whole->op);
+}
+
+static bool has_partials(const rdt_stages_t *st)
+{
+    return st->way == RDT_WAY_BY_HOST && st->whole->coll == RDT_ALL_REDUCE &&
+           partial_dtype(st) != st->whole->dtype;
+}
+
+/* -- by_host -- */
+
+static void set_shard(rdt_stages_t *st, bool in, uint32_t i, uint8_t *at, uint64_t count)
+{
+    if (in) {
+        st->in_shards[i] = at;
+        st->in_counts[i] = count;
+        st->call.in_shards = st->in_shards;
+        st->call.in_counts = st->in_counts;
+    } else {
+        st->out_shards[i] = at;
+        st->out_counts[i] = count;
+        st->call.out_shards = st->out_shards;
+        st->call.out_counts = st->out_counts;
+    }
+}
+
+/* Every rank of the host reduces its cut of all their inputs, in place or into partial sums. */
+static void reduce_in_host(rdt_stages_t *st)
+{
+    const rdt_call_t *whole = st->whole;
+    const size_t bytes = rdt_dtype_bytes(whole->dtype);
+    const cut_t own = own_cut(st);
+
+    st->members = st->layout->host;
+    st->step = rdt_step_first(st->kernels, whole->dtype, whole->op, whole->factor);
+    st->call.coll = RDT_REDUCE_SCATTER;
+    st->call.count = own.count;
+    st->call.out = has_partials(st) ? st->scratch : output_at(st, own.first);
+    for (uint32_t i = 0; i < st->members.num; i++) {
+        const cut_t cut = cut_of(whole->count, st->members.num, i, bytes);
+
+        set_shard(st, true, i, (uint8_t *)(uintptr_t)whole->in + cut.first * bytes, cut.count);
+    }
+}
+
+static void reduce_on_rail(rdt_stages_t *st)
+{
+    const rdt_call_t *whole = st->whole;
+    const cut_t own = own_cut(st);
+
+    st->members = st->layout->rail;
+    st->step = rdt_step_last(st->kernels, whole->dtype, whole->op, st->layout->grid.world);
+    st->call.coll = RDT_ALL_REDUCE;
+    st->call.count = own.count;
+    st->call.in = st->call.out = output_at(st, own.first);
+    if (!has_partials(st)) return;
+    st->call.coll = RDT_REDUCE_SCATTER;
+    st->call.dtype = partial_dtype(st);
+    st->call.count = rail_cut(st, st->members.me).count;
+    st->call.out = output_at(st, own.first + rail_cut(st, st->members.me).first);
+    for (uint32_t i = 0; i < st->members.num; i++) {
+        const cut_t cut = rail_cut(st, i);
+
+        set_shard(st, true, i, st->scratch + cut.first * rdt_dtype_bytes(st->call.dtype),
+                  cut.count);
+    }
+}
+
+static void gather_on_rail(rdt_stages_t *st)
+{
+    const uint64_t base = own_cut(st).first;
+
+    st->members = st->layout->rail;
+    st->call.coll = RDT_ALL_GATHER;
+    for (uint32_t i = 0; i < st->members.num; i++) {
+        const cut_t cut = rail_cut(st, i);
+
+        set_shard(st, false, i, output_at(st, base + cut.first), cut.count);
+    }
+}
+
+static void gather_in_host(rdt_stages_t *st)
+{
+    const rdt_call_t *whole = st->whole;
+
+    st->members = st->layout->host;
+    st->call.coll = RDT_ALL_GATHER;
+    for (uint32_t i = 0; i < st->members.num; i++) {
+        const cut_t cut = cut_of(whole->count, st->members.num, i, rdt_dtype_bytes(whole->dtype));
+
+        set_shard(st, false, i, output_at(st, cut.first), cut.count);
+    }
+}
+
+/* What an all_gather gives is this rank's own piece of the output. */
+static void give_own_piece(rdt_stages_t *st)
+{
+    st->call.in = st->out_shards[st->members.me];
+    st->call.count = st->out_counts[st->members.me];
+}
+
+static void set_by_host(rdt_stages_t *st)
+{
+    const bool last = st->at + 1 == st->num;
+
+    if (st->whole->coll == RDT_BARRIER) {
+        st->members = last ? st->layout->rail : st->layout->host;
+    } else if (st->at == 0) {
+        reduce_in_host(st);
+    } else if (st->at == 1) {
+        reduce_on_rail(st);
+    } else if (last) {
+        gather_in_host(st);
+        give_own_piece(st);
+    } else {
+        gather_on_rail(st);
+        give_own_piece(st);
+    }
+}
+
+/* -- gather -- */
+
+/* Blocks of scratch are the inputs of this rank, of the next one, and so on around. */
+static void set_gather(rdt_stages_t *st)
+{
+    const rdt_members_t *all = &st->layout->all;
+    const uint32_t have = 1u << st->at, more = all->num - have < have ? all->num - have : have;
+    const uint64_t bytes = st->whole->count * rdt_dtype_bytes(st->whole->dtype);
+    uint32_t from = 2; /* its index among the members: this rank, who gets, who gives */
+
+    st->neighbours[0] = all->me;
+    st->neighbours[1] = (all->me + all->num - have) % all->num;
+    st->neighbours[2] = (all->me + have) % all->num;
+    if (st->neighbours[2] == st->neighbours[1]) from = 1;
+    st->members = (rdt_members_t){st->neighbours, from + 1, 0};
+    if (st->whole->coll == RDT_BARRIER) return;
+    st->call.coll = RDT_ALL_TO_ALL;
+    for (uint32_t i = 0; i <= from; i++) {
+        set_shard(st, true, i, st->scratch, i == 1 ? more * st->whole->count : 0);
+        set_shard(st, false, i, st->scratch + have * bytes,
+                  i == from ? more * st->whole->count : 0);
+    }
+}
+
+/* All inputs are here: in_shards is free for their addresses, by rank. */
+static void reduce_gathered(rdt_stages_t *st)
+{
+    const rdt_members_t *all = &st->layout->all;
+    const rdt_call_t *whole = st->whole;
+    const uint64_t bytes = whole->count * rdt_dtype_bytes(whole->dtype);
+    const uint64_t mode = rdt_fp_get();
+
+    for (uint32_t r = 0; r < all->num; r++)
+        st->in_shards[r] = st->scratch + (r + all->num - all->me) % all->num * bytes;
+    rdt_fp_set(RDT_FP_DEFAULT);
+    rdt_step_reduce(&st->step, whole->out, st->in_shards, all->num, whole->count);
+    rdt_fp_set(mode);
+}
+
+/* -- all ways -- */
+
+static uint32_t num_stages(const rdt_stages_t *st)
+{
+    uint32_t num = 0;
+
+    if (st->way == RDT_WAY_FLAT) return 1;
+    if (st->way == RDT_WAY_BY_HOST)
+        return st->whole->coll == RDT_BARRIER ? 2 : 3 + has_partials(st);
+    while ((1u << num) < st->layout->all.num)
+        num++;
+    return num;
+}
+
+static void set_stage(rdt_stages_t *st)
+{
+    const rdt_call_t *whole = st->whole;
+
+    st->call = *whole;
+    st->step = rdt_step_only(st->kernels, whole->dtype, whole->op, whole->factor);
+    if (st->way == RDT_WAY_FLAT)
+        st->members = st->layout->all;
+    else if (st->way == RDT_WAY_BY_HOST)
+        set_by_host(st);
+    else
+        set_gather(st);
+}
+
+static size_t needed_bytes(const rdt_stages_t *st)
+{
+    if (has_partials(st)) return own_cut(st).count * rdt_dtype_bytes(partial_dtype(st));
+    if (st->way == RDT_WAY_GATHER)
+        return st->layout->all.num * st->whole->count * rdt_dtype_bytes(st->whole->dtype);
+    return 0;
+}
+
+static void drop_scratch(rdt_stages_t *st)
+{
+    if (st->scratch != NULL && !rdt_arena_free(st->scratch)) free(st->scratch);
+    st->scratch = NULL;
+    st->scratch_bytes = 0;
+}
+
+/* In the arena if there is one, where devices and peers can reach it. */
+static rdt_status_t take_scratch(rdt_stages_t *st, size_t bytes)
+{
+    if (bytes <= st->scratch_bytes) return RDT_OK;
+    drop_scratch(st);
+    st->scratch = rdt_arena_alloc(bytes);
+    if (st->scratch == NULL)
+        st->scratch = aligned_alloc(LINE_BYTES, (bytes + LINE_BYTES - 1) / LINE_BYTES * LINE_BYTES);
+    if (st->scratch == NULL)
+        return rdt_fail(RDT_NO_MEMORY,
+                        "%s: out of memory for %zu bytes of partial results; "
+                        "RDMATRAIN_TUNING=way=flat needs none",
+                        rdt_coll_name(st->whole->coll), bytes);
+    st->scratch_bytes = bytes;
+    return RDT_OK;
+}
+
+rdt_status_t rdt_stages_begin(rdt_stages_t *st, const rdt_call_t *whole)
+{
+    const uint64_t bytes = whole->count * rdt_dtype_bytes(whole->dtype);
+    const bool is_staged = whole->coll == RDT_ALL_REDUCE || whole->coll == RDT_BARRIER;
+    rdt_status_t status;
+
+    st->whole = whole;
+    st->way = is_staged ? rdt_way_choose(&st->layout->grid, bytes, st->tuning) : RDT_WAY_FLAT;
+    st->num = num_stages(st);
+    st->at = 0;
+    status = take_scratch(st, needed_bytes(st));
+    if (status != RDT_OK) return status;
+    if (st->way == RDT_WAY_GATHER && bytes > 0) memcpy(st->scratch, whole->in, bytes);
+    set_stage(st);
+    return RDT_OK;
+}
+
+bool rdt_stages_next(rdt_stages_t *st)
+{
+    if (++st->at < st->num) {
+        set_stage(st);
+        return true;
+    }
+    if (st->way == RDT_WAY_GATHER && st->whole->count > 0) reduce_gathered(st);
+    return false;
+}
+
+rdt_status_t rdt_stages_open(const rdt_layout_t *layout, const rdt_kernels_t *kernels,
+                             const rdt_tuning_t *tuning, rdt_stages_t *stages_p)
+{
+    const size_t world = layout->grid.world;
+    void *arrays = malloc(world * 4 * sizeof(uint64_t));
+
+    if (arrays == NULL) return rdt_fail(RDT_NO_MEMORY, "stages of %zu ranks: out of memory", world);
+    *stages_p = (rdt_stages_t){.layout = layout, .kernels = kernels, .tuning = tuning};
+    stages_p->in_shards = arrays;
+    stages_p->out_shards = (void **)arrays + world;
+    stages_p->in_counts = (uint64_t *)arrays + 2 * world;
+    stages_p->out_counts = (uint64_t *)arrays + 3 * world;
+    return RDT_OK;
+}
+
+void rdt_stages_close(rdt_stages_t *st)
+{
+    drop_scratch(st);
+    free(st->in_shards);
+    st->in_shards = NULL;
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A collective is one plan over all ranks, or several stages, each a plan over some of them. No
+ * transport: where buffers lie, and who takes part.
+ *
+ *   flat      1 stage: the call itself, by all ranks.
+ *   by_host   all_reduce in the host by shards; of its shard among the ranks with the same place on
+ *             each host (a rail); all_gather in the host. Sums are made by rank in each host, and then
+ *             over the hosts in the order of their first ranks.
+ *   gather    log2 N stages: in stage k a rank passes the first 2^k inputs that it has to the rank 2^k
+ *             before it, and has twice as many then; after the last one it reduces all N in the order
+ *             of the ranks, as a single stage would. For any N (Bruck's all-gather).
+ *
+ * What by_host adds up in a host is, for types that are accumulated in a wider one, a partial sum in
+ * that one (reduce/partial.h): the rail is then a reduce_scatter of these and an all_gather of results.
+ * A barrier goes through the same stages without data, but for the last of by_host, which nobody needs.
+ *
+ * A message is taken for the stage that it was sent in: each pair of ranks exchanges a number of
+ * messages in each stage that both know, on a lane that is FIFO. Any two ranks that differ in their
+ * calls are found, if not by each other, then by ranks between them.
+ */
+#ifndef RDT_COLL_STAGES_H
+#define RDT_COLL_STAGES_H
+
+#include "coll/cost.h"
+#include "coll/layout.h"
+#include "rdmatrain/coll.h"
+#include "reduce/partial.h"
+
+typedef struct rdt_stages {
+    const rdt_layout_t *layout;
+    const rdt_kernels_t *kernels;
+    const rdt_tuning_t *tuning;
+    /* of the active collective */
+    const rdt_call_t *whole;
+    rdt_way_t way;
+    uint32_t num, at; /* stages, and the current one */
+    /* the current stage: a call of its members, whose shards are by their order */
+    rdt_call_t call;
+    rdt_members_t members;
+    rdt_step_t
+        step; /* from the inputs' type to the output's, which are the same unless it reduces */
+    /* owned */
+    uint8_t *scratch;
+    size_t scratch_bytes;
+    const void **in_shards; /* these four: world entries each */
+    void **out_shards;
+    uint64_t *in_counts, *out_counts;
+    uint32_t neighbours[3]; /* members of a stage of gather */
+} rdt_stages_t;
+
+/* Borrows all three. NO_MEMORY. */
+rdt_status_t rdt_stages_open(const rdt_layout_t *layout, const rdt_kernels_t *kernels,
+                             const rdt_tuning_t *tuning, rdt_stages_t *stages_p);
+void rdt_stages_close(rdt_stages_t *stages);
+/* The first stage of the call, which must stay until the last one is over. NO_MEMORY. */
+rdt_status_t rdt_stages_begin(rdt_stages_t *stages, const rdt_call_t *whole);
+/* The stage is over: on to the next one. False when it was the last, and the call is done. */
+bool rdt_stages_next(rdt_stages_t *stages);
+
+#endif

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Plays every stage of an all_reduce and of a barrier by plain copies, for many groups and sizes, and
+ * compares the end with sums made host by host. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "coll/stages.h"
+#include "reduce/half.h"
+
+#define MAX_WORLD 24
+#define MAX_COUNT 1000
+
+static rdt_kernels_t kernels;
+static rdt_tuning_t tuning;
+static rdt_layout_t layouts[MAX_WORLD];
+static rdt_stages_t stages[MAX_WORLD];
+static rdt_call_t calls[MAX_WORLD];
+static uint32_t hosts[MAX_WORLD], world;
+static float in[MAX_WORLD][MAX_COUNT], out[MAX_WORLD][MAX_COUNT], moved[MAX_WORLD][MAX_COUNT];
+static uint32_t known[MAX_WORLD]; /* of whom a rank has heard, by way of others too */
+
+static void open_group(uint32_t num_hosts, uint32_t per_host, rdt_way_t way)
+{
+    world = num_hosts * per_host;
+    tuning = rdt_tuning_default(world);
+    tuning.way = 1 + way;
+    for (uint32_t r = 0; r < world; r++)
+        hosts[r] = r % num_hosts; /* hosts take turns */
+    for (uint32_t r = 0; r < world; r++) {
+        CHECK_EQ(rdt_layout_make(hosts, world, r, &layouts[r]), RDT_OK);
+        CHECK_EQ(rdt_stages_open(&layouts[r], &kernels, &tuning, &stages[r]), RDT_OK);
+        known[r] = 1u << r;
+    }
+}
+
+static void close_group(void)
+{
+    for (uint32_t r = 0; r < world; r++) {
+        rdt_stages_close(&stages[r]);
+        rdt_layout_free(&layouts[r]);
+    }
+}
+
+static const rdt_stages_t *member(uint32_t r, uint32_t m)
+{
+    return &stages[stages[r].members.ranks[m]];
+}
+
+/* Which member of the peer's stage a rank is. */
+static uint32_t index_of(const rdt_stages_t *peer, uint32_t rank)
+{
+    for (uint32_t m = 0; m < peer->members.num; m++)
+        if (peer->members.ranks[m] == rank) return m;
+    CHECK(false, "rank %u counts on a rank that does not know of it", rank);
+    return 0;
+}
+
+/* What rank r has at the end of the stage, before anybody writes what others still read. */
+static void play_reduction(uint32_t r)
+{
+    const rdt_stages_t *st = &stages[r];
+    const void *src[MAX_WORLD];
+
+    for (uint32_t m = 0; m < st->members.num; m++) {
+        const rdt_call_t *call = &member(r, m)->call;
+
+        src[m] = call->in_shards != NULL ? call->in_shards[st->members.me] : call->in;
+        if (call->in_counts != NULL) CHECK_EQ(call->in_counts[st->members.me], st->call.count);
+    }
+    rdt_step_reduce(&st->step, moved[r], src, st->members.num, st->call.count);
+}
+
+static void play_gather(uint32_t r)
+{
+    const rdt_stages_t *st = &stages[r];
+
+    for (uint32_t m = 0; m < st->members.num; m++) {
+        const rdt_call_t *call = &member(r, m)->call;
+
+        CHECK_EQ(call->count, st->call.out_counts[m]);
+        memmove(st->call.out_shards[m], call->in, call->count * rdt_dtype_bytes(call->dtype));
+    }
+}
+
+static void play_exchange(uint32_t r)
+{
+    const rdt_stages_t *st = &stages[r];
+
+    for (uint32_t m = 1; m < st->members.num; m++) {
+        const rdt_stages_t *peer = member(r, m);
+        uint32_t me = index_of(peer, r);
+
+        CHECK_EQ(peer->call.in_counts[me], st->call.out_counts[m]);
+        memcpy(st->call.out_shards[m], peer->call.in_shards[me],
+               st->call.out_counts[m] * rdt_dtype_bytes(st->call.dtype));
+    }
+}
+
+static void play_stage(void)
+{
+    uint32_t heard[MAX_WORLD];
+
+    for (uint32_t r = 0; r < world; r++) {
+        const rdt_stages_t *st = &stages[r];
+
+        heard[r] = known[r];
+        for (uint32_t m = 0; m < st->members.num; m++) {
+            index_of(member(r, m), r);
+            heard[r] |= known[st->members.ranks[m]];
+        }
+        if (st->call.coll == RDT_REDUCE_SCATTER || st->call.coll == RDT_ALL_REDUCE)
+            play_reduction(r);
+        if (st->call.coll == RDT_ALL_GATHER) play_gather(r);
+        if (st->call.coll == RDT_ALL_TO_ALL) play_exchange(r);
+    }
+    for (uint32_t r = 0; r < world; r++) {
+        const rdt_stages_t *st = &stages[r];
+
+        known[r] = heard[r];
+        if (st->call.coll == RDT_REDUCE_SCATTER || st->call.coll == RDT_ALL_REDUCE)
+            memcpy(st->call.out, moved[r], st->call.count * rdt_dtype_bytes(st->step.to));
+    }
+}
+
+/* Number of stages. */
+static uint32_t play(const rdt_call_t *call, void *ins, void *outs, size_t stride)
+{
+    uint32_t num = 0;
+    bool more;
+
+    for (uint32_t r = 0; r < world; r++) {
+        calls[r] = *call;
+        calls[r].in = (char *)ins + r * stride;
+        calls[r].out = (char *)outs + r * stride;
+        CHECK_EQ(rdt_stages_begin(&stages[r], &calls[r]), RDT_OK);
+    }
+    do {
+        play_stage();
+        num++;
+        more = rdt_stages_next(&stages[0]);
+        for (uint32_t r = 1; r < world; r++)
+            CHECK_EQ(rdt_stages_next(&stages[r]), more);
+    } while (more);
+    return num;
+}
+
+/* Large numbers that cancel around small ones, so that the order of a sum shows. */
+static float number(uint32_t rank, uint64_t i)
+{
+    static const float pattern[] = {1e8F, -1e8F, 1, 3, 0.25F};
+
+    return pattern[(rank + i) % 5] * (float)(1 + i % 3);
+}
+
+static float sum_by_host(uint32_t num_hosts, uint64_t i)
+{
+    float sum = 0;
+
+    for (uint32_t h = 0; h < num_hosts; h++) {
+        float part = 0;
+
+        for (uint32_t r = h; r < world; r += num_hosts)
+            part = r == h ? number(r, i) : part + number(r, i);
+        sum = h == 0 ? part : sum + part;
+    }
+    return sum;
+}
+
+static float sum_by_rank(uint64_t i)
+{
+    float sum = number(0, i);
+
+    for (uint32_t r = 1; r < world; r++)
+        sum += number(r, i);
+    return sum;
+}
+
+static void float_sums(uint32_t num_hosts, uint32_t per_host, rdt_way_t way, uint64_t count)
+{
+    rdt_call_t call = {.coll = RDT_ALL_REDUCE, .dtype = RDT_F32, .op = RDT_SUM, .count = count};
+
+    open_group(num_hosts, per_host, way);
+    for (int in_place = 0; in_place < 2; in_place++) {
+        for (uint32_t r = 0; r < world; r++)
+            for (uint64_t i = 0; i < count; i++)
+                (in_place ? out : in)[r][i] = number(r, i);
+        play(&call, in_place ? out : in, out, sizeof(out[0]));
+        for (uint32_t r = 0; r < world; r++)
+            for (uint64_t i = 0; i < count; i++) {
+                float want = way == RDT_WAY_BY_HOST ? sum_by_host(num_hosts, i) : sum_by_rank(i);
+
+                CHECK(out[r][i] == want,
+                      "%u x %u, %s: element %llu of %llu of rank %u is %g, not %g", num_hosts,
+                      per_host, rdt_way_name(way), (unsigned long long)i, (unsigned long long)count,
+                      r, (double)out[r][i], (double)want);
+            }
+    }
+    close_group();
+}
+
+/* Small integers are exact; the average is one of halves. */
+static void half_averages(uint32_t num_hosts, uint32_t per_host, uint64_t count)
+{
+    rdt_call_t call = {.coll = RDT_ALL_REDUCE, .dtype = RDT_BF16, .op = RDT_AVG, .count = count};
+    uint16_t *ins = (uint16_t *)in, *outs = (uint16_t *)out;
+
+    open_group(num_hosts, per_host, RDT_WAY_BY_HOST);
+    for (uint32_t r = 0; r < world; r++)
+        for (uint64_t i = 0; i < count; i++)
+            ins[r * 2 * MAX_COUNT + i] = rdt_f32_to_bf16((float)((r * 7 + i * 3) % 11));
+    CHECK_EQ(play(&call, in, out, sizeof(in[0])), 4);
+    for (uint32_t r = 0; r < world; r++)
+        for (uint64_t i = 0; i < count; i++) {
+            float sum = 0;
+
+            for (uint32_t k = 0; k < world; k++)
+                sum += (float)((k * 7 + i * 3) % 11);
+            CHECK_EQ(outs[r * 2 * MAX_COUNT + i], rdt_f32_to_bf16(sum / (float)world));
+        }
+    close_group();
+}
+
+static void barriers(uint32_t num_hosts, uint32_t per_host, rdt_way_t way)
+{
+    rdt_call_t call = {.coll = RDT_BARRIER, .dtype = RDT_U8};
+    uint32_t log = 0;
+
+    open_group(num_hosts, per_host, way);
+    while ((1u << log) < world)
+        log++;
+    CHECK_EQ(play(&call, in, out, sizeof(in[0])), way == RDT_WAY_BY_HOST ? 2 : log);
+    for (uint32_t r = 0; r < world; r++)
+        CHECK(known[r] == (1u << world) - 1, "rank %u of %u knows of %#x", r, world, known[r]);
+    close_group();
+}
+
+static void other_collectives_are_one_stage_of_all(void)
+{
+    rdt_call_t call = {.coll = RDT_BROADCAST, .dtype = RDT_F32, .count = 100, .peer = 2};
+
+    open_group(2, 2, RDT_WAY_BY_HOST);
+    for (uint32_t r = 0; r < world; r++) {
+        CHECK_EQ(rdt_stages_begin(&stages[r], &call), RDT_OK);
+        CHECK_EQ(stages[r].members.num, 4);
+        CHECK_EQ(stages[r].call.coll, RDT_BROADCAST);
+        CHECK_EQ(rdt_stages_next(&stages[r]), false);
+    }
+    close_group();
+}
+
+int main(void)
+{
+    static const uint64_t counts[] = {0, 1, 15, 16, 17, 64, 65, 333, MAX_COUNT};
+
+    rdt_kernels_get(rdt_reduce_best_isa(), &kernels);
+    for (uint32_t h = 2; h <= 5; h++)
+        for (uint32_t l = 2; h * l <= MAX_WORLD && l <= 4; l++) {
+            for (size_t c = 0; c < sizeof(counts) / sizeof(counts[0]); c++) {
+                float_sums(h, l, RDT_WAY_BY_HOST, counts[c]);
+                half_averages(h, l, counts[c]);
+            }
+            barriers(h, l, RDT_WAY_BY_HOST);
+        }
+    for (uint32_t n = 3; n <= MAX_WORLD; n++) {
+        for (size_t c = 0; c < sizeof(counts) / sizeof(counts[0]); c++)
+            float_sums(n, 1, RDT_WAY_GATHER, counts[c]);
+        barriers(n, 1, RDT_WAY_GATHER);
+    }
+    other_collectives_are_one_stage_of_all();
+    return 0;
+}
