@@ -98,19 +98,20 @@ static rdt_comm_t *comm_of(CommObject *self)
 
 static PyObject *comm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"rank", "world", "token", "spin_ns", "tuning", NULL};
+    static char *keywords[] = {"rank", "world", "token", "spin_ns", "tuning", "hosts", NULL};
     rdt_comm_cfg_t cfg = {0};
     const char *token;
     Py_ssize_t token_len;
     unsigned long long spin_ns = 0;
-    PyObject *changes = NULL;
+    PyObject *changes = NULL, *hosts = NULL;
     rdt_tuning_t tuning;
+    uint32_t *host_numbers;
     CommObject *self;
     rdt_status_t st;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&y#|KO", keywords, rdt_core_to_u32,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&y#|KOO", keywords, rdt_core_to_u32,
                                      &cfg.rank, rdt_core_to_u32, &cfg.world, &token, &token_len,
-                                     &spin_ns, &changes))
+                                     &spin_ns, &changes, &hosts))
         return NULL;
     if (token_len != RDT_COMM_TOKEN_BYTES)
         return PyErr_Format(PyExc_ValueError, "token must have %d bytes", RDT_COMM_TOKEN_BYTES);
@@ -119,11 +120,17 @@ static PyObject *comm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     tuning = rdt_tuning_default(cfg.world);
     if (!rdt_core_tune(&tuning, changes)) return NULL;
     cfg.tuning = &tuning;
+    if (!rdt_core_to_hosts(hosts, cfg.world, &host_numbers)) return NULL;
+    cfg.hosts = host_numbers;
     self = (CommObject *)type->tp_alloc(type, 0);
-    if (self == NULL) return NULL;
+    if (self == NULL) {
+        PyMem_Free(host_numbers);
+        return NULL;
+    }
     self->rank = cfg.rank;
     self->world = cfg.world;
     st = rdt_comm_open(&cfg, &self->comm);
+    PyMem_Free(host_numbers);
     if (st == RDT_OK) {
         self->number = rdt_comm_number(self->comm);
         return (PyObject *)self;
@@ -399,9 +406,11 @@ static PyTypeObject CommType = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "rdmatrain._core.Comm",
     .tp_basicsize = sizeof(CommObject),
     .tp_flags = Py_TPFLAGS_DEFAULT,
-    .tp_doc =
-        "Comm(rank, world, token, spin_ns=0, tuning=None)\n--\n\nA rank's end of a group. tuning: "
-        "changes to the default table, see TUNING.",
+    .tp_doc = "Comm(rank, world, token, spin_ns=0, tuning=None, hosts=None)\n--\n\nA rank's end of "
+              "a group. "
+              "tuning: changes to the default table, see TUNING. hosts: a number for the host of "
+              "each rank, "
+              "None when all are on one.",
     .tp_new = comm_new,
     .tp_dealloc = (destructor)comm_dealloc,
     .tp_methods = comm_methods,
@@ -485,7 +494,8 @@ static PyMethodDef core_functions[] = {
      "default_tuning(world, /)\n--\n\nThe tuning table for a group of world ranks, by name."},
     {"all_reduce_ways", rdt_core_all_reduce_ways, METH_VARARGS,
      "all_reduce_ways(world, hosts, nbytes, changes, /)\n--\n\nEach way of an all_reduce of ranks "
-     "that are spread evenly over hosts: its name, its cost in ns (None where it does not fit), and "
+     "that are spread evenly over hosts: its name, its cost in ns (None where it does not fit), "
+     "and "
      "whether it is the one that is taken."},
     {NULL, NULL, 0, NULL}};
 

@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "bind/core_call.h"
 #include "rdmatrain/coll.h"
 
 #define FIELD(name, text) {#name, text, offsetof(rdt_tuning_t, name)},
@@ -133,4 +134,40 @@ PyObject *rdt_core_all_reduce_ways(PyObject *Py_UNUSED(module), PyObject *args)
             PyTuple_SET_ITEM(tuple, i, item);
     }
     return tuple;
+}
+
+static bool take_hosts(PyObject *hosts, uint32_t world, uint32_t *to)
+{
+    for (uint32_t r = 0; r < world; r++) {
+        PyObject *item = PySequence_GetItem(hosts, r);
+        bool is_number = item != NULL && rdt_core_to_u32(item, &to[r]);
+
+        Py_XDECREF(item);
+        if (!is_number) return false;
+    }
+    return true;
+}
+
+bool rdt_core_to_hosts(PyObject *hosts, uint32_t world, uint32_t **hosts_p)
+{
+    uint32_t *numbers;
+
+    *hosts_p = NULL;
+    if (hosts == NULL || hosts == Py_None) return true;
+    if (PySequence_Size(hosts) != (Py_ssize_t)world) {
+        if (!PyErr_Occurred())
+            PyErr_Format(PyExc_ValueError, "hosts must have one entry for each of %u ranks", world);
+        return false;
+    }
+    numbers = PyMem_Calloc(world > 0 ? world : 1, sizeof(*numbers));
+    if (numbers == NULL) {
+        PyErr_NoMemory();
+        return false;
+    }
+    if (!take_hosts(hosts, world, numbers)) {
+        PyMem_Free(numbers);
+        return false;
+    }
+    *hosts_p = numbers;
+    return true;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The tuning table as Python sees it: dicts from name to value. */
+/* The tuning table as Python sees it, dicts from name to value; and the hosts of ranks. */
 #ifndef RDT_BIND_CORE_TUNING_H
 #define RDT_BIND_CORE_TUNING_H
 
@@ -17,5 +17,8 @@ PyObject *rdt_core_check_tuning(PyObject *module, PyObject *changes);
 PyObject *rdt_core_default_tuning(PyObject *module, PyObject *world);
 /* What each way of an all_reduce on several hosts costs, and which one is taken. */
 PyObject *rdt_core_all_reduce_ways(PyObject *module, PyObject *args);
+/* hosts_p gets the number of each rank's host, to be freed by PyMem_Free, or NULL for None. False with
+ * an exception set. */
+bool rdt_core_to_hosts(PyObject *hosts, uint32_t world, uint32_t **hosts_p);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Runs the plan of the active collective over whatever transports join the ranks.
+/* Runs the stages of the active collective, each a plan, over whatever transports join the ranks.
  *
  * Each step has three phases: send what is ready and has a slot, place what has arrived, reduce what
  * has arrived from everyone. A chunk to be reduced stays in its slot until the same chunk of all the
@@ -15,16 +15,16 @@
 #include "coll/place.h"
 #include "coll/recorder.h"
 
-static void begin_peer(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank)
+static void begin_peer(rdt_comm_t *comm, uint32_t m)
 {
-    rdt_peer_state_t *peer = &comm->peers[rank];
+    rdt_peer_state_t *peer = rdt_peer_at(comm, m);
 
-    rdt_place_begin_st(comm, work, rank);
+    rdt_place_begin_st(comm, m);
     for (int s = 0; s < RDT_NUM_STREAMS; s++) {
         peer->tx_next[s] = peer->rx_next[s] = 0;
-        peer->tx_total[s] = rdt_plan_num_chunks(&comm->plan, comm->cfg.rank, rank, s) +
+        peer->tx_total[s] = rdt_plan_num_chunks(&comm->plan, rdt_me(comm), m, s) +
                             rdt_place_lead(peer->tx_placed, s);
-        peer->rx_total[s] = rdt_plan_num_chunks(&comm->plan, rank, comm->cfg.rank, s) +
+        peer->rx_total[s] = rdt_plan_num_chunks(&comm->plan, m, rdt_me(comm), s) +
                             rdt_place_lead(peer->rx_placed, s);
     }
     /* What is exposed goes in no message: one says where it is, and one comes back when the peer is
@@ -42,9 +42,9 @@ static void begin_peer(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank)
 }
 
 /* What an exchange leaves on the rank goes to its place; with one rank that is all there is to do. */
-static void place_own(rdt_comm_t *comm, const rdt_work_t *work)
+static void place_own(rdt_comm_t *comm)
 {
-    uint32_t rank = comm->cfg.rank;
+    uint32_t me = rdt_me(comm);
     rdt_piece_t from, to;
     const uint8_t *source;
     uint8_t *target;
@@ -52,12 +52,12 @@ static void place_own(rdt_comm_t *comm, const rdt_work_t *work)
 
     comm->placed = true;
     if (comm->plan.algo != RDT_ALGO_EXCHANGE) return;
-    from = rdt_plan_exchange_source(&comm->plan, rank, rank);
-    to = rdt_plan_exchange_target(&comm->plan, rank, rank);
+    from = rdt_plan_exchange_source(&comm->plan, me, me);
+    to = rdt_plan_exchange_target(&comm->plan, me, me);
     if (from.count == 0) return;
-    source = rdt_input_at(work, &from);
-    target = rdt_output_at(work, &to);
-    len = from.count * rdt_elem_bytes(work);
+    source = rdt_input_at(comm, &from);
+    target = rdt_output_at(comm, &to);
+    len = from.count * comm->in_bytes;
     if (target == source) return;
     if (comm->bypasses)
         rdt_copy(target, source, len, true);
@@ -65,81 +65,105 @@ static void place_own(rdt_comm_t *comm, const rdt_work_t *work)
         memcpy(target, source, len);
 }
 
-static void begin(rdt_comm_t *comm, rdt_work_t *work)
+static void begin_stage(rdt_comm_t *comm)
 {
-    comm->plan = rdt_plan_make(&work->call, comm->cfg.rank, comm->cfg.world,
-                               (uint32_t)rdt_elem_bytes(work), &comm->tuning);
+    comm->in_bytes = rdt_dtype_bytes(comm->stages.step.from);
+    comm->out_bytes = rdt_dtype_bytes(comm->stages.step.to);
+    comm->plan = rdt_plan_make(rdt_stage_call(comm), rdt_me(comm), rdt_num_members(comm),
+                               (uint32_t)comm->in_bytes, &comm->tuning);
     comm->reduced = comm->ready = comm->num_held = 0;
     comm->num_reduced = rdt_plan_num_reduced(&comm->plan);
-    comm->bypasses =
-        rdt_plan_num_written(&comm->plan) * rdt_elem_bytes(work) >= comm->tuning.bypass;
-    rdt_direct_begin_st(comm, work);
-    for (uint32_t r = 0; r < comm->cfg.world; r++)
-        if (r != comm->cfg.rank) begin_peer(comm, work, r);
-    comm->active = true;
+    comm->bypasses = rdt_plan_num_written(&comm->plan) * comm->out_bytes >= comm->tuning.bypass;
+    rdt_direct_begin_st(comm);
+    for (uint32_t m = 0; m < rdt_num_members(comm); m++)
+        if (m != rdt_me(comm)) begin_peer(comm, m);
     comm->placed = false;
-    rdt_record_started_st(work);
 }
 
-static void lost(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank)
+/* False after latching an error. */
+static bool begin(rdt_comm_t *comm, const rdt_work_t *work)
+{
+    rdt_status_t st = rdt_stages_begin(&comm->stages, &work->call);
+
+    if (st != RDT_OK) {
+        rdt_comm_latch(comm, st, "rank %u: %s", comm->cfg.rank, rdt_last_error());
+        return false;
+    }
+    begin_stage(comm);
+    comm->active = true;
+    rdt_record_started_st(work);
+    return true;
+}
+
+static void lost(rdt_comm_t *comm, const rdt_work_t *work, uint32_t m)
 {
     char call[RDT_CALL_TEXT_BYTES], doing[RDT_CALL_TEXT_BYTES + 32];
 
     rdt_describe_work(work, call);
     snprintf(doing, sizeof(doing), "%s #%llu", call, (unsigned long long)work->seq);
-    rdt_comm_lost_st(comm, rank, doing);
+    rdt_comm_lost_st(comm, rdt_rank_of(comm, m), doing);
 }
 
 /* Instead of data the stream carries one empty message: where the input lies, or that this rank is
  * done with the peer's memory. */
-static bool sends_notice(const rdt_comm_t *comm, uint32_t rank, rdt_stream_t s)
+static bool sends_notice(const rdt_comm_t *comm, uint32_t m, rdt_stream_t s)
 {
-    const rdt_peer_state_t *peer = &comm->peers[rank];
+    const rdt_peer_state_t *peer = rdt_peer_at(comm, m);
 
     if (s == RDT_STREAM_INPUT) return peer->exposed_at != 0;
     return peer->in_at != NULL || peer->out_at != NULL;
 }
 
 /* How many messages of the stream may be sent by now. */
-static uint32_t sendable(const rdt_comm_t *comm, uint32_t rank, rdt_stream_t s)
+static uint32_t sendable(const rdt_comm_t *comm, uint32_t m, rdt_stream_t s)
 {
-    const rdt_peer_state_t *peer = &comm->peers[rank];
+    const rdt_peer_state_t *peer = rdt_peer_at(comm, m);
     uint32_t ready = comm->ready;
 
     if (rdt_place_waits(peer, s)) return rdt_place_lead(peer->tx_placed, s);
     if (s == RDT_STREAM_INPUT) return peer->tx_total[s];
-    if (sends_notice(comm, rank, s)) ready = peer->direct_done;
+    if (sends_notice(comm, m, s)) ready = peer->direct_done;
     return ready < peer->tx_total[s] ? ready : peer->tx_total[s];
 }
 
 /* The data of message i, and its length. A refusal carries its reason instead. */
-static const void *message_data(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
+static const void *message_data(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t m,
                                 rdt_stream_t s, uint32_t i, uint32_t *len_p)
 {
-    uint32_t lead = rdt_place_lead(comm->peers[rank].tx_placed, s);
+    uint32_t lead = rdt_place_lead(rdt_peer_at(comm, m)->tx_placed, s);
     rdt_piece_t p;
 
     *len_p = 0;
-    if (sends_notice(comm, rank, s) || i < lead) return NULL;
+    if (sends_notice(comm, m, s) || i < lead) return NULL;
     if (work->refusal != NULL) {
         *len_p = (uint32_t)strnlen(work->refusal, comm->tuning.chunk);
         return work->refusal;
     }
-    p = rdt_plan_source(&comm->plan, comm->cfg.rank, rank, s, i - lead);
-    *len_p = (uint32_t)(p.count * rdt_elem_bytes(work));
+    p = rdt_plan_source(&comm->plan, rdt_me(comm), m, s, i - lead);
+    *len_p =
+        (uint32_t)(p.count * comm->in_bytes); /* as many as out_bytes but for what is reduced */
     if (p.count == 0) return NULL;
-    return s == RDT_STREAM_INPUT ? rdt_input_at(work, &p) : rdt_output_at(work, &p);
+    return s == RDT_STREAM_INPUT ? rdt_input_at(comm, &p) : rdt_output_at(comm, &p);
+}
+
+/* Says the whole call, which ranks have in common, and not what the stage makes of it. */
+static rdt_hdr_t stage_hdr(const rdt_comm_t *comm, const rdt_work_t *work, rdt_kind_t kind)
+{
+    rdt_hdr_t hdr = rdt_call_hdr(work, kind);
+
+    if (comm->stages.num > 1) hdr.stage = comm->stages.at;
+    return hdr;
 }
 
 /* Elements that go from this rank to the peer, and the other way, where sizes are per pair. */
 static uint64_t given(const rdt_comm_t *comm, uint32_t to)
 {
-    return rdt_plan_count(&comm->plan, comm->cfg.rank, to, RDT_STREAM_INPUT);
+    return rdt_plan_count(&comm->plan, rdt_me(comm), to, RDT_STREAM_INPUT);
 }
 
 static uint64_t taken(const rdt_comm_t *comm, uint32_t from)
 {
-    return rdt_plan_count(&comm->plan, from, comm->cfg.rank, RDT_STREAM_INPUT);
+    return rdt_plan_count(&comm->plan, from, rdt_me(comm), RDT_STREAM_INPUT);
 }
 
 /* Each of the two can then see what is wrong, not only the one that takes it. */
@@ -151,7 +175,7 @@ static bool says_both_ways(const rdt_hdr_t *hdr)
 /* The size of the call as the peer is told: of what the two have in common where that differs. */
 static void say_sizes(const rdt_comm_t *comm, uint32_t to, rdt_hdr_t *hdr)
 {
-    bool is_root = comm->cfg.rank == comm->plan.root;
+    bool is_root = rdt_me(comm) == comm->plan.root;
 
     if (says_both_ways(hdr)) hdr->takes = taken(comm, to);
     if (hdr->coll == RDT_ALL_TO_ALL || hdr->coll == RDT_REDUCE_SCATTER ||
@@ -163,7 +187,7 @@ static void say_sizes(const rdt_comm_t *comm, uint32_t to, rdt_hdr_t *hdr)
 /* And as the peer must say it. */
 static void expect_sizes(const rdt_comm_t *comm, uint32_t from, rdt_hdr_t *hdr)
 {
-    bool is_root = comm->cfg.rank == comm->plan.root;
+    bool is_root = rdt_me(comm) == comm->plan.root;
 
     if (says_both_ways(hdr)) hdr->takes = given(comm, from);
     if (hdr->coll == RDT_ALL_TO_ALL || hdr->coll == RDT_ALL_GATHER ||
@@ -173,47 +197,47 @@ static void expect_sizes(const rdt_comm_t *comm, uint32_t from, rdt_hdr_t *hdr)
 }
 
 /* What peers may do with this rank's memory is said in each message, and read in the first one. */
-static void say_places(const rdt_comm_t *comm, uint32_t rank, rdt_hdr_t *hdr)
+static void say_places(const rdt_comm_t *comm, uint32_t m, rdt_hdr_t *hdr)
 {
-    const rdt_peer_state_t *peer = &comm->peers[rank];
+    const rdt_peer_state_t *peer = rdt_peer_at(comm, m);
 
     hdr->out_at = peer->place_at;
-    if (!rdt_direct_exposes(comm, rank)) return;
+    if (!rdt_direct_exposes(comm, m)) return;
     hdr->in_at = peer->exposed_at;
     hdr->out_at = comm->out_at;
 }
 
 /* HOT. */
-static rdt_status_t send_message(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
+static rdt_status_t send_message(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t m,
                                  const rdt_hdr_t *hdr)
 {
-    rdt_conn_t *conn = comm->peers[rank].conn;
+    rdt_conn_t *conn = rdt_peer_at(comm, m)->conn;
     rdt_stream_t s = (rdt_stream_t)hdr->kind;
-    uint64_t at = rdt_place_of(comm, work, rank, s, hdr->index);
+    uint64_t at = rdt_place_of(comm, m, s, hdr->index);
     uint32_t len;
-    const void *data = message_data(comm, work, rank, s, hdr->index, &len);
+    const void *data = message_data(comm, work, m, s, hdr->index, &len);
 
     if (at != 0) return conn->ops->put(conn, RDT_LANE_COLL, hdr, data, len, at);
     return conn->ops->send(conn, RDT_LANE_COLL, hdr, data, len);
 }
 
 /* HOT. RDT_OK when the stream has nothing more to send for now. */
-static rdt_status_t send_stream(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
+static rdt_status_t send_stream(rdt_comm_t *comm, const rdt_work_t *work, uint32_t m,
                                 rdt_stream_t s, bool *moved)
 {
-    rdt_peer_state_t *peer = &comm->peers[rank];
-    uint32_t limit = sendable(comm, rank, s);
+    rdt_peer_state_t *peer = rdt_peer_at(comm, m);
+    uint32_t limit = sendable(comm, m, s);
     rdt_hdr_t hdr;
 
     if (peer->tx_next[s] >= limit) return RDT_OK;
-    hdr = rdt_call_hdr(work, s == RDT_STREAM_INPUT ? RDT_KIND_INPUT : RDT_KIND_RESULT);
-    say_sizes(comm, rank, &hdr);
-    say_places(comm, rank, &hdr);
+    hdr = stage_hdr(comm, work, s == RDT_STREAM_INPUT ? RDT_KIND_INPUT : RDT_KIND_RESULT);
+    say_sizes(comm, m, &hdr);
+    say_places(comm, m, &hdr);
     while (peer->tx_next[s] < limit) {
         rdt_status_t st;
 
         hdr.index = peer->tx_next[s];
-        st = send_message(comm, work, rank, &hdr);
+        st = send_message(comm, work, m, &hdr);
         if (st != RDT_OK) return st;
         peer->tx_next[s]++;
         peer->posted = peer->conn->posted[RDT_LANE_COLL];
@@ -235,14 +259,14 @@ static bool send_phase(rdt_comm_t *comm, const rdt_work_t *work)
 {
     bool moved = false;
 
-    for (uint32_t i = 1; i < comm->cfg.world; i++) {
+    for (uint32_t i = 1; i < rdt_num_members(comm); i++) {
         /* Each rank begins with its neighbour, so that not all write to rank 0 at once. */
-        uint32_t rank = (comm->cfg.rank + i) % comm->cfg.world;
-        rdt_status_t st = send_stream(comm, work, rank, RDT_STREAM_RESULT, &moved);
+        uint32_t m = (rdt_me(comm) + i) % rdt_num_members(comm);
+        rdt_status_t st = send_stream(comm, work, m, RDT_STREAM_RESULT, &moved);
 
-        if (st == RDT_OK) st = send_stream(comm, work, rank, RDT_STREAM_INPUT, &moved);
-        if (st == RDT_OK) st = flush_state(&comm->peers[rank]);
-        if (st < 0) lost(comm, work, rank);
+        if (st == RDT_OK) st = send_stream(comm, work, m, RDT_STREAM_INPUT, &moved);
+        if (st == RDT_OK) st = flush_state(rdt_peer_at(comm, m));
+        if (st < 0) lost(comm, work, m);
     }
     return moved;
 }
@@ -253,35 +277,35 @@ static bool same_shape(const rdt_shape_t *a, const rdt_shape_t *b)
 }
 
 /* Of a gather or a scatter with pieces of any sizes, only the root knows which ones are right. */
-static bool compares_sizes(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank)
+static bool compares_sizes(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t m)
 {
     bool has_root = work->call.coll == RDT_GATHER || work->call.coll == RDT_SCATTER;
 
-    return !has_root || rank == work->call.peer || comm->cfg.rank == work->call.peer;
+    return !has_root || m == work->call.peer || rdt_me(comm) == work->call.peer;
 }
 
-static bool same_call(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
+static bool same_call(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t m,
                       const rdt_hdr_t *hdr)
 {
-    rdt_hdr_t want = rdt_call_hdr(work, RDT_KIND_INPUT);
+    rdt_hdr_t want = stage_hdr(comm, work, RDT_KIND_INPUT);
 
-    expect_sizes(comm, rank, &want);
+    expect_sizes(comm, m, &want);
     if (hdr->coll != want.coll || hdr->dtype != want.dtype || hdr->op != want.op ||
         hdr->peer != want.peer || hdr->parts != want.parts || hdr->seq != want.seq ||
         hdr->takes != want.takes)
         return false;
-    return !compares_sizes(comm, work, rank) ||
+    return !compares_sizes(comm, work, m) ||
            (hdr->count == want.count && same_shape(&hdr->shape, &want.shape));
 }
 
-static __attribute__((noinline)) void mismatch(rdt_comm_t *comm, const rdt_work_t *work,
-                                               uint32_t rank, const rdt_msg_t *msg)
+static __attribute__((noinline)) void mismatch(rdt_comm_t *comm, const rdt_work_t *work, uint32_t m,
+                                               const rdt_msg_t *msg)
 {
     char mine[RDT_CALL_TEXT_BYTES], theirs[RDT_CALL_TEXT_BYTES];
     rdt_hdr_t hdr;
 
     hdr = rdt_call_hdr(work, RDT_KIND_INPUT);
-    say_sizes(comm, rank, &hdr);
+    say_sizes(comm, m, &hdr);
     rdt_describe_hdr(&hdr, mine);
     memcpy(&hdr, msg->hdr, sizeof(hdr));
     rdt_describe_hdr(&hdr, theirs);
@@ -291,71 +315,73 @@ static __attribute__((noinline)) void mismatch(rdt_comm_t *comm, const rdt_work_
                  msg->data != NULL ? (const char *)msg->data : "");
     rdt_comm_latch(comm, RDT_MISMATCH,
                    "ranks differ in collective #%llu: rank %u called %s, rank %u called %s",
-                   (unsigned long long)work->seq, comm->cfg.rank, mine, rank, theirs);
+                   (unsigned long long)work->seq, comm->cfg.rank, mine, rdt_rank_of(comm, m),
+                   theirs);
 }
 
 /* The message is of this call, and the next one of its stream. */
-static bool expected(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, const rdt_msg_t *msg)
+static bool expected(rdt_comm_t *comm, const rdt_work_t *work, uint32_t m, const rdt_msg_t *msg)
 {
     const rdt_hdr_t *hdr = msg->hdr;
-    const rdt_peer_state_t *peer = &comm->peers[rank];
+    const rdt_peer_state_t *peer = rdt_peer_at(comm, m);
 
-    if (__builtin_expect(!same_call(comm, work, rank, hdr), 0)) {
-        mismatch(comm, work, rank, msg);
+    if (__builtin_expect(!same_call(comm, work, m, hdr), 0)) {
+        mismatch(comm, work, m, msg);
         return false;
     }
     if (hdr->kind < RDT_NUM_STREAMS && hdr->index == peer->rx_next[hdr->kind] &&
         hdr->index < peer->rx_total[hdr->kind])
         return true;
     rdt_comm_latch(comm, RDT_PROTOCOL, "rank %u sent chunk %u of kind %u to rank %u out of order",
-                   rank, hdr->index, hdr->kind, comm->cfg.rank);
+                   rdt_rank_of(comm, m), hdr->index, hdr->kind, comm->cfg.rank);
     return false;
 }
 
 /* The sender cut its data as this rank expects, and put it in place or not: both made the same plan,
  * so a difference is a bug or an attack, and must not become an access out of bounds. */
-static bool is_sound(rdt_comm_t *comm, uint32_t rank, const rdt_msg_t *msg, size_t bytes, bool put)
+static bool is_sound(rdt_comm_t *comm, uint32_t m, const rdt_msg_t *msg, size_t bytes, bool put)
 {
     static const char *const ways[] = {"through a slot", "in place"};
     bool was_put = msg->data == NULL;
 
     if (msg->len == bytes && was_put == put) return true;
     rdt_comm_latch(comm, RDT_PROTOCOL, "rank %u sent %u bytes %s to rank %u instead of %zu %s",
-                   rank, msg->len, ways[was_put], comm->cfg.rank, bytes, ways[put]);
+                   rdt_rank_of(comm, m), msg->len, ways[was_put], comm->cfg.rank, bytes, ways[put]);
     return false;
 }
 
 /* Keeps the message at the head of the lane until the other ranks' chunk is there as well. */
-static void hold(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, const rdt_msg_t *msg)
+static void hold(rdt_comm_t *comm, uint32_t m, const rdt_msg_t *msg)
 {
     uint64_t count = rdt_plan_own_input(&comm->plan, comm->reduced).count;
 
-    if (!is_sound(comm, rank, msg, count * rdt_elem_bytes(work), false)) return;
-    comm->peers[rank].held = true;
-    comm->peers[rank].held_data = msg->data;
+    if (!is_sound(comm, m, msg, count * comm->in_bytes, false)) return;
+    rdt_peer_at(comm, m)->held = true;
+    rdt_peer_at(comm, m)->held_data = msg->data;
     comm->num_held++;
 }
 
 /* The other end of sends_notice. */
-static bool is_notice(const rdt_comm_t *comm, uint32_t rank, rdt_stream_t s)
+static bool is_notice(const rdt_comm_t *comm, uint32_t m, rdt_stream_t s)
 {
-    return s == RDT_STREAM_INPUT ? comm->peers[rank].in_at != NULL : rdt_direct_exposes(comm, rank);
+    return s == RDT_STREAM_INPUT ? rdt_peer_at(comm, m)->in_at != NULL
+                                 : rdt_direct_exposes(comm, m);
 }
 
-static void place(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, const rdt_msg_t *msg)
+static void place(rdt_comm_t *comm, const rdt_work_t *work, uint32_t m, const rdt_msg_t *msg)
 {
-    const rdt_peer_state_t *peer = &comm->peers[rank];
+    const rdt_peer_state_t *peer = rdt_peer_at(comm, m);
     const rdt_hdr_t *hdr = msg->hdr;
     rdt_stream_t s = (rdt_stream_t)hdr->kind;
     uint32_t lead = rdt_place_lead(peer->rx_placed, s);
     bool put = rdt_place_takes(peer, s);
     rdt_piece_t p;
 
-    if (work->refusal != NULL || is_notice(comm, rank, s) || hdr->index < lead) return;
-    p = rdt_plan_target(&comm->plan, rank, comm->cfg.rank, s, hdr->index - lead);
-    if (p.count == 0 || !is_sound(comm, rank, msg, p.count * rdt_elem_bytes(work), put)) return;
+    if (work->refusal != NULL || is_notice(comm, m, s) || hdr->index < lead) return;
+    p = rdt_plan_target(&comm->plan, m, rdt_me(comm), s, hdr->index - lead);
+    if (p.count == 0 || !is_sound(comm, m, msg, p.count * comm->out_bytes, put)) return;
     if (!put) {
-        memcpy(rdt_output_at(work, &p), msg->data, msg->len);
+        memcpy(rdt_output_at(comm, &p), msg->data, msg->len);
         rdt_count_bytes(&peer->conn->staged_bytes, msg->len);
     }
     /* What the root of a scattered broadcast sent is what this rank passes on. */
@@ -374,50 +400,49 @@ static bool is_over(const rdt_peer_state_t *peer, const rdt_work_t *work, rdt_st
 }
 
 /* Takes what the peer's first message says of its memory. False after latching an error. */
-static bool meet(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, const rdt_hdr_t *hdr)
+static bool meet(rdt_comm_t *comm, uint32_t m, const rdt_hdr_t *hdr)
 {
-    rdt_peer_state_t *peer = &comm->peers[rank];
+    rdt_peer_state_t *peer = rdt_peer_at(comm, m);
 
-    if (!peer->conn->places) return rdt_direct_meet_st(comm, work, rank, hdr);
+    if (!peer->conn->places) return rdt_direct_meet_st(comm, m, hdr);
     peer->put_at = hdr->out_at;
     return true;
 }
 
 /* HOT. Consumes the message, unless it is wrong or stays where it is to be reduced. */
-static bool take(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, const rdt_msg_t *msg)
+static bool take(rdt_comm_t *comm, const rdt_work_t *work, uint32_t m, const rdt_msg_t *msg)
 {
-    rdt_peer_state_t *peer = &comm->peers[rank];
+    rdt_peer_state_t *peer = rdt_peer_at(comm, m);
     rdt_stream_t s;
 
-    if (!expected(comm, work, rank, msg)) return false;
+    if (!expected(comm, work, m, msg)) return false;
     s = (rdt_stream_t)((const rdt_hdr_t *)msg->hdr)->kind;
-    if (s == RDT_STREAM_INPUT && peer->rx_next[s] == 0 && !meet(comm, work, rank, msg->hdr))
-        return false;
-    if (rdt_plan_reduces(&comm->plan, s) && comm->num_reduced > 0 && !is_notice(comm, rank, s)) {
-        hold(comm, work, rank, msg);
+    if (s == RDT_STREAM_INPUT && peer->rx_next[s] == 0 && !meet(comm, m, msg->hdr)) return false;
+    if (rdt_plan_reduces(&comm->plan, s) && comm->num_reduced > 0 && !is_notice(comm, m, s)) {
+        hold(comm, m, msg);
         return false;
     }
-    place(comm, work, rank, msg);
+    place(comm, work, m, msg);
     peer->rx_next[s]++;
     peer->conn->ops->release(peer->conn, RDT_LANE_COLL);
     return true;
 }
 
 /* HOT. Consumes the peer's messages up to one that waits to be reduced. */
-static bool receive_peer(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank)
+static bool receive_peer(rdt_comm_t *comm, const rdt_work_t *work, uint32_t m)
 {
-    rdt_peer_state_t *peer = &comm->peers[rank];
+    rdt_peer_state_t *peer = rdt_peer_at(comm, m);
     rdt_conn_t *conn = peer->conn;
     bool moved = false;
 
-    while (!peer->held && more_to_come(peer) && rdt_direct_may_take(comm, rank)) {
+    while (!peer->held && more_to_come(peer) && rdt_direct_may_take(comm, m)) {
         rdt_msg_t msg;
         rdt_status_t st = conn->ops->peek(conn, RDT_LANE_COLL, &msg);
 
-        if (is_over(peer, work, st)) lost(comm, work, rank);
+        if (is_over(peer, work, st)) lost(comm, work, m);
         if (st != RDT_OK) break;
         moved = true;
-        if (!take(comm, work, rank, &msg)) break;
+        if (!take(comm, work, m, &msg)) break;
     }
     return moved;
 }
@@ -426,16 +451,16 @@ static bool receive_phase(rdt_comm_t *comm, const rdt_work_t *work)
 {
     bool moved = false;
 
-    for (uint32_t i = 1; i < comm->cfg.world; i++)
-        moved |= receive_peer(comm, work, (comm->cfg.rank + i) % comm->cfg.world);
+    for (uint32_t i = 1; i < rdt_num_members(comm); i++)
+        moved |= receive_peer(comm, work, (rdt_me(comm) + i) % rdt_num_members(comm));
     return moved;
 }
 
 /* Everything that this rank has to send is sent, and its buffers are its own again. */
 static bool all_flushed(const rdt_comm_t *comm)
 {
-    for (uint32_t r = 0; r < comm->cfg.world; r++) {
-        const rdt_peer_state_t *peer = &comm->peers[r];
+    for (uint32_t m = 0; m < rdt_num_members(comm); m++) {
+        const rdt_peer_state_t *peer = rdt_peer_at(comm, m);
 
         if (peer->conn == NULL) continue;
         if (peer->tx_next[0] < peer->tx_total[0] || peer->tx_next[1] < peer->tx_total[1] ||
@@ -448,7 +473,7 @@ static bool all_flushed(const rdt_comm_t *comm)
 /* What was read directly counts only if nobody had taken it back by then. */
 static bool is_valid(rdt_comm_t *comm, const rdt_work_t *work)
 {
-    if (!rdt_direct_holds_st(comm, work)) {
+    if (!rdt_direct_holds_st(comm)) {
         rdt_comm_latch(
             comm, RDT_IO_ERROR,
             "another group of rank %u failed while peers stored to the same memory: what "
@@ -461,8 +486,8 @@ static bool is_valid(rdt_comm_t *comm, const rdt_work_t *work)
 
 static bool all_received(const rdt_comm_t *comm)
 {
-    for (uint32_t r = 0; r < comm->cfg.world; r++) {
-        const rdt_peer_state_t *peer = &comm->peers[r];
+    for (uint32_t m = 0; m < rdt_num_members(comm); m++) {
+        const rdt_peer_state_t *peer = rdt_peer_at(comm, m);
 
         if (peer->conn != NULL && more_to_come(peer)) return false;
     }
@@ -486,16 +511,19 @@ bool rdt_collectives_step_st(rdt_comm_t *comm)
 
     if (work == NULL || atomic_load_explicit(&comm->status, memory_order_relaxed) != RDT_OK)
         return false;
-    if (!comm->active) begin(comm, work);
+    if (!comm->active && !begin(comm, work)) return false;
     moved = send_phase(comm, work);
-    if (!comm->placed) place_own(comm, work);
+    if (!comm->placed) place_own(comm);
     moved |= receive_phase(comm, work);
     /* In one shot the chunk that is overwritten may still be on its way to the others. */
     if (comm->plan.algo != RDT_ALGO_ONE_SHOT || all_flushed(comm))
         moved |= rdt_reduce_step_st(comm, work);
     moved |= rdt_direct_copy_st(comm);
     if (all_received(comm) && all_flushed(comm) && is_valid(comm, work)) {
-        finish(comm, work);
+        if (rdt_stages_next(&comm->stages))
+            begin_stage(comm);
+        else
+            finish(comm, work);
         moved = true;
     }
     return moved;
@@ -515,26 +543,37 @@ static void list_missing(const rdt_comm_t *comm, char *text, size_t room)
     bool absent = false;
 
     text[0] = '\0';
-    for (uint32_t r = 0; r < comm->cfg.world; r++)
-        absent |= comm->peers[r].conn != NULL && is_absent(&comm->peers[r]);
-    for (uint32_t r = 0; r < comm->cfg.world && len + 16 < room; r++) {
-        const rdt_peer_state_t *peer = &comm->peers[r];
+    for (uint32_t m = 0; m < rdt_num_members(comm); m++)
+        absent |= m != rdt_me(comm) && is_absent(rdt_peer_at(comm, m));
+    for (uint32_t m = 0; m < rdt_num_members(comm) && len + 16 < room; m++) {
+        const rdt_peer_state_t *peer = rdt_peer_at(comm, m);
 
         if (peer->conn != NULL && !peer->held && more_to_come(peer) && is_absent(peer) == absent)
-            len += (size_t)snprintf(text + len, room - len, "%s %u", len > 0 ? "," : "", r);
+            len += (size_t)snprintf(text + len, room - len, "%s %u", len > 0 ? "," : "",
+                                    rdt_rank_of(comm, m));
     }
+}
+
+/* Of one stage of several, only its members are known to be missing. */
+static void say_stage(const rdt_comm_t *comm, char *text, size_t room)
+{
+    text[0] = '\0';
+    if (comm->stages.num > 1)
+        snprintf(text, room, ", in stage %u of %u, which may wait for others in turn",
+                 comm->stages.at + 1, comm->stages.num);
 }
 
 void rdt_collective_timeout_st(rdt_comm_t *comm, rdt_work_t *work)
 {
-    char call[RDT_CALL_TEXT_BYTES], missing[128];
+    char call[RDT_CALL_TEXT_BYTES], missing[128], stage[80];
 
     list_missing(comm, missing, sizeof(missing));
+    say_stage(comm, stage, sizeof(stage));
     rdt_describe_work(work, call);
     rdt_comm_latch(comm, RDT_TIMEOUT,
                    "%s #%llu did not finish within its timeout of %.1f s on rank %u: nothing more "
-                   "came from rank%s",
+                   "came from rank%s%s",
                    call, (unsigned long long)work->seq, (double)work->call.timeout_ns * 1e-9,
                    comm->cfg.rank,
-                   missing[0] != '\0' ? missing : " (none missing: this rank was too slow)");
+                   missing[0] != '\0' ? missing : " (none missing: this rank was too slow)", stage);
 }

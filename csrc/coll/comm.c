@@ -34,13 +34,16 @@ static rdt_status_t check_cfg(const rdt_comm_cfg_t *cfg)
     return cfg->tuning != NULL ? rdt_tuning_check(cfg->tuning) : RDT_OK;
 }
 
-static void choose_kernels(rdt_comm_t *comm)
+/* Who shares a host with whom, and what is made of it. */
+static rdt_status_t open_stages(rdt_comm_t *comm)
 {
-    rdt_isa_t isa = rdt_reduce_best_isa();
+    rdt_status_t st =
+        rdt_layout_make(comm->cfg.hosts, comm->cfg.world, comm->cfg.rank, &comm->layout);
 
-    for (int d = 0; d < RDT_NUM_DTYPES; d++)
-        for (int o = 0; o < RDT_NUM_REDOPS; o++)
-            comm->kernels[d][o] = rdt_kernel_get(isa, (rdt_dtype_t)d, (rdt_redop_t)o);
+    comm->cfg.hosts = NULL; /* the caller's */
+    if (st != RDT_OK) return st;
+    rdt_kernels_get(rdt_reduce_best_isa(), &comm->kernels);
+    return rdt_stages_open(&comm->layout, &comm->kernels, &comm->tuning, &comm->stages);
 }
 
 /* How many forks lie between this process and the first one: cheaper to ask than the pid. */
@@ -83,9 +86,12 @@ rdt_status_t rdt_comm_open(const rdt_comm_cfg_t *cfg, rdt_comm_t **comm_p)
         rdt_comm_close(comm);
         return RDT_NO_MEMORY;
     }
-    choose_kernels(comm);
-    *comm_p = comm;
-    return RDT_OK;
+    st = open_stages(comm);
+    if (st == RDT_OK)
+        *comm_p = comm;
+    else
+        rdt_comm_close(comm);
+    return st;
 }
 
 static uint32_t clamp_u32(uint64_t n)
@@ -93,16 +99,23 @@ static uint32_t clamp_u32(uint64_t n)
     return n < UINT32_MAX ? (uint32_t)n : UINT32_MAX;
 }
 
-/* Of what decides which messages there are; FNV-1a. */
-static uint32_t digest(const rdt_tuning_t *tuning)
+static uint32_t fnv1a(uint32_t hash, const void *data, size_t bytes)
 {
-    const uint64_t fields[] = {tuning->one_shot, tuning->direct, tuning->place, tuning->scatter,
-                               tuning->chunk};
-    uint32_t hash = 2166136261u;
-
-    for (size_t i = 0; i < sizeof(fields); i++)
-        hash = (hash ^ ((const uint8_t *)fields)[i]) * 16777619u;
+    for (size_t i = 0; i < bytes; i++)
+        hash = (hash ^ ((const uint8_t *)data)[i]) * 16777619u;
     return hash;
+}
+
+/* Of what decides which messages there are: the table, and which ranks share a host. */
+static uint32_t digest(const rdt_comm_t *comm)
+{
+    const rdt_tuning_t *t = &comm->tuning;
+    const uint64_t fields[] = {
+        t->one_shot,    t->direct,        t->place,           t->scatter,        t->chunk,
+        t->way,         t->host_latency,  t->host_message,    t->host_bandwidth, t->net_latency,
+        t->net_message, t->net_bandwidth, comm->layout.digest};
+
+    return fnv1a(2166136261u, fields, sizeof(fields));
 }
 
 rdt_status_t rdt_comm_listen(rdt_comm_t *comm, const char *transport, const char *arg,
@@ -111,7 +124,7 @@ rdt_status_t rdt_comm_listen(rdt_comm_t *comm, const char *transport, const char
     rdt_ctx_cfg_t cfg = {.rank = comm->cfg.rank,
                          .world = comm->cfg.world,
                          .chunk_bytes = (uint32_t)comm->tuning.chunk,
-                         .tuning = digest(&comm->tuning),
+                         .tuning = digest(comm),
                          .stream_from = clamp_u32(comm->tuning.stream_from),
                          .stream_to = clamp_u32(comm->tuning.stream_to),
                          .timeout_ns = comm->cfg.timeout_ns,
@@ -368,6 +381,8 @@ void rdt_comm_close(rdt_comm_t *comm)
         }
     if (comm->event_fd >= 0) close(comm->event_fd);
     pthread_mutex_destroy(&comm->error_lock);
+    rdt_stages_close(&comm->stages);
+    rdt_layout_free(&comm->layout);
     free(comm->fds);
     free(comm->srcs);
     free(comm->peers);

@@ -15,10 +15,11 @@
 
 #include "base/error.h"
 #include "coll/plan.h"
+#include "coll/stages.h"
 #include "rdmatrain/coll.h"
 #include "rdmatrain/transport.h"
 #include "reduce/copy.h"
-#include "reduce/reduce.h"
+#include "reduce/partial.h"
 
 enum { RDT_WORK_PENDING, RDT_WORK_DONE };
 
@@ -59,7 +60,10 @@ typedef enum rdt_kind {
 /* The header of every message. */
 typedef struct rdt_hdr {
     uint8_t kind, coll, dtype, op;
-    uint32_t peer;
+    union {
+        uint32_t peer;
+        uint32_t stage; /* of an all_reduce or a barrier: 0, 1... */
+    };
     union {
         int32_t tag;
         uint32_t parts; /* of a collective: the call's */
@@ -134,7 +138,8 @@ struct rdt_comm {
     rdt_ctx_t *ctx[RDT_NUM_TRANSPORTS]; /* NULL where not open */
     rdt_peer_state_t *peers;            /* world entries */
     bool shares_arena;                  /* some peer maps this rank's */
-    rdt_kernel_t kernels[RDT_NUM_DTYPES][RDT_NUM_REDOPS];
+    rdt_layout_t layout;
+    rdt_kernels_t kernels;
     const void **srcs; /* world entries: arguments of a reduction */
 
     /* shared between threads */
@@ -156,9 +161,11 @@ struct rdt_comm {
     rdt_work_t *queue, **queue_tail; /* collectives, oldest first; the first one is active */
     rdt_work_t *over;                /* their callbacks are to be run, without the role */
     rdt_work_t **over_tail;
-    bool active;                   /* the first of queue has begun, */
-    bool placed;                   /* and its own input lies where it belongs in its output */
-    rdt_plan_t plan;               /* of the active collective, as are the next ones */
+    bool active;         /* the first of queue has begun, */
+    bool placed;         /* and its own input lies where it belongs in its output */
+    rdt_stages_t stages; /* of the active collective; of its current stage are: */
+    rdt_plan_t plan;
+    size_t in_bytes, out_bytes;    /* of an element that goes in, and of one that comes out */
     uint32_t reduced, num_reduced; /* chunks */
     uint32_t ready;                /* chunks of RESULT that may be sent */
     bool bypasses;                 /* it is so large that what it writes goes past the caches */

@@ -29,17 +29,16 @@
 /* Copied or reduced between two looks at the peers. */
 #define RDT_SLICE_BYTES (256u << 10)
 
-/* Finds out what this rank can expose, and to whom, in the active collective. */
-void rdt_direct_begin_st(rdt_comm_t *comm, const rdt_work_t *work);
+/* Finds out what this rank can expose, and to whom, in the stage that begins. Peers are members of the current stage. */
+void rdt_direct_begin_st(rdt_comm_t *comm);
 /* True when the peer gets access to anything of this rank. */
-bool rdt_direct_exposes(const rdt_comm_t *comm, uint32_t rank);
+bool rdt_direct_exposes(const rdt_comm_t *comm, uint32_t m);
 /* False while the peer's next message may be of the next collective: how many results a receiver of a
  * scattered broadcast gets from the others, the root's first message tells; none when its tensor is
  * read in place. */
-bool rdt_direct_may_take(const rdt_comm_t *comm, uint32_t rank);
+bool rdt_direct_may_take(const rdt_comm_t *comm, uint32_t m);
 /* Takes what the peer's first message says. False after latching an error. */
-bool rdt_direct_meet_st(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank,
-                        const rdt_hdr_t *hdr);
+bool rdt_direct_meet_st(rdt_comm_t *comm, uint32_t m, const rdt_hdr_t *hdr);
 /* HOT. Copies one more piece; true when there was one. */
 bool rdt_direct_copy_st(rdt_comm_t *comm);
 /* This rank is done with the memory of all the peers whose inputs it reduced. */
@@ -48,7 +47,7 @@ void rdt_direct_reduced_st(rdt_comm_t *comm);
 bool rdt_direct_revoked_st(rdt_comm_t *comm, const rdt_work_t *work);
 /* False when the output is no longer where peers have stored: its block was detached for the failure
  * of another communicator of this process. */
-bool rdt_direct_holds_st(const rdt_comm_t *comm, const rdt_work_t *work);
+bool rdt_direct_holds_st(const rdt_comm_t *comm);
 /* This rank failed: takes back what it exposed in the active collective. */
 void rdt_direct_revoke_st(rdt_comm_t *comm);
 

@@ -59,6 +59,18 @@ static rdt_members_t first_ranks(uint32_t *to, const uint32_t *hosts, uint32_t w
     return members;
 }
 
+/* By the first rank of each rank's host: the numbers of hosts do not matter. FNV-1a. */
+static uint64_t digest_of(const uint32_t *hosts, uint32_t world, const rdt_members_t *first)
+{
+    uint64_t hash = 14695981039346656037u;
+
+    for (uint32_t r = 0; r < world; r++)
+        for (uint32_t h = 0; h < first->num; h++)
+            if (host_of(hosts, first->ranks[h]) == host_of(hosts, r))
+                hash = (hash ^ first->ranks[h]) * 1099511628211u;
+    return hash;
+}
+
 rdt_status_t rdt_layout_make(const uint32_t *hosts, uint32_t world, uint32_t rank,
                              rdt_layout_t *layout_p)
 {
@@ -72,6 +84,7 @@ rdt_status_t rdt_layout_make(const uint32_t *hosts, uint32_t world, uint32_t ran
     layout.host = ranks_of_host(ranks + world, hosts, world, rank);
     first = first_ranks(ranks + (size_t)world * 3, hosts, world);
     layout.grid.num_hosts = first.num;
+    layout.digest = digest_of(hosts, world, &first);
     place = layout.host.me;
     /* Hosts are alike when each of them has a rank at the last place of this one, and none more. */
     if (world == first.num * layout.host.num &&

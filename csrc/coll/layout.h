@@ -24,6 +24,7 @@ typedef struct rdt_layout {
     rdt_members_t host; /* the ranks of this host, in order */
     rdt_members_t rail; /* of each host the rank with this one's place in its host, the hosts in the
                          * order of their first ranks; only where per_host is not 0 */
+    uint64_t digest;    /* of who shares a host with whom: equal on all ranks */
     uint32_t *ranks;    /* owned: behind the lists */
 } rdt_layout_t;
 

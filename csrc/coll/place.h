@@ -24,9 +24,9 @@
 
 #include "coll/comm.h"
 
-/* Decides for the active collective which streams from and to the rank are placed, and exposes what
+/* Decides for the stage that begins which streams from and to the member are placed, and exposes what
  * the peer will put. */
-void rdt_place_begin_st(rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank);
+void rdt_place_begin_st(rdt_comm_t *comm, uint32_t m);
 
 /* Messages in front of the first chunk of a stream of tx_placed or rx_placed. */
 static inline uint32_t rdt_place_lead(const bool *placed, rdt_stream_t s)
@@ -35,8 +35,7 @@ static inline uint32_t rdt_place_lead(const bool *placed, rdt_stream_t s)
 }
 
 /* HOT. Where message i of the stream to the rank is put; 0: it goes through a slot. */
-uint64_t rdt_place_of(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t rank, rdt_stream_t s,
-                      uint32_t i);
+uint64_t rdt_place_of(const rdt_comm_t *comm, uint32_t m, rdt_stream_t s, uint32_t i);
 
 /* The peer has yet to say where it wants the chunks of the stream. */
 static inline bool rdt_place_waits(const rdt_peer_state_t *peer, rdt_stream_t s)

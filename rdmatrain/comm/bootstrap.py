@@ -315,6 +315,7 @@ def _listen_and_connect(turn: Turn, settings: Settings, hellos: Sequence[Hello])
         bytes.fromhex(hellos[0].token),
         spin_ns=0 if _is_crowded(neighbours) else SPIN_NS,
         tuning=parse_tuning(settings.tuning),
+        hosts=_host_numbers(hellos),
     )
     mine_at = _listen(comm, turn, settings, one_host=len(neighbours) == place.world)
     wires = turn.gather("wire", mine_at)
@@ -374,6 +375,12 @@ def _local_place(place: Place, neighbours: Sequence[Hello]) -> tuple[int, int]:
         return who.local_rank, who.local_world_size or 0
     ranks = [near.rank for near in neighbours]
     return ranks.index(place.rank), len(ranks)
+
+
+def _host_numbers(hellos: Sequence[Hello]) -> list[int]:
+    """Number the hosts of the ranks, so that ranks of one host have the same number."""
+    ids = [hello.host_id for hello in hellos]
+    return [ids.index(one) for one in ids]
 
 
 def _is_crowded(neighbours: Sequence[Hello]) -> bool:

@@ -161,6 +161,7 @@ class Group:
         tuning: dict[str, int] | None = None,
         scripts: Sequence[str | None] | None = None,
         connected: bool = True,
+        hosts: Sequence[int] | None = None,
     ) -> None:
         self.transport = transport
         self.world = world
@@ -170,7 +171,9 @@ class Group:
         changes |= tuning or {}
         if "-arena" in transport:
             _core.arena_open()
-        self.comms = [_core.Comm(rank, world, token, tuning=changes) for rank in range(world)]
+        self.comms = [
+            _core.Comm(rank, world, token, tuning=changes, hosts=hosts) for rank in range(world)
+        ]
         self._wires: list[dict[str, bytes]] = []
         for rank, comm in enumerate(self.comms):
             listens = LISTENS[transport] if scripts is None else [("fake", scripts[rank])]

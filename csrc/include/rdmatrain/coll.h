@@ -3,8 +3,9 @@
  *
  * Collectives of a communicator run in the order in which they are posted, and every rank must post
  * the same ones in the same order: operation, dtype, shape, count, reduction, factor and root travel
- * with each, and a difference fails the communicator on every rank, naming both sides. Reductions are always made in
- * the order of the ranks, so that every rank holds the same bits, on every transport and chunk size.
+ * with each, and a difference fails the communicator on every rank, naming both sides. Reductions are made in a fixed
+ * order, so that every rank holds the same bits, on every transport and chunk size: that of the ranks;
+ * but a large all_reduce of ranks on several hosts may be made of the hosts' sums (way in tuning.h).
  *
  * The first error that damages a communicator is latched, told to the other ranks, and is the
  * result of everything that is pending or posted later.
@@ -36,6 +37,8 @@ typedef struct rdt_comm_cfg {
     uint32_t rank;
     uint32_t world;                      /* 1 to RDT_MAX_WORLD */
     const rdt_tuning_t *tuning;          /* equal on all ranks, copied; NULL for the default */
+    const uint32_t *hosts; /* of each rank, by any numbers; NULL when all are on one. Equal on all ranks,
+                            * as said at way in tuning.h; not kept */
     uint8_t token[RDT_COMM_TOKEN_BYTES]; /* random, equal on all ranks, new for each group */
     uint64_t spin_ns; /* how long a waiter polls before it sleeps; 0 when ranks share cores */
     uint64_t

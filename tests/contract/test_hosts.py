@@ -1,0 +1,305 @@
+"""Ranks of several hosts: sums made host by host, in stages, whatever joins the ranks.
+
+What joins two ranks does not depend on their hosts here, so that every transport runs every stage;
+"mixed" is shm in each of two hosts and tcp between them.
+"""
+
+import random
+import threading
+import time
+
+import numpy as np
+import pytest
+from group import CALL_S, LOOPBACK, REAL, call, run_threads
+from oracle import (
+    COMBINE,
+    INTS,
+    REDOPS,
+    REDUCED,
+    assert_same_bits,
+    divided,
+    inputs,
+    narrow,
+    reduced,
+    widen,
+)
+from test_failures import DIFFERENCES, errors_of
+
+from rdmatrain import _core
+from rdmatrain.errors import CommError
+
+BY_HOST = {"way": 2}
+GATHER = {"way": 3}
+FLAT = {"way": 1}
+GRIDS = [(2, 2), (2, 3), (3, 2)]  # hosts and ranks of each
+COUNTS = (0, 1, 17, 1000, 70001)
+# The others are one stage of all ranks on several hosts, too: see test_failures.py.
+STAGED = [what for what in DIFFERENCES if not what.startswith(("gather", "scatter"))]
+# One of each kind; the others differ in what is below the stages.
+SOME = ("mixed", "shm-arena", "tcp-arena-place", "fake-delay-slot", "fake-delay-place")
+
+
+def in_turns(hosts, per_host):
+    return [rank % hosts for rank in range(hosts * per_host)]
+
+
+def by_host(dtype, op, shares, hosts, factor=1.0):
+    """Sums by rank in each host, then over the hosts; wide, and rounded once."""
+    with np.errstate(all="ignore"):
+        wide = [widen(dtype, share) for share in shares]
+        if op == "PREMUL_SUM":
+            wide = [share * share.dtype.type(factor) for share in wide]
+        parts = {}
+        for share, host in zip(wide, hosts, strict=True):
+            parts[host] = COMBINE[op](parts[host], share) if host in parts else share
+        first, *rest = parts.values()
+        for part in rest:
+            first = COMBINE[op](first, part)
+        return narrow(dtype, divided(first, len(shares)) if op == "AVG" else first)
+
+
+def order_sensitive(dtype, world, count):
+    """Large numbers that cancel around small ones, turned by one place per index."""
+    pattern = np.array([1e8, -1e8, 1.0, 3.0, 0.25])
+    index = np.arange(count)
+    return [(pattern[(rank + index) % 5] * (1 + index % 3)).astype(dtype) for rank in range(world)]
+
+
+def all_reduce(group, dtype, op, shares, *, in_place=True, **kwargs):
+    def body(comm, rank):
+        out = shares[rank].copy() if in_place else np.zeros_like(shares[rank])
+        source = {} if in_place else {"in_": shares[rank]}
+        call(comm, "all_reduce", dtype, op, out=out, **source, **kwargs)
+        return out
+
+    return group.run(body)
+
+
+@pytest.mark.parametrize("transport", SOME)
+@pytest.mark.parametrize(("hosts", "per_host"), GRIDS)
+def test_every_dtype_and_reduction_by_host(connect, transport, hosts, per_host):
+    where = in_turns(hosts, per_host)
+    group = connect(transport, len(where), hosts=where, tuning=BY_HOST)
+    cells = [(dtype, op) for dtype in REDUCED for op in REDOPS]
+    cells += [(dtype, op) for dtype in INTS for op in ("BAND", "BOR", "BXOR")]
+    for i, (dtype, op) in enumerate(cells):
+        shares = inputs(dtype, len(where), COUNTS[i % 4], salt=i)
+        want = by_host(dtype, op, shares, where)
+        for rank, got in enumerate(all_reduce(group, dtype, op, shares, in_place=i % 2 == 0)):
+            assert_same_bits(got, want, f"{dtype} {op} of {len(want)}, rank {rank}")
+
+
+@pytest.mark.parametrize("transport", SOME)
+@pytest.mark.parametrize(("hosts", "per_host"), GRIDS)
+@pytest.mark.parametrize("chunk_bytes", [0, 64])
+def test_sums_are_by_rank_in_each_host_and_then_over_the_hosts(
+    connect, transport, hosts, per_host, chunk_bytes
+):
+    where = in_turns(hosts, per_host)
+    world = len(where)
+    tuning = {**BY_HOST, "direct": 0} if chunk_bytes else BY_HOST
+    group = connect(transport, world, hosts=where, tuning=tuning, chunk_bytes=chunk_bytes)
+    for count in COUNTS if not chunk_bytes else COUNTS[:-1]:
+        shares = order_sensitive("float32", world, count)
+        want = by_host("float32", "SUM", shares, where)
+        if count > 17:
+            assert np.any(want != reduced("float32", "SUM", shares)), "the data cannot tell"
+        for in_place in (True, False):
+            got = all_reduce(group, "float32", "SUM", shares, in_place=in_place)
+            for rank in range(world):
+                assert_same_bits(got[rank], want, f"{count}, in place {in_place}, rank {rank}")
+
+
+@pytest.mark.parametrize("transport", SOME)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_a_factor_is_multiplied_once_and_an_average_divided_once(connect, transport, dtype):
+    where = in_turns(2, 2)
+    group = connect(transport, 4, hosts=where, tuning=BY_HOST)
+    shares = inputs(dtype, 4, 20000)
+    for op in ("PREMUL_SUM", "AVG"):
+        want = by_host(dtype, op, shares, where, factor=0.3)
+        for rank, got in enumerate(all_reduce(group, dtype, op, shares, factor=0.3)):
+            assert_same_bits(got, want, f"{op}, rank {rank}")
+
+
+def test_half_types_are_rounded_once_over_all_hosts(connect):
+    group = connect("mixed", 4, hosts=in_turns(2, 2), tuning=BY_HOST)
+    tiny = 2.0**-9 * (1 + np.arange(4000) % 4)  # below, at and above half a last place of 1
+    reals = [np.ones(4000), tiny, tiny, tiny]
+    shares = [(real.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16) for real in reals]
+    want = by_host("bfloat16", "SUM", shares, in_turns(2, 2))
+    each = [reduced("bfloat16", "SUM", [shares[host], shares[host + 2]]) for host in range(2)]
+    assert np.any(reduced("bfloat16", "SUM", each) != want), "the data cannot tell"
+    for got in all_reduce(group, "bfloat16", "SUM", shares):
+        assert_same_bits(got, want, "bfloat16")
+
+
+def test_float8_bool_and_complex_by_host(connect):
+    group = connect("mixed", 4, hosts=in_turns(2, 2), tuning=BY_HOST)
+    codes = np.array([0x00, 0x38, 0x40, 0x44, 0x48, 0x4A, 0x4C, 0x4E, 0x50], np.uint8)  # 0 to 8
+    numbers = [(np.arange(999) + rank) % 3 for rank in range(4)]
+    for got in all_reduce(group, "float8_e4m3fn", "SUM", [codes[n] for n in numbers]):
+        assert_same_bits(got, codes[sum(numbers)], "float8_e4m3fn")
+    truths = [n == 0 for n in numbers]
+    for got in all_reduce(group, "bool", "BXOR", truths):
+        assert_same_bits(got, truths[0] ^ truths[1] ^ truths[2] ^ truths[3], "bool")
+    pairs = inputs("float16", 4, 2000)
+    want = by_host("float16", "AVG", pairs, in_turns(2, 2)).view(np.uint32)
+    halves = [pair.view(np.uint32) for pair in pairs]
+    for got in all_reduce(group, "complex32", "AVG", halves):
+        assert_same_bits(got, want, "complex32")
+    shares = [(share.astype(np.complex64)) for share in inputs("complex64", 4, 1000)]
+    real = [share.view(np.float32) for share in shares]
+    for got in all_reduce(group, "complex64", "SUM", shares):
+        want = by_host("float32", "SUM", real, in_turns(2, 2)).view(np.complex64)
+        assert_same_bits(got, want, "complex64")
+
+
+@pytest.mark.parametrize("transport", SOME)
+@pytest.mark.parametrize("world", [3, 4, 5, 7])
+def test_a_gather_gives_the_bits_of_a_flat_all_reduce(connect, transport, world):
+    group = connect(transport, world, tuning=GATHER)
+    for count in (1, 17, 1000, 20000):
+        for dtype in ("float32", "float64"):
+            shares = order_sensitive(dtype, world, count)
+            want = reduced(dtype, "SUM", shares)
+            for in_place in (True, False):
+                got = all_reduce(group, dtype, "SUM", shares, in_place=in_place)
+                for rank in range(world):
+                    assert_same_bits(got[rank], want, f"{dtype}, {count}, rank {rank}")
+    shares = inputs("bfloat16", world, 1000)
+    for op, factor in (("AVG", 0.0), ("PREMUL_SUM", 0.3)):
+        for got in all_reduce(group, "bfloat16", op, shares, factor=factor):
+            assert_same_bits(got, reduced("bfloat16", op, shares, factor=factor), op)
+
+
+@pytest.mark.parametrize("tuning", [BY_HOST, GATHER], ids=["by_host", "gather"])
+def test_nobody_leaves_a_barrier_before_everybody_has_come(connect, tuning):
+    group = connect("mixed", 6, hosts=in_turns(2, 3), tuning=tuning)
+    for late in range(6):
+        come = threading.Event()
+
+        def body(comm, rank, late=late, come=come):
+            if rank == late:
+                time.sleep(0.05)
+                come.set()
+            call(comm, "barrier")
+            return come.is_set()
+
+        assert group.run(body) == [True] * 6
+
+
+@pytest.mark.parametrize("hosts", [[0, 0, 1, 1, 1], [0, 1, 2, 3, 4], None])
+def test_groups_without_equal_hosts_reduce_in_the_order_of_the_ranks(connect, hosts):
+    group = connect("tcp", 5, hosts=hosts, tuning=BY_HOST)
+    shares = order_sensitive("float32", 5, 30000)
+    for got in all_reduce(group, "float32", "SUM", shares):
+        assert_same_bits(got, reduced("float32", "SUM", shares), f"{hosts}")
+
+
+def test_flat_gives_bits_that_do_not_depend_on_the_hosts(connect):
+    shares = order_sensitive("float32", 4, 70001)
+    for got in all_reduce(
+        connect("mixed", 4, hosts=[0, 1, 0, 1], tuning=FLAT), "float32", "SUM", shares
+    ):
+        assert_same_bits(got, reduced("float32", "SUM", shares), "flat")
+    for got in all_reduce(connect("mixed", 4, hosts=[0, 1, 0, 1]), "float32", "SUM", shares):
+        assert_same_bits(got, by_host("float32", "SUM", shares, [0, 1, 0, 1]), "what costs least")
+
+
+@pytest.mark.parametrize("what", STAGED)
+@pytest.mark.parametrize("odd_one", [0, 3])
+@pytest.mark.parametrize("tuning", [BY_HOST, GATHER], ids=["by_host", "gather"])
+def test_ranks_of_several_hosts_that_differ_all_get_both_calls(connect, tuning, what, odd_one):
+    usual, other, usual_text, other_text = DIFFERENCES[what]
+
+    def body(comm, rank):
+        coll, dtype, op, kwargs = other if rank == odd_one else usual
+        call(comm, coll, dtype, op, **kwargs)
+
+    group = connect("mixed", 4, hosts=in_turns(2, 2), tuning=tuning)
+    for error in errors_of(group.outcomes(body), range(4)):
+        assert usual_text in str(error) and other_text in str(error), error
+
+
+@pytest.mark.parametrize("tuning", [BY_HOST, GATHER], ids=["by_host", "gather"])
+@pytest.mark.parametrize("gone", [0, 3])
+def test_a_rank_that_leaves_is_named_on_every_host(connect, tuning, gone):
+    group = connect("mixed", 4, hosts=in_turns(2, 2), tuning=tuning)
+
+    def body(comm, rank):
+        if rank == gone:
+            time.sleep(0.2)
+            comm.close()
+        else:
+            call(comm, "all_reduce", "float32", out=np.ones(5000, np.float32))
+
+    for error in errors_of(group.outcomes(body), set(range(4)) - {gone}):
+        assert f"rank {gone}" in str(error)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("round_", range(8))
+def test_a_rank_that_closes_in_any_stage_ends_all_the_others(connect, dtype, round_):
+    group = connect("mixed", 4, hosts=in_turns(2, 2), tuning=BY_HOST)
+    gone = round_ % 4
+    rng = random.Random(round_)
+
+    def body(comm, rank):
+        data = np.zeros(300000, np.uint16 if dtype == "bfloat16" else np.float32)
+        if rank == gone:
+            threading.Timer(0.02 + rng.random() * 0.05, comm.close).start()
+        while True:
+            call(comm, "all_reduce", dtype, out=data)
+
+    outcomes = group.outcomes(body)
+    for rank, outcome in enumerate(outcomes):
+        assert isinstance(outcome.error, CommError), f"rank {rank}: {outcome}"
+        assert outcome.seconds < CALL_S
+        if rank != gone:
+            assert f"rank {gone}" in str(outcome.error), outcome
+
+
+def test_a_timeout_says_that_there_were_stages(connect):
+    group = connect("mixed", 4, hosts=in_turns(2, 2), tuning=BY_HOST)
+
+    def body(comm, rank):
+        if rank != 3:
+            call(comm, "all_reduce", "float32", out=np.ones(5000, np.float32), timeout=0.5)
+
+    errors = errors_of(group.outcomes(body), range(3))
+    assert any("stage" in str(error) for error in errors), errors
+
+
+@pytest.mark.parametrize("transport", REAL)
+def test_ranks_that_count_other_hosts_refuse_each_other(transport):
+    places = ([0, 0, 1, 1], [5, 9, 5, 9])
+    comms = [_core.Comm(rank, 4, bytes(16), hosts=places[rank % 2]) for rank in range(2)]
+    wires = [comm.listen(transport, LOOPBACK) for comm in comms]
+    peers = [(transport, wires[rank % 2], f"thread {rank}") for rank in range(4)]
+    outcomes = run_threads([lambda c=comm: c.connect(peers, 0.5) for comm in comms])
+    assert any("differ" in str(outcome.error) for outcome in outcomes), outcomes
+    for comm in comms:
+        comm.close()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_host_sends_little_more_than_its_share(connect, dtype):
+    where = [0, 0, 1, 1]
+    group = connect("tcp", 4, hosts=where, tuning=BY_HOST)
+    shares = inputs(dtype, 4, 1_000_003)
+
+    def sent(comm, rank):
+        return sum(
+            stats["sent_bytes"]
+            for other, stats in enumerate(comm.stats())
+            if where[other] != where[rank]
+        )
+
+    before = group.run(sent)
+    all_reduce(group, dtype, "SUM", shares)
+    after = group.run(sent)
+    optimum = 2 * shares[0].nbytes * (2 - 1) / 2
+    for host in range(2):
+        used = sum(after[r] - before[r] for r in range(4) if where[r] == host)
+        assert 0.99 * optimum <= used <= 1.1 * optimum, (host, used, optimum)
