@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <string.h>
 #include <unistd.h>
@@ -10,6 +13,12 @@
 
 #define SOCK_FLAGS (SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
 
+/* A peer whose machine vanished sends no reset. The kernel gives up on it within about 10 s: on an
+ * idle connection by keep-alive probes, on a busy one by unacknowledged data. */
+#define ALIVE_IDLE_S 4
+#define ALIVE_INTERVAL_S 2
+#define ALIVE_PROBES 3
+#define UNACKED_MS 10000
 static rdt_status_t wait_for(int fd, short events, uint64_t deadline_ns)
 {
     struct pollfd pfd = {.fd = fd, .events = events};
@@ -35,6 +44,39 @@ rdt_status_t rdt_sock_listen(const struct sockaddr *addr, socklen_t addr_len, in
     }
     *fd_p = fd;
     return RDT_OK;
+}
+
+static rdt_status_t parse(const char *text, struct sockaddr_storage *addr, socklen_t *len_p)
+{
+    struct sockaddr_in *v4 = (struct sockaddr_in *)addr;
+    struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)addr;
+
+    memset(addr, 0, sizeof(*addr));
+    if (text != NULL && inet_pton(AF_INET, text, &v4->sin_addr) == 1) {
+        v4->sin_family = AF_INET;
+        *len_p = sizeof(*v4);
+        return RDT_OK;
+    }
+    if (text != NULL && inet_pton(AF_INET6, text, &v6->sin6_addr) == 1) {
+        v6->sin6_family = AF_INET6;
+        *len_p = sizeof(*v6);
+        return RDT_OK;
+    }
+    return rdt_fail(RDT_BAD_ARG, "\"%s\" is not a numeric IPv4 or IPv6 address",
+                    text != NULL ? text : "");
+}
+
+rdt_status_t rdt_sock_listen_at(const char *text, struct sockaddr_storage *addr, socklen_t *len_p,
+                                int *fd_p)
+{
+    rdt_status_t st = parse(text, addr, len_p);
+
+    if (st == RDT_OK) st = rdt_sock_listen((struct sockaddr *)addr, *len_p, fd_p);
+    if (st != RDT_OK || getsockname(*fd_p, (struct sockaddr *)addr, len_p) == 0) return st;
+    rdt_fail(RDT_IO_ERROR, "getsockname: %s", strerror(errno));
+    close(*fd_p);
+    *fd_p = -1;
+    return RDT_IO_ERROR;
 }
 
 /* A connect that was only begun fails in whatever call comes next. */
@@ -116,6 +158,31 @@ rdt_status_t rdt_sock_push(int fd, const void *buf, size_t len, size_t *done, co
             return RDT_AGAIN;
         else if (errno != EINTR)
             return fail_errno("send");
+    }
+    return RDT_OK;
+}
+
+static rdt_status_t set_option(int sock, int level, int name, int value)
+{
+    if (setsockopt(sock, level, name, &value, sizeof(value)) == 0) return RDT_OK;
+    return rdt_fail(RDT_IO_ERROR, "setsockopt %d/%d: %s", level, name, strerror(errno));
+}
+
+rdt_status_t rdt_sock_keep_alive(int sock)
+{
+    static const int options[][3] = {
+        {IPPROTO_TCP, TCP_NODELAY, 1},
+        {SOL_SOCKET, SO_KEEPALIVE, 1},
+        {IPPROTO_TCP, TCP_KEEPIDLE, ALIVE_IDLE_S},
+        {IPPROTO_TCP, TCP_KEEPINTVL, ALIVE_INTERVAL_S},
+        {IPPROTO_TCP, TCP_KEEPCNT, ALIVE_PROBES},
+        {IPPROTO_TCP, TCP_USER_TIMEOUT, UNACKED_MS},
+    };
+
+    for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
+        rdt_status_t st = set_option(sock, options[i][0], options[i][1], options[i][2]);
+
+        if (st != RDT_OK) return st;
     }
     return RDT_OK;
 }

@@ -12,12 +12,19 @@
 /* A listening, non-blocking, close-on-exec socket. IO_ERROR with the address's text otherwise. */
 rdt_status_t rdt_sock_listen(const struct sockaddr *addr, socklen_t addr_len, int *fd_p);
 
+/* The same on a free port of a numeric address; addr becomes what peers dial. BAD_ARG, IO_ERROR. */
+rdt_status_t rdt_sock_listen_at(const char *text, struct sockaddr_storage *addr, socklen_t *len_p,
+                                int *fd_p);
+
 /* Begins to connect, without waiting: a refusal may come from here or from the first push. AGAIN: the
  * peer is there, but its queue is full. PEER_REFUSED, IO_ERROR. */
 rdt_status_t rdt_sock_dial(const struct sockaddr *addr, socklen_t addr_len, int *fd_p);
 
 /* A caller that waits, non-blocking and close-on-exec. AGAIN: there is none. IO_ERROR. */
 rdt_status_t rdt_sock_accept(int listen_fd, int *fd_p);
+
+/* A peer whose machine vanished is given up by the kernel within about 10 s. IO_ERROR. */
+rdt_status_t rdt_sock_keep_alive(int fd);
 
 #define RDT_SOCK_FDS 2
 

@@ -15,7 +15,7 @@
 #define GOODBYE_NS (RDT_NS_PER_S / 5)
 
 static const rdt_transport_ops_t *const transports[RDT_NUM_TRANSPORTS] = {
-    &rdt_shm_ops, &rdt_tcp_ops, &rdt_fake_ops};
+    &rdt_shm_ops, &rdt_verbs_ops, &rdt_tcp_ops, &rdt_fake_ops};
 
 static int find_transport(const char *name)
 {
@@ -79,7 +79,7 @@ rdt_status_t rdt_comm_open(const rdt_comm_cfg_t *cfg, rdt_comm_t **comm_p)
     comm->over_tail = &comm->over;
     comm->peers = calloc(cfg->world, sizeof(*comm->peers));
     comm->srcs = calloc(cfg->world, sizeof(*comm->srcs));
-    comm->fds = calloc(cfg->world + 1, sizeof(*comm->fds));
+    comm->fds = calloc(cfg->world + 1 + RDT_NUM_TRANSPORTS * RDT_SLEEP_FDS, sizeof(*comm->fds));
     comm->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (comm->peers == NULL || comm->srcs == NULL || comm->fds == NULL || comm->event_fd < 0) {
         rdt_fail(RDT_NO_MEMORY, "communicator of %u ranks: %s", cfg->world, strerror(errno));

@@ -127,7 +127,7 @@ typedef struct rdt_peer_state {
     uint64_t taken_cost; /* of what was taken here and the peer has not been told */
 } rdt_peer_state_t;
 
-#define RDT_NUM_TRANSPORTS 3
+#define RDT_NUM_TRANSPORTS 4
 
 struct rdt_comm {
     rdt_comm_cfg_t cfg; /* whose tuning is: */

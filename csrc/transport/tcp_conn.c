@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,12 +12,6 @@
 #include "transport/tcp.h"
 #include "transport/wire.h"
 
-/* A peer whose machine vanished sends no reset. The kernel gives up on it within about 10 s: on an
- * idle connection by keep-alive probes, on a busy one by unacknowledged data. */
-#define ALIVE_IDLE_S 4
-#define ALIVE_INTERVAL_S 2
-#define ALIVE_PROBES 3
-#define UNACKED_MS 10000
 /* How long a close waits, for all peers together, for them to end as well. */
 #define LINGER_NS (300 * RDT_NS_PER_MS)
 
@@ -30,31 +23,6 @@ static rdt_status_t dial_tcp(const rdt_peer_t *peer, int *fd_p)
         return rdt_fail(RDT_BAD_ARG, "not an address of the tcp transport");
     memcpy(&addr, peer->wire, peer->wire_len);
     return rdt_sock_dial((struct sockaddr *)&addr, peer->wire_len, fd_p);
-}
-
-static rdt_status_t set_option(int sock, int level, int name, int value)
-{
-    if (setsockopt(sock, level, name, &value, sizeof(value)) == 0) return RDT_OK;
-    return rdt_fail(RDT_IO_ERROR, "setsockopt %d/%d: %s", level, name, strerror(errno));
-}
-
-static rdt_status_t set_options(int sock)
-{
-    static const int options[][3] = {
-        {IPPROTO_TCP, TCP_NODELAY, 1},
-        {SOL_SOCKET, SO_KEEPALIVE, 1},
-        {IPPROTO_TCP, TCP_KEEPIDLE, ALIVE_IDLE_S},
-        {IPPROTO_TCP, TCP_KEEPINTVL, ALIVE_INTERVAL_S},
-        {IPPROTO_TCP, TCP_KEEPCNT, ALIVE_PROBES},
-        {IPPROTO_TCP, TCP_USER_TIMEOUT, UNACKED_MS},
-    };
-
-    for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
-        rdt_status_t st = set_option(sock, options[i][0], options[i][1], options[i][2]);
-
-        if (st != RDT_OK) return st;
-    }
-    return RDT_OK;
 }
 
 static rdt_status_t give_slots(tcp_conn_t *conn, uint32_t chunk_bytes)
@@ -81,7 +49,7 @@ static rdt_status_t set_up(tcp_ctx_t *ctx, tcp_conn_t *conn, const rdt_peer_t *p
         (rdt_conn_t){.ops = &rdt_tcp_ops, .ctx = &ctx->base, .peer = peer->rank, .places = true};
     conn->sock = sock;
     ctx->num_conns++;
-    st = set_options(sock);
+    st = rdt_sock_keep_alive(sock);
     if (st == RDT_OK) st = give_slots(conn, ctx->base.cfg.chunk_bytes);
     return st;
 }

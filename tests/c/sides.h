@@ -51,19 +51,32 @@ static inline void *connect_side(void *arg)
     return NULL;
 }
 
-static inline void connect_pair(side_t *sides, const rdt_transport_ops_t *ops, const char *arg)
+/* first and second: what rank 0 and rank 1 are opened with. */
+static inline void open_pair_with(side_t *sides, const rdt_transport_ops_t *ops, const char *first,
+                                  const char *second)
 {
-    for (uint32_t r = 0; r < 2; r++)
-        open_side(&sides[r], ops, arg, r, 1);
+    open_side(&sides[0], ops, first, 0, 1);
+    open_side(&sides[1], ops, second, 1, 1);
     for (uint32_t r = 0; r < 2; r++) {
         sides[r].peer.rank = 1 - r;
         sides[r].peer.wire_len = ops->address(sides[1 - r].ctx, sides[r].peer.wire);
         CHECK(sides[r].peer.wire_len <= RDT_WIRE_BYTES, "an address that is too long");
     }
+}
+
+static inline void connect_pair_with(side_t *sides, const rdt_transport_ops_t *ops,
+                                     const char *first, const char *second)
+{
+    open_pair_with(sides, ops, first, second);
     for (int r = 0; r < 2; r++)
         pthread_create(&sides[r].thread, NULL, connect_side, &sides[r]);
     for (int r = 0; r < 2; r++)
         pthread_join(sides[r].thread, NULL);
+}
+
+static inline void connect_pair(side_t *sides, const rdt_transport_ops_t *ops, const char *arg)
+{
+    connect_pair_with(sides, ops, arg, arg);
 }
 
 static inline void close_pair(side_t *sides)

@@ -194,6 +194,9 @@ int main(void)
 {
     run(&rdt_shm_ops, NULL);
     run(&rdt_tcp_ops, "127.0.0.1");
+    run(&rdt_verbs_ops, "rails=fake0/1/1 addr=127.0.0.1 fake=");
+    run(&rdt_verbs_ops, "rails=fake0/1/1 addr=127.0.0.1 fake=delay=5;seed=7;inline=0");
+    run(&rdt_verbs_ops, "rails=fake0/1/1+fake1/1/3+fake2/1/1 addr=127.0.0.1 fake=delay=4;seed=2");
     run(&rdt_fake_ops, "seed=3");
     run(&rdt_fake_ops, "seed=4,delay=5,slots=2");
     return 0;

@@ -27,6 +27,7 @@
 #define RDT_TOKEN_BYTES 16 /* incarnation of the group: a stale or foreign peer is refused by it */
 #define RDT_LABEL_BYTES 96 /* "host, pid" of a peer, for error texts */
 #define RDT_DATA_ALIGN 64  /* alignment of received data */
+#define RDT_SLEEP_FDS 16   /* that a context watches, besides one for each connection */
 
 typedef enum rdt_lane { RDT_LANE_COLL, RDT_LANE_P2P, RDT_NUM_LANES } rdt_lane_t;
 
@@ -94,7 +95,7 @@ typedef struct rdt_sleep {
     bool use_futex; /* in: no descriptors are watched, so a futex will do */
     _Atomic uint32_t *futex;
     uint32_t futex_value;
-    struct pollfd *fds; /* in: room for the connections of all contexts */
+    struct pollfd *fds; /* in: room for one for each peer, and RDT_SLEEP_FDS for each context */
     uint32_t num_fds;
 } rdt_sleep_t;
 

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which memory the NICs know: this rank's extents of the arena, and what the peers said of theirs. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "arena/arena.h"
+#include "base/error.h"
+#include "transport/verbs.h"
+
+static bool holds(uint64_t first, uint64_t len, uint64_t at, uint64_t size)
+{
+    return at >= first && size <= len && at - first <= len - size;
+}
+
+static bool register_rails(verbs_ctx_t *ctx, uint8_t *base, size_t len, verbs_extent_t *extent)
+{
+    for (uint32_t r = 0; r < ctx->num_rails; r++) {
+        struct ibv_mr *mr;
+
+        if (rdt_verbs_dev_register(ctx->rails[r].dev, base, len, &mr) != RDT_OK) return false;
+        extent->lkey[r] = mr->lkey;
+        extent->rkey[r] = mr->rkey;
+    }
+    return true;
+}
+
+/* An extent that cannot be registered is remembered as such: its tensors are staged, which the counter
+ * of staged bytes shows. */
+static __attribute__((noinline)) const verbs_extent_t *add_extent(verbs_ctx_t *ctx,
+                                                                  const void *data, size_t len)
+{
+    verbs_extent_t *extents = realloc(ctx->extents, (ctx->num_extents + 1) * sizeof(*ctx->extents));
+    verbs_extent_t *extent;
+    void *base;
+    size_t extent_len;
+
+    if (extents == NULL) return NULL;
+    ctx->extents = extents;
+    if (rdt_arena_pin(data, len, &base, &extent_len) != RDT_OK) return NULL;
+    extent = &extents[ctx->num_extents];
+    *extent = (verbs_extent_t){.len = extent_len, .addr = (uintptr_t)base};
+    extent->failed =
+        !rdt_arena_offset(base, 1, &extent->at) || !register_rails(ctx, base, extent_len, extent);
+    rdt_arena_unpin(base); /* each device has pinned it for itself */
+    ctx->last_extent = ctx->num_extents++;
+    return extent->failed ? NULL : extent;
+}
+
+const verbs_extent_t *rdt_verbs_extent(verbs_ctx_t *ctx, const void *data, size_t len)
+{
+    uint64_t at;
+
+    if (!rdt_arena_offset(data, len, &at)) return NULL;
+    for (uint32_t i = 0; i < ctx->num_extents; i++) {
+        uint32_t k = (ctx->last_extent + i) % ctx->num_extents;
+        const verbs_extent_t *extent = &ctx->extents[k];
+
+        if (!holds(extent->at, extent->len, at, len)) continue;
+        ctx->last_extent = k;
+        return extent->failed ? NULL : extent;
+    }
+    return add_extent(ctx, data, len);
+}
+
+rdt_status_t rdt_verbs_expose(rdt_conn_t *base, void *addr, size_t len, uint64_t *at_p)
+{
+    verbs_conn_t *conn = (verbs_conn_t *)base;
+    uint64_t at;
+
+    if (!base->places || len == 0 || !rdt_arena_offset(addr, len, &at) ||
+        rdt_verbs_extent((verbs_ctx_t *)base->ctx, addr, len) == NULL)
+        return RDT_UNSUPPORTED;
+    conn->exposed = true;
+    *at_p = at + 1; /* 0 is nothing */
+    return RDT_OK;
+}
+
+verbs_key_t rdt_verbs_key_of(const verbs_extent_t *extent)
+{
+    verbs_key_t key = {.at = extent->at, .len = extent->len, .addr = extent->addr};
+
+    memcpy(key.rkey, extent->rkey, sizeof(key.rkey));
+    return key;
+}
+
+const verbs_key_t *rdt_verbs_key(verbs_conn_t *conn, uint64_t at, size_t len)
+{
+    for (uint32_t i = 0; at > 0 && i < conn->num_keys; i++) {
+        uint32_t k = (conn->last_key + i) % conn->num_keys;
+
+        if (!holds(conn->keys[k].at, conn->keys[k].len, at - 1, len)) continue;
+        conn->last_key = k;
+        return &conn->keys[k];
+    }
+    return NULL;
+}
+
+static bool knows(const verbs_conn_t *conn, const verbs_key_t *key)
+{
+    for (uint32_t i = 0; i < conn->num_keys; i++)
+        if (conn->keys[i].at == key->at) return true;
+    return false;
+}
+
+/* Each lane says the same keys. */
+bool rdt_verbs_take_keys(verbs_conn_t *conn, const uint8_t *data, uint32_t len)
+{
+    uint32_t num = len / sizeof(verbs_key_t);
+    verbs_key_t *keys;
+
+    if (len == 0 || len % sizeof(verbs_key_t) != 0) return false;
+    keys = realloc(conn->keys, (conn->num_keys + num) * sizeof(*keys));
+    if (keys == NULL) return false;
+    conn->keys = keys;
+    for (uint32_t i = 0; i < num; i++) {
+        verbs_key_t key;
+
+        memcpy(&key, data + i * sizeof(key), sizeof(key));
+        if (!knows(conn, &key)) conn->keys[conn->num_keys++] = key;
+    }
+    return true;
+}

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Who is alive: what the NIC, its driver and the peer's kernel say; and what a sleeper must watch. */
+#include <errno.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "base/clock.h"
+#include "transport/verbs.h"
+
+#define PROBE_NS (RDT_NS_PER_S / 2) /* of silence on a connection */
+/* A link that is plugged again or renegotiates is not lost; one that stays down is. */
+#define PORT_GRACE_NS RDT_NS_PER_S
+
+void rdt_verbs_fail(verbs_conn_t *conn, uint32_t r, rdt_status_t status, const char *fmt, ...)
+{
+    const verbs_rail_t *rail = &((const verbs_ctx_t *)conn->base.ctx)->rails[r];
+    size_t len;
+    va_list args;
+
+    if (conn->base.status != RDT_OK) return;
+    conn->base.status = status;
+    snprintf(conn->base.detail, sizeof(conn->base.detail), "%.31s/%u: ", rail->name, rail->port);
+    len = strlen(conn->base.detail);
+    va_start(args, fmt);
+    vsnprintf(conn->base.detail + len, sizeof(conn->base.detail) - len, fmt, args);
+    va_end(args);
+}
+
+static rdt_status_t meaning_of(enum ibv_wc_status status)
+{
+    switch (status) {
+    case IBV_WC_RETRY_EXC_ERR:
+    case IBV_WC_RNR_RETRY_EXC_ERR:
+    case IBV_WC_REM_ABORT_ERR:
+    case IBV_WC_RESP_TIMEOUT_ERR:
+        return RDT_PEER_LOST;
+    case IBV_WC_REM_ACCESS_ERR:
+    case IBV_WC_REM_INV_REQ_ERR:
+    case IBV_WC_REM_OP_ERR:
+        return RDT_PROTOCOL;
+    default:
+        return RDT_IO_ERROR;
+    }
+}
+
+/* A flush only says that the queue pair had failed before: what failed it says why, where it is known. */
+void rdt_verbs_failed_wc(verbs_conn_t *conn, uint32_t r, enum ibv_wc_status status)
+{
+    const verbs_rail_t *rail = &((const verbs_ctx_t *)conn->base.ctx)->rails[r];
+
+    rdt_verbs_fail(conn, r, meaning_of(status), "%s (completion status %d)",
+                   rail->dev->api.wc_status_str(status), (int)status);
+}
+
+void rdt_verbs_rail_failed(verbs_ctx_t *ctx, uint32_t r, const char *why)
+{
+    for (uint32_t i = 0; i < ctx->num_conns; i++)
+        if (r < ctx->conns[i].num_rails) rdt_verbs_fail(&ctx->conns[i], r, RDT_IO_ERROR, "%s", why);
+}
+
+/* -- check -- */
+
+static const char *event_text(const verbs_rail_t *rail, int event)
+{
+    return rail->dev->api.event_type_str((enum ibv_event_type)(event - 1));
+}
+
+static void check_port(verbs_ctx_t *ctx, uint32_t r, uint64_t now_ns)
+{
+    verbs_rail_t *rail = &ctx->rails[r];
+    uint64_t since = atomic_load(&rail->dev->port_down_ns);
+    struct ibv_port_attr attr;
+
+    if (since == 0 || atomic_load(&rail->dev->port_down) != rail->port) return;
+    if (now_ns < since + PORT_GRACE_NS) return; /* since may be later than now */
+    memset(&attr, 0, sizeof(attr));
+    if (rail->dev->api.query_port(rail->dev->context, rail->port, &attr) == 0 &&
+        attr.state == IBV_PORT_ACTIVE)
+        atomic_store(&rail->dev->port_down_ns, 0);
+    else
+        rdt_verbs_rail_failed(ctx, r, "the port is down");
+}
+
+static void check_rail(verbs_ctx_t *ctx, uint32_t r, uint64_t now_ns)
+{
+    verbs_rail_t *rail = &ctx->rails[r];
+    int event;
+
+    rdt_verbs_dev_events(rail->dev);
+    event = atomic_load(&rail->dev->fatal);
+    if (event == 0) event = atomic_load(&rail->event);
+    if (event != 0) rdt_verbs_rail_failed(ctx, r, event_text(rail, event));
+    check_port(ctx, r, now_ns);
+}
+
+static void check_qps(verbs_ctx_t *ctx, verbs_conn_t *conn)
+{
+    for (uint32_t r = 0; r < conn->num_rails; r++) {
+        int event = atomic_load(&conn->qps[r].event);
+
+        if (event != 0)
+            rdt_verbs_fail(conn, r, RDT_IO_ERROR, "%s", event_text(&ctx->rails[r], event));
+    }
+}
+
+static bool is_idle(const verbs_conn_t *conn)
+{
+    for (uint32_t r = 0; r < conn->num_rails; r++)
+        if (conn->qps[r].done != conn->qps[r].posted) return false;
+    return true;
+}
+
+/* Silence may be a dead peer or a cut cable: the NIC finds out. */
+static void probe(verbs_conn_t *conn, uint64_t now_ns)
+{
+    if (conn->is_active) {
+        conn->is_active = false;
+        conn->active_ns = now_ns;
+    }
+    if (now_ns - conn->active_ns < PROBE_NS) return;
+    conn->active_ns = now_ns;
+    for (uint32_t r = 0; r < conn->num_rails; r++)
+        if (conn->qps[r].signaled != conn->qps[r].posted || is_idle(conn)) rdt_verbs_probe(conn, r);
+}
+
+/* What the peer sent before it went has reached this NIC, as it waited for that: it is taken first. */
+static void check_socket(verbs_ctx_t *ctx, verbs_conn_t *conn)
+{
+    char byte;
+    ssize_t n = recv(conn->sock, &byte, 1, MSG_DONTWAIT | MSG_PEEK);
+
+    if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR))) return;
+    conn->ended = true;
+    rdt_verbs_poll(&ctx->base);
+    rdt_verbs_fail(conn, 0, RDT_PEER_LOST, "%s", n < 0 ? strerror(errno) : "its process is gone");
+}
+
+void rdt_verbs_check(rdt_ctx_t *base)
+{
+    verbs_ctx_t *ctx = (verbs_ctx_t *)base;
+    uint64_t now_ns = rdt_now_ns();
+
+    for (uint32_t r = 0; r < ctx->num_rails; r++)
+        check_rail(ctx, r, now_ns);
+    for (uint32_t i = 0; i < ctx->num_conns; i++) {
+        verbs_conn_t *conn = &ctx->conns[i];
+
+        if (conn->base.status != RDT_OK) continue;
+        check_qps(ctx, conn);
+        check_socket(ctx, conn);
+        if (conn->base.status == RDT_OK) probe(conn, now_ns);
+    }
+}
+
+/* -- sleeping -- */
+
+static void watch(rdt_sleep_t *sleep, int fd)
+{
+    sleep->fds[sleep->num_fds++] = (struct pollfd){.fd = fd, .events = POLLIN};
+}
+
+void rdt_verbs_arm(rdt_ctx_t *base, rdt_sleep_t *sleep)
+{
+    verbs_ctx_t *ctx = (verbs_ctx_t *)base;
+
+    for (uint32_t r = 0; r < ctx->num_rails; r++) {
+        verbs_rail_t *rail = &ctx->rails[r];
+
+        if (rail->dev->api.req_notify_cq(rail->cq, 0) != 0)
+            rdt_verbs_rail_failed(ctx, r, "its completion queue cannot be armed");
+        watch(sleep, rail->channel->fd);
+        watch(sleep, rail->dev->context->async_fd);
+    }
+    for (uint32_t i = 0; i < ctx->num_conns; i++)
+        if (!ctx->conns[i].ended) watch(sleep, ctx->conns[i].sock);
+}
+
+/* Events are acknowledged when the queue is destroyed, all at once: each time costs a lock. */
+void rdt_verbs_disarm(rdt_ctx_t *base)
+{
+    verbs_ctx_t *ctx = (verbs_ctx_t *)base;
+
+    for (uint32_t r = 0; r < ctx->num_rails; r++) {
+        verbs_rail_t *rail = &ctx->rails[r];
+        struct ibv_cq *cq;
+        void *cq_context;
+
+        while (rail->dev->api.get_cq_event(rail->channel, &cq, &cq_context) == 0)
+            rail->unacked_events++;
+    }
+}

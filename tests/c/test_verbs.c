@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What only the verbs transport has: failures of the device, places, GIDs. Two ranks over the scripted
+ * fake of ibv/ibv_fake.h; only rank 0 has the script. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "arena/arena.h"
+#include "ibv/ibv_fake.h"
+#include "sides.h"
+#include "transport/verbs.h"
+
+#define ARG_BYTES 256
+#define ADDR " addr=127.0.0.1"
+#define PLAIN "rails=fake0/1/1" ADDR " fake="
+
+/* rails and script of rank 0; rank 1 has the same rails and no script. */
+static void connect_with(side_t *sides, const char *rails, const char *script)
+{
+    char args[2][ARG_BYTES];
+
+    snprintf(args[0], ARG_BYTES, "rails=%s" ADDR " fake=%s", rails, script);
+    snprintf(args[1], ARG_BYTES, "rails=%s" ADDR " fake=", rails);
+    connect_pair_with(sides, &rdt_verbs_ops, args[0], args[1]);
+}
+
+static void turn_one(const side_t *side)
+{
+    side->ops->poll(side->ctx);
+    side->ops->check(side->ctx);
+}
+
+static void turn(const side_t *sides)
+{
+    turn_one(&sides[0]);
+    turn_one(&sides[1]);
+}
+
+/* Rank 0 sends, rank 1 takes, until rank 0 knows that it cannot. */
+static void exchange_until_failed(side_t *sides)
+{
+    uint64_t deadline = rdt_now_ns() + LIMIT_NS;
+    header_t hdr = {0};
+    rdt_msg_t msg;
+
+    while (sides[0].conn->status == RDT_OK) {
+        (void)sides[0].ops->send(sides[0].conn, RDT_LANE_COLL, &hdr, "0123456789", 10);
+        turn(sides);
+        if (sides[1].ops->peek(sides[1].conn, RDT_LANE_COLL, &msg) == RDT_OK)
+            sides[1].ops->release(sides[1].conn, RDT_LANE_COLL);
+        CHECK(rdt_now_ns() < deadline, "the failure was not seen");
+    }
+}
+
+static void await_end(const side_t *side)
+{
+    uint64_t deadline = rdt_now_ns() + LIMIT_NS;
+
+    while (side->conn->status == RDT_OK) {
+        turn_one(side);
+        CHECK(rdt_now_ns() < deadline, "the peer does not notice");
+    }
+}
+
+/* -- failures -- */
+
+static void expect_failure(const char *script, rdt_status_t status, const char *word)
+{
+    side_t sides[2] = {0};
+
+    connect_with(sides, "fake0/1/1", script);
+    exchange_until_failed(sides);
+    CHECK(sides[0].conn->status == status, "%s: %s: %s", script,
+          rdt_status_name(sides[0].conn->status), sides[0].conn->detail);
+    CHECK(strstr(sides[0].conn->detail, "fake0/1") != NULL, "no device: %s", sides[0].conn->detail);
+    CHECK(strstr(sides[0].conn->detail, word) != NULL, "%s: no \"%s\": %s", script, word,
+          sides[0].conn->detail);
+    sides[0].ops->close(sides[0].ctx);
+    await_end(&sides[1]); /* and the peer is not left waiting */
+    sides[1].ops->close(sides[1].ctx);
+}
+
+static void every_completion_status_is_said_in_words(void)
+{
+    rdt_ibv_api_t api;
+
+    CHECK(rdt_ibv_fake(NULL, &api) == RDT_OK, "%s", rdt_last_error());
+    for (int status = IBV_WC_LOC_LEN_ERR; status <= IBV_WC_GENERAL_ERR; status++) {
+        rdt_status_t meaning = RDT_IO_ERROR;
+        char script[32];
+
+        if (status == IBV_WC_RETRY_EXC_ERR || status == IBV_WC_RNR_RETRY_EXC_ERR ||
+            status == IBV_WC_REM_ABORT_ERR || status == IBV_WC_RESP_TIMEOUT_ERR)
+            meaning = RDT_PEER_LOST;
+        if (status == IBV_WC_REM_ACCESS_ERR || status == IBV_WC_REM_INV_REQ_ERR ||
+            status == IBV_WC_REM_OP_ERR)
+            meaning = RDT_PROTOCOL;
+        snprintf(script, sizeof(script), "wc=%d@3", status);
+        expect_failure(script, meaning, api.wc_status_str((enum ibv_wc_status)status));
+    }
+}
+
+static void what_the_device_refuses_or_reports_ends_the_connection(void)
+{
+    expect_failure("post=3", RDT_IO_ERROR, "ibv_post_send: Cannot allocate memory");
+    expect_failure("rwc=LOC_LEN_ERR@1", RDT_IO_ERROR, "local length error");
+    expect_failure("overrun=4", RDT_IO_ERROR, "");
+    expect_failure("event=QP_FATAL@4", RDT_IO_ERROR, "");
+    expect_failure("event=CQ_ERR@4", RDT_IO_ERROR, "");
+    expect_failure("event=DEVICE_FATAL@4", RDT_IO_ERROR, "");
+    expect_failure("event=PORT_ERR@4", RDT_IO_ERROR, "port is down");
+}
+
+static void exchange(side_t *sides, int num)
+{
+    uint64_t deadline = rdt_now_ns() + LIMIT_NS;
+    int sent = 0, got = 0;
+
+    while (got < num) {
+        header_t hdr = {.number = (uint64_t)sent};
+        rdt_msg_t msg;
+
+        if (sent < num &&
+            sides[0].ops->send(sides[0].conn, RDT_LANE_COLL, &hdr, "0123456789", 10) == RDT_OK)
+            sent++;
+        turn(sides);
+        if (sides[1].ops->peek(sides[1].conn, RDT_LANE_COLL, &msg) == RDT_OK) {
+            CHECK_EQ(((const header_t *)msg.hdr)->number, (uint64_t)got);
+            CHECK(msg.len == 10 && memcmp(msg.data, "0123456789", 10) == 0, "other data");
+            sides[1].ops->release(sides[1].conn, RDT_LANE_COLL);
+            got++;
+        }
+        CHECK(rdt_now_ns() < deadline, "%d of %d messages: %s, %s", got, num, sides[0].conn->detail,
+              sides[1].conn->detail);
+    }
+}
+
+static void works_with(const char *rails, const char *script)
+{
+    side_t sides[2] = {0};
+
+    connect_with(sides, rails, script);
+    exchange(sides, 100);
+    close_pair(sides);
+}
+
+static void limits_of_the_device_are_kept(void)
+{
+    works_with("fake0/1/1", "inline=101");
+    works_with("fake0/1/1", "inline_grant=60");
+    works_with("fake0/1/1", "inline=0;max_qp_wr=48");
+    works_with("fake0/1/1", "max_msg_sz=8388608;mtu=1024");
+    works_with("fake0/1/1", "iova2=0");
+    works_with("fake0/1/1", "event=GID_CHANGE@5");
+    works_with("fake0/1/1", "event=PORT_ERR@5;event=PORT_ACTIVE@6");
+}
+
+static void refuses(const char *arg, rdt_status_t status, const char *word)
+{
+    rdt_ctx_cfg_t cfg = {.rank = 0, .world = 2, .chunk_bytes = CHUNK, .addr = arg};
+    rdt_ctx_t *ctx;
+    rdt_status_t st = rdt_verbs_ops.open(&cfg, &ctx);
+
+    CHECK(st == status, "%s: %s: %s", arg, rdt_status_name(st), rdt_last_error());
+    CHECK(strstr(rdt_last_error(), word) != NULL, "%s: %s", arg, rdt_last_error());
+}
+
+static void what_cannot_be_opened_says_why(void)
+{
+    refuses("", RDT_BAD_ARG, "no rail");
+    refuses("rails=fake0" ADDR, RDT_BAD_ARG, "fake0");
+    refuses("rails=fake0/1/x" ADDR, RDT_BAD_ARG, "fake0/1/x");
+    refuses("rails=fake0/0/1" ADDR, RDT_BAD_ARG, "fake0/0/1");
+    refuses("speed=1", RDT_BAD_ARG, "speed");
+    refuses("tc=256", RDT_BAD_ARG, "tc");
+    refuses("rails=fake0/1/1 addr=nowhere fake=", RDT_BAD_ARG, "nowhere");
+    refuses("rails=mlx5_0/1/1" ADDR " fake=", RDT_BAD_ARG, "no RDMA device mlx5_0");
+    refuses("rails=fake0/7/1" ADDR " fake=", RDT_BAD_ARG, "no port 7");
+    refuses(PLAIN "state=1", RDT_IO_ERROR, "not active");
+    refuses(PLAIN "max_msg_sz=4096", RDT_BAD_ARG, "4096 bytes in a message");
+    refuses(PLAIN "max_cqe=50", RDT_NO_MEMORY, "completion queue");
+    refuses(PLAIN "open=13", RDT_IO_ERROR, "Permission denied");
+    refuses(PLAIN "query=5", RDT_IO_ERROR, "Input/output error");
+    refuses(PLAIN "nonsense=1", RDT_BAD_ARG, "nonsense");
+}
+
+/* -- connecting -- */
+
+typedef struct attempt {
+    side_t *side;
+    rdt_status_t st;
+    char text[RDT_ERROR_BYTES];
+} attempt_t;
+
+static void *try_to_connect(void *arg)
+{
+    attempt_t *a = arg;
+
+    a->st = a->side->ops->connect(a->side->ctx, &a->side->peer, 1, rdt_now_ns() + LIMIT_NS,
+                                  &a->side->conn);
+    strncpy(a->text, a->st == RDT_OK ? "" : rdt_last_error(), sizeof(a->text) - 1);
+    return NULL;
+}
+
+/* Rank 0 cannot join for that reason, and rank 1 is told that its peer could not. */
+static void fails_to_connect(const char *rails, const char *script, const char *word)
+{
+    char args[2][ARG_BYTES];
+    side_t sides[2] = {0};
+    attempt_t attempts[2] = {{.side = &sides[0]}, {.side = &sides[1]}};
+
+    snprintf(args[0], ARG_BYTES, "rails=%s" ADDR " fake=%s", rails, script);
+    snprintf(args[1], ARG_BYTES, "rails=%s" ADDR " fake=", rails);
+    open_pair_with(sides, &rdt_verbs_ops, args[0], args[1]);
+    for (int r = 0; r < 2; r++)
+        pthread_create(&sides[r].thread, NULL, try_to_connect, &attempts[r]);
+    pthread_join(sides[0].thread, NULL);
+    sides[0].ops->close(sides[0].ctx); /* as who failed does */
+    pthread_join(sides[1].thread, NULL);
+    sides[1].ops->close(sides[1].ctx);
+    CHECK(attempts[0].st < 0 && strstr(attempts[0].text, word) != NULL, "%s: %s", script,
+          attempts[0].text);
+    CHECK(attempts[1].st < 0 && strstr(attempts[1].text, "rank 0") != NULL, "%s", attempts[1].text);
+}
+
+static void a_gid_that_cannot_be_used_is_replaced(void)
+{
+    works_with("fake0/1/1,3", "rtr=19@1");
+    works_with("fake0/1/1+fake1/1/1,3", "rtr=19@3");
+    fails_to_connect("fake0/1/1,3", "rtr=19@1;rtr=110@3", "GID index 3 to RTR");
+    fails_to_connect("fake0/1/1", "gid=22@1", "GID index 1");
+}
+
+/* In a child, since a limit that was lowered stays so. */
+static void a_small_limit_of_locked_memory_is_named(void)
+{
+    pid_t pid = fork();
+    int status;
+
+    if (pid == 0) {
+        struct rlimit limit = {64 << 10, 64 << 10};
+
+        setrlimit(RLIMIT_MEMLOCK, &limit);
+        fails_to_connect("fake0/1/1", "reg=1", "64 KiB");
+        _exit(0);
+    }
+    CHECK(waitpid(pid, &status, 0) == pid && status == 0, "the child failed");
+}
+
+/* -- places -- */
+
+#define PLACE_BYTES (3 * CHUNK)
+
+static void put_all(side_t *sides, const uint8_t *from, uint64_t at)
+{
+    uint64_t deadline = rdt_now_ns() + LIMIT_NS;
+    uint32_t sent = 0, got = 0;
+
+    while (got < PLACE_BYTES) {
+        header_t hdr = {.number = got};
+        rdt_msg_t msg;
+
+        if (sent < PLACE_BYTES && sides[0].ops->put(sides[0].conn, RDT_LANE_COLL, &hdr, from + sent,
+                                                    CHUNK, at + sent) == RDT_OK)
+            sent += CHUNK;
+        turn(sides);
+        if (sides[1].ops->peek(sides[1].conn, RDT_LANE_COLL, &msg) == RDT_OK) {
+            CHECK(msg.data == NULL && msg.len == CHUNK, "not in place");
+            got += msg.len;
+            sides[1].ops->release(sides[1].conn, RDT_LANE_COLL);
+        }
+        CHECK(rdt_now_ns() < deadline, "%u bytes came: %s", got, sides[0].conn->detail);
+    }
+}
+
+/* Rank 1 says where, in a message, as coll does: so the keys are there before it. */
+static uint64_t tell(side_t *sides, uint8_t *where)
+{
+    uint64_t deadline = rdt_now_ns() + LIMIT_NS;
+    header_t hdr = {0};
+    rdt_msg_t msg;
+
+    CHECK(sides[1].ops->expose(sides[1].conn, where, PLACE_BYTES, &hdr.number) == RDT_OK, "%s",
+          rdt_last_error());
+    CHECK(sides[1].ops->send(sides[1].conn, RDT_LANE_COLL, &hdr, NULL, 0) == RDT_OK, "no slot");
+    while (sides[0].ops->peek(sides[0].conn, RDT_LANE_COLL, &msg) != RDT_OK) {
+        turn(sides);
+        CHECK(rdt_now_ns() < deadline, "nothing came");
+    }
+    memcpy(&hdr, msg.hdr, sizeof(hdr));
+    sides[0].ops->release(sides[0].conn, RDT_LANE_COLL);
+    return hdr.number;
+}
+
+static void data_goes_where_the_receiver_said(const char *rails)
+{
+    side_t sides[2] = {0};
+    uint8_t *from = rdt_arena_alloc(PLACE_BYTES), *to = rdt_arena_alloc(PLACE_BYTES + 64);
+    uint8_t heap[PLACE_BYTES];
+    uint64_t at;
+
+    for (uint32_t i = 0; i < PLACE_BYTES; i++) {
+        from[i] = (uint8_t)(i * 7 + 3);
+        heap[i] = (uint8_t)(i * 5 + 1);
+    }
+    memset(to, 0xee, PLACE_BYTES + 64);
+    connect_with(sides, rails, "delay=3");
+    CHECK(sides[0].conn->places && sides[1].conn->places, "no places");
+    CHECK(sides[1].ops->expose(sides[1].conn, heap, CHUNK, &at) == RDT_UNSUPPORTED,
+          "the heap is registered");
+    at = tell(sides, to);
+    put_all(sides, from, at);
+    CHECK(memcmp(to, from, PLACE_BYTES) == 0 && to[PLACE_BYTES] == 0xee, "other bytes");
+    CHECK_EQ(sides[0].conn->staged_bytes + sides[1].conn->staged_bytes, 0);
+    put_all(sides, heap, at); /* the heap's cannot be read by the NIC: one copy */
+    CHECK(memcmp(to, heap, PLACE_BYTES) == 0, "other bytes");
+    CHECK_EQ(sides[0].conn->staged_bytes, PLACE_BYTES);
+    CHECK_EQ(sides[0].conn->sent_bytes, 2 * PLACE_BYTES);
+    CHECK_EQ(sides[1].conn->received_bytes, 2 * PLACE_BYTES);
+    close_pair(sides);
+    rdt_arena_free(from);
+    rdt_arena_free(to);
+}
+
+/* After revoke the peer cannot change a byte, and it learns that this rank is gone. */
+static void what_is_revoked_stays_as_it_is(void)
+{
+    side_t sides[2] = {0};
+    uint8_t *to = rdt_arena_alloc(PLACE_BYTES);
+    header_t hdr = {0};
+    uint64_t at, deadline = rdt_now_ns() + LIMIT_NS;
+
+    memset(to, 0xee, PLACE_BYTES);
+    connect_with(sides, "fake0/1/1", "");
+    at = tell(sides, to);
+    sides[1].ops->revoke(sides[1].ctx, 1);
+    while (sides[0].conn->status == RDT_OK) {
+        (void)sides[0].ops->put(sides[0].conn, RDT_LANE_COLL, &hdr, "late", 4, at);
+        sides[0].ops->poll(sides[0].ctx);
+        CHECK(rdt_now_ns() < deadline, "rank 0 does not notice");
+    }
+    for (uint32_t i = 0; i < PLACE_BYTES; i++)
+        CHECK_EQ(to[i], 0xee);
+    close_pair(sides);
+    rdt_arena_free(to);
+}
+
+static void an_extent_that_cannot_be_registered_is_staged(void)
+{
+    side_t sides[2] = {0};
+    uint8_t *from = rdt_arena_alloc(PLACE_BYTES), *to = rdt_arena_alloc(PLACE_BYTES);
+    uint64_t at;
+
+    memset(from, 0x5a, PLACE_BYTES);
+    connect_with(sides, "fake0/1/1", "reg=2"); /* the first one is the slots' */
+    at = tell(sides, to);
+    put_all(sides, from, at);
+    CHECK(memcmp(to, from, PLACE_BYTES) == 0, "other bytes");
+    CHECK_EQ(sides[0].conn->staged_bytes, PLACE_BYTES);
+    CHECK(sides[0].ops->expose(sides[0].conn, from, CHUNK, &at) == RDT_UNSUPPORTED, "registered");
+    close_pair(sides);
+    rdt_arena_free(from);
+    rdt_arena_free(to);
+}
+
+int main(void)
+{
+    CHECK(rdt_arena_open() == RDT_OK, "%s", rdt_last_error());
+    what_cannot_be_opened_says_why();
+    limits_of_the_device_are_kept();
+    a_gid_that_cannot_be_used_is_replaced();
+    every_completion_status_is_said_in_words();
+    what_the_device_refuses_or_reports_ends_the_connection();
+    data_goes_where_the_receiver_said("fake0/1/1");
+    data_goes_where_the_receiver_said("fake0/1/1+fake1/1/1+fake3/1/3");
+    what_is_revoked_stays_as_it_is();
+    an_extent_that_cannot_be_registered_is_staged();
+    CHECK_EQ(rdt_ibv_fake_live(), 0);
+    a_small_limit_of_locked_memory_is_named();
+    puts("verbs: ok");
+    return 0;
+}
