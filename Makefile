@@ -26,14 +26,18 @@ c_build = $(BIN)/cmake -S . -B build/c-$(1) -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD
     -DCMAKE_BUILD_TYPE=RelWithDebInfo -DRDT_BINDINGS=OFF -DRDT_TESTS=ON -DRDT_SANITIZE="$(2)" \
     --log-level=WARNING && $(BIN)/cmake --build build/c-$(1) -- --quiet
 
-.PHONY: build demo test stress check bench-smoke clean help system
+# In a guest nothing can be written into the checkout, and emulated CPUs take their time.
+in_guest = $(BIN)/python tests/vm/vm_run.py
+guest_tests = $(BIN)/python -m pytest -p no:cacheprovider --timeout 300 tests/verbs
+
+.PHONY: build demo test test-rdma vm stress check bench-smoke clean help system
 
 build: $(VENV)/.built ## make .venv with rdmatrain and everything that the other targets need
 
 demo: build ## train a small GPT on two ranks and prove that the result is right
 	launch/demo.sh
 
-test: build ## C tests in three builds (plain, address, thread), then all the Python tests
+test: build vm ## C tests in three builds (plain, address, thread), all the Python tests, then test-rdma
 	@failed=()
 	c_tests() { # NAME SANITIZERS [COMMAND THAT RUNS CTEST]
 	    echo "== C tests: $$1"
@@ -46,8 +50,16 @@ test: build ## C tests in three builds (plain, address, thread), then all the Py
 	c_tests thread thread $(FIXED_ADDRESSES)
 	echo "== Python tests"
 	$(BIN)/pytest $(ARGS) || failed+=("Python")
+	echo "== Tests on an RDMA device, in a guest"
+	$(if $(strip $(ARGS)),echo "SKIP: ARGS chose among the tests above",$(in_guest) $(guest_tests) || failed+=("RDMA"))
 	for name in "$${failed[@]}"; do echo "failed: $$name tests" >&2; done
 	(($${#failed[@]} == 0))
+
+test-rdma: build vm ## tests/verbs on a software RDMA device, in an emulated guest
+	@$(in_guest) $(guest_tests) $(ARGS)
+
+vm: build ## get what guests are made of: QEMU (as root), and a kernel in build/vm
+	@$(BIN)/python tests/vm/vm_setup.py
 
 stress: build ## a million random collectives on 4 ranks, and a tenth of that under ThreadSanitizer
 	$(call c_build,plain,)
@@ -110,7 +122,7 @@ clean: ## remove everything that make made, .venv too
 
 help: ## list the targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	echo "Variables: PYTHON=python3.12 to choose the interpreter, ARGS='-k name' for pytest in make test"
+	echo "Variables: PYTHON=python3.12 to choose the interpreter, ARGS='-k name' for pytest in make test and test-rdma"
 
 # A compiler, Python's headers and venv, and the header of libibverbs; ip makes the network namespaces of the
 # two-host tests. The library itself is optional for the package, and here so that the tests meet the real one.
