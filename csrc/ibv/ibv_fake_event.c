@@ -33,14 +33,14 @@ static void set_readable(const fake_events_t *events, bool readable)
     ssize_t done =
         readable ? write(events->fd, &one, sizeof(one)) : read(events->fd, &one, sizeof(one));
 
-    if (done != sizeof(one)) abort(); /* somebody else reads the descriptor or closed it */
+    (void)done; /* it fails only where somebody else reads the descriptor, or closed it */
 }
 
 void rdt_ibv_fake_push(fake_events_t *events, struct ibv_async_event event)
 {
     fake_event_t **link = &events->first, *last = malloc(sizeof(*last));
 
-    if (last == NULL) abort();
+    if (last == NULL) return; /* lost, as from a device whose queue of events is full */
     *last = (fake_event_t){.event = event};
     if (*link == NULL) set_readable(events, true);
     while (*link != NULL)
