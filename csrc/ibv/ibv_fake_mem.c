@@ -150,8 +150,7 @@ uint8_t *rdt_ibv_fake_memory(const struct ibv_pd *pd, uint32_t key, uint64_t add
     while (mr != NULL && (remote ? mr->ibv.rkey : mr->ibv.lkey) != key)
         mr = mr->next;
     if (mr == NULL || mr->ibv.pd != pd || (mr->access & access) != access) return NULL;
-    if (addr < mr->iova || bytes > mr->ibv.length || addr - mr->iova > mr->ibv.length - bytes)
-        return NULL;
+    if (bytes > mr->ibv.length || addr - mr->iova > mr->ibv.length - bytes) return NULL;
     return mr->memory + (addr - mr->iova);
 }
 
@@ -188,7 +187,8 @@ int rdt_ibv_fake_route(const fake_ctx_t *ctx, const struct ibv_ah_attr *attr)
 
     if (ctx->dead) return EIO;
     if (attr->port_num != 1) return EINVAL;
-    if (!attr->is_global) return ctx->script.lid != 0 && attr->dlid != 0 ? 0 : EINVAL;
+    if ((ctx->script.lid != 0) != (attr->dlid != 0)) return EINVAL;
+    if (!attr->is_global) return ctx->script.lid != 0 ? 0 : EINVAL;
     if (rdt_ibv_fake_rule(&ctx->script, FAKE_GID, grh->sgid_index) != 0) return EINVAL;
     if (!rdt_ibv_fake_gid(ctx->device, grh->sgid_index, &sgid)) return EINVAL;
     return route_gids(&sgid, &grh->dgid);

@@ -100,7 +100,7 @@ static bool is_at(const fake_ctx_t *ctx, const struct ibv_ah_attr *address)
 {
     union ibv_gid gid;
 
-    if (!address->is_global) return ctx->script.lid == address->dlid;
+    if (address->dlid != 0) return ctx->script.lid == address->dlid;
     for (int i = 0; i < FAKE_NUM_GIDS; i++)
         if (rdt_ibv_fake_gid(ctx->device, i, &gid) &&
             memcmp(&gid, &address->grh.dgid, sizeof(gid)) == 0)

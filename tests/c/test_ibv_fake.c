@@ -203,6 +203,31 @@ static void keys_and_bounds_are_checked(void)
     }
 }
 
+static void keys_are_of_a_pd(void)
+{
+    end_t a, b;
+    request_t r;
+    struct ibv_pd *pd;
+    struct ibv_mr *mr;
+    int access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
+
+    for (int i = 0; i < 2; i++) {
+        end_t *owner = i == 0 ? &a : &b;
+
+        open_pair(&a, "", &b, "");
+        pd = owner->api.alloc_pd(owner->context);
+        mr = owner->api.reg_mr(pd, owner->memory, BYTES, access);
+        set_request(&r, &a, &b, 0, 8);
+        if (i == 0) r.sge.lkey = mr->lkey;
+        if (i == 1) r.wr.wr.rdma.rkey = mr->rkey;
+        CHECK_EQ(post(&a, &r), 0);
+        expect(&a, 1000, i == 0 ? IBV_WC_LOC_PROT_ERR : IBV_WC_REM_ACCESS_ERR);
+        CHECK_EQ(owner->api.dereg_mr(mr), 0);
+        CHECK_EQ(owner->api.dealloc_pd(pd), 0);
+        close_pair(&a, &b);
+    }
+}
+
 static void access_flags_are_checked(void)
 {
     end_t a, b;
@@ -594,11 +619,18 @@ static void *write_flags(void *arg)
 {
     end_t *ends = arg;
     request_t r;
+    struct ibv_sge sges[2];
 
     for (uint64_t round = 1; round <= NUM_ROUNDS; round++) {
         fill_memory(&ends[0], (uint8_t)round);
         memcpy(ends[0].memory + 4096 - 8, &round, 8);
         set_request(&r, &ends[0], &ends[1], 0, 4096);
+        sges[0] = sges[1] = r.sge; /* the payload, and the flag */
+        sges[0].length = 4096 - 8;
+        sges[1].addr += 4096 - 8;
+        sges[1].length = 8;
+        r.wr.sg_list = sges;
+        r.wr.num_sge = 2;
         CHECK_EQ(post(&ends[0], &r), 0);
         expect(&ends[0], 1000, IBV_WC_SUCCESS);
         while (__atomic_load_n((uint64_t *)(void *)(ends[0].memory + 8192), __ATOMIC_ACQUIRE) !=
@@ -643,6 +675,7 @@ int main(void)
     a_chain_stops_at_the_bad_one();
     delayed_requests_keep_their_order();
     keys_and_bounds_are_checked();
+    keys_are_of_a_pd();
     access_flags_are_checked();
     a_registration_can_have_another_address();
     a_dmabuf_is_written();
