@@ -163,6 +163,13 @@ static void drop_caller(rdt_wire_t *wire, rdt_handshake_t *caller)
     wire->num_callers--;
 }
 
+/* Not an error yet; but if some rank does not come, this may be why. */
+static void turned_away(rdt_wire_t *wire)
+{
+    wire->num_strangers++;
+    snprintf(wire->stranger, sizeof(wire->stranger), "%s", rdt_last_error());
+}
+
 static int find_target(const rdt_wire_t *wire, uint32_t rank)
 {
     for (uint32_t i = 0; i < wire->num_targets; i++)
@@ -189,10 +196,7 @@ static void move_caller(rdt_wire_t *wire, rdt_handshake_t *caller)
     i = st == RDT_OK ? find_target(wire, rdt_handshake_rank(caller)) : -1;
     if (i >= 0 && stands(wire, &wire->targets[i]) && rdt_handshake_welcome(caller) == RDT_OK)
         join(wire, (uint32_t)i, caller);
-    if (st == RDT_PROTOCOL) {
-        wire->num_strangers++;
-        snprintf(wire->stranger, sizeof(wire->stranger), "%s", rdt_last_error());
-    }
+    if (st == RDT_PROTOCOL) turned_away(wire);
     drop_caller(wire, caller);
 }
 
@@ -226,7 +230,7 @@ static void take_callers(rdt_wire_t *wire)
         take_caller(wire, fd);
     if (st == RDT_AGAIN) return;
     /* No room, here or, for example, for one more descriptor: not to be tried again at once. */
-    if (st != RDT_OK) snprintf(wire->stranger, sizeof(wire->stranger), "%s", rdt_last_error());
+    if (st != RDT_OK) turned_away(wire);
     set_deaf(wire, true);
     due_by(wire, rdt_now_ns() + CROWDED_NS);
 }
