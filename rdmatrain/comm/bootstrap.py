@@ -352,10 +352,9 @@ def _choose_pairs(turn: Turn, settings: Settings, hellos: Sequence[Hello]) -> No
 
 def _exchange_offers(turn: Turn, settings: Settings, hellos: Sequence[Hello]) -> list[Offer]:
     """Look for this rank's RDMA ports, and learn of the others'."""
-    place = turn.place
     found = rdma.find_rails(settings)
-    neighbours = _neighbours(place, hellos)
-    turn.rails = rdma.rails_of(found.rails, *_local_place(place, neighbours))
+    neighbours = [near.rank for near in _neighbours(turn.place, hellos)]
+    turn.rails = rdma.rails_of(found.rails, *host.local_place(turn.place.rank, neighbours))
     mine = Offer(
         num_rails=len(turn.rails),
         link_layer=turn.rails[0].port.link_layer if turn.rails else "",
@@ -363,18 +362,6 @@ def _exchange_offers(turn: Turn, settings: Settings, hellos: Sequence[Hello]) ->
         present=found.present,
     )
     return [Offer(**offer) for offer in turn.gather("offer", asdict(mine))]
-
-
-def _local_place(place: Place, neighbours: Sequence[Hello]) -> tuple[int, int]:
-    """Place of this rank among those of its host: in the job if that is known, else in the group.
-
-    So a rank has the same ports in all its groups.
-    """
-    who = rank_env()
-    if who.local_rank is not None and who.local_rank < (who.local_world_size or 0):
-        return who.local_rank, who.local_world_size or 0
-    ranks = [near.rank for near in neighbours]
-    return ranks.index(place.rank), len(ranks)
 
 
 def _host_numbers(hellos: Sequence[Hello]) -> list[int]:

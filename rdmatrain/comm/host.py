@@ -6,6 +6,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from rdmatrain.config import rank_env
 from rdmatrain.errors import BootstrapError
 
 
@@ -45,6 +46,22 @@ def share_cpus(masks: Sequence[int]) -> bool:
         return False
 
     return not all(place(rank, set()) for rank in range(len(masks)))
+
+
+def local_place(rank: int, neighbours: Sequence[int]) -> tuple[int, int]:
+    """Return a rank's number among those of its host, from 0, and how many these are.
+
+    In the job where its launcher said so, else in the group: then it may differ between groups.
+
+    Args:
+        rank: in the group.
+        neighbours: ranks of the group that are on its host.
+
+    """
+    job = rank_env()
+    if job.local_rank is not None and job.local_rank < (job.local_world_size or 0):
+        return job.local_rank, job.local_world_size or 0
+    return neighbours.index(rank), len(neighbours)
 
 
 def listen_address(wanted: str, master_addr: str, *, one_host: bool) -> str:

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from rdmatrain.comm import host
+from rdmatrain.config import RankEnv
 from rdmatrain.errors import BootstrapError
 
 LOOPBACK = ("127.0.0.1", "::1")
@@ -58,6 +59,21 @@ def test_cpus_are_those_this_process_may_use() -> None:
 )
 def test_ranks_share_cpus_when_they_cannot_have_one_each(masks: list[int], shared: bool) -> None:
     assert host.share_cpus(masks) == shared
+
+
+@pytest.mark.parametrize(
+    ("who", "expected"),
+    [
+        (RankEnv(5, 1, 8, 4), (1, 4)),  # of the job
+        (RankEnv(5, None, 8, None), (1, 2)),  # of the group
+        (RankEnv(5, 4, 8, 4), (1, 2)),
+    ],
+)
+def test_a_ranks_place_on_its_host_is_that_in_the_job(
+    monkeypatch: pytest.MonkeyPatch, who: RankEnv, expected: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(host, "rank_env", lambda: who)
+    assert host.local_place(5, [2, 5]) == expected
 
 
 def test_a_wanted_address_wins() -> None:

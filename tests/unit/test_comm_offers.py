@@ -11,8 +11,7 @@ import test_comm_bootstrap
 from test_comm_bootstrap import MemoryStore, Rank, places, sum_of
 
 from rdmatrain import _core
-from rdmatrain.comm import bootstrap, host, rdma
-from rdmatrain.comm.bootstrap import Hello, Place
+from rdmatrain.comm import host, rdma
 from rdmatrain.comm.gids import Gid, Port
 from rdmatrain.comm.rdma import Rail, Search
 from rdmatrain.config import RankEnv, Settings
@@ -51,7 +50,7 @@ class NotingComm:
 @pytest.fixture
 def have(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Search]], list[str]]:
     """Give hosts their devices; returns a list of the hosts that looked for theirs."""
-    monkeypatch.setattr(bootstrap, "rank_env", lambda: RankEnv(None, None, None, None))
+    monkeypatch.setattr(host, "rank_env", lambda: RankEnv(None, None, None, None))
 
     def give(devices: dict[str, Search]) -> list[str]:
         looked: list[str] = []
@@ -179,19 +178,3 @@ def test_a_wrong_choice_of_devices_on_one_rank_ends_all(
         MemoryStore(), *(Rank(p, Settings(), h) for p, h in zip(places(2), "ab", strict=True))
     ):
         assert "RDMATRAIN_DEVICES=x, but there is no x here" in str(rank.error)
-
-
-@pytest.mark.parametrize(
-    ("who", "expected"),
-    [
-        (RankEnv(5, 1, 8, 4), (1, 4)),  # of the job
-        (RankEnv(5, None, 8, None), (1, 2)),  # of the group
-        (RankEnv(5, 4, 8, 4), (1, 2)),
-    ],
-)
-def test_a_ranks_place_on_its_host_is_that_in_the_job(
-    monkeypatch: pytest.MonkeyPatch, who: RankEnv, expected: tuple[int, int]
-) -> None:
-    monkeypatch.setattr(bootstrap, "rank_env", lambda: who)
-    near = [Hello(r, 8, "1", "a", "host a, pid 1", "auto", "", "1") for r in (2, 5)]
-    assert bootstrap._local_place(Place(5, 8, 1.0), near) == expected
