@@ -365,7 +365,7 @@ def _exchange_offers(turn: Turn, settings: Settings, hellos: Sequence[Hello]) ->
 
 
 def _host_numbers(hellos: Sequence[Hello]) -> list[int]:
-    """Number the hosts of the ranks, so that ranks of one host have the same number."""
+    """Return a number for each rank, the same for all ranks of a host."""
     ids = [hello.host_id for hello in hellos]
     return [ids.index(one) for one in ids]
 
