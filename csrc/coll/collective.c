@@ -503,6 +503,19 @@ static void finish(rdt_comm_t *comm, rdt_work_t *work)
     rdt_work_over_st(work, RDT_OK, "");
 }
 
+/* HOT. */
+static bool step_stage(rdt_comm_t *comm, const rdt_work_t *work)
+{
+    bool moved = send_phase(comm, work);
+
+    if (!comm->placed) place_own(comm);
+    moved |= receive_phase(comm, work);
+    /* In one shot the chunk that is overwritten may still be on its way to the others. */
+    if (comm->plan.algo != RDT_ALGO_ONE_SHOT || all_flushed(comm))
+        moved |= rdt_reduce_step_st(comm, work);
+    return moved | rdt_direct_copy_st(comm);
+}
+
 /* HOT. True when something moved. */
 bool rdt_collectives_step_st(rdt_comm_t *comm)
 {
@@ -512,21 +525,13 @@ bool rdt_collectives_step_st(rdt_comm_t *comm)
     if (work == NULL || atomic_load_explicit(&comm->status, memory_order_relaxed) != RDT_OK)
         return false;
     if (!comm->active && !begin(comm, work)) return false;
-    moved = send_phase(comm, work);
-    if (!comm->placed) place_own(comm);
-    moved |= receive_phase(comm, work);
-    /* In one shot the chunk that is overwritten may still be on its way to the others. */
-    if (comm->plan.algo != RDT_ALGO_ONE_SHOT || all_flushed(comm))
-        moved |= rdt_reduce_step_st(comm, work);
-    moved |= rdt_direct_copy_st(comm);
-    if (all_received(comm) && all_flushed(comm) && is_valid(comm, work)) {
-        if (rdt_stages_next(&comm->stages))
-            begin_stage(comm);
-        else
-            finish(comm, work);
-        moved = true;
-    }
-    return moved;
+    moved = step_stage(comm, work);
+    if (!all_received(comm) || !all_flushed(comm) || !is_valid(comm, work)) return moved;
+    if (rdt_stages_next(&comm->stages))
+        begin_stage(comm);
+    else
+        finish(comm, work);
+    return true;
 }
 
 /* Nothing of the collective has come from the peer: it has not called it. */

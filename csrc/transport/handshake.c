@@ -225,7 +225,8 @@ rdt_status_t rdt_handshake_judge(const rdt_handshake_t *hs)
         return rdt_fail(RDT_PEER_REFUSED, "rank %u has chunks of %u bytes, rank %u of %u",
                         hello->rank, hello->chunk_bytes, cfg->rank, cfg->chunk_bytes);
     if (hello->tuning != cfg->tuning)
-        return rdt_fail(RDT_PEER_REFUSED, "rank %u has another tuning table than rank %u",
+        return rdt_fail(RDT_PEER_REFUSED,
+                        "rank %u has another tuning table, or list of hosts, than rank %u",
                         hello->rank, cfg->rank);
     return RDT_OK;
 }
