@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Operations of the core, without Python: what a transport gives, beside perftest.
  *
- *   bench_core TRANSPORT ARG OP NBYTES[,NBYTES...] [RANKS [SECONDS]]
+ *   bench_core TRANSPORT ARG OP NBYTES[,NBYTES...] [RANKS [SECONDS [CHUNK [PLACE]]]]
  *
  *   TRANSPORT ARG   shm "", tcp ADDRESS, or verbs "rails=DEV/PORT/GID addr=ADDRESS"
  *   OP              all_reduce, broadcast, send (rank 0 to rank 1) or barrier
+ *
+ * CHUNK, PLACE     of tuning.h, in bytes
  *
  * RANKS processes (2), tensors of float32 in the arena. Each size is checked before it is timed, then
  * repeated for SECONDS (1), with at least MIN_REPEATS calls. Rank 0 prints a JSON line a size: seconds
@@ -47,6 +49,7 @@ typedef struct {
     rdt_coll_t coll;
     uint32_t rank, world;
     double seconds;
+    rdt_tuning_t tuning;
     shared_t *shared;
     rdt_comm_t *comm;
 } job_t;
@@ -274,6 +277,9 @@ static bool parse(int argc, char **argv, job_t *job, uint64_t *sizes, uint32_t *
     *num_sizes_p = parse_sizes(argv[4], sizes);
     if (argc > 5) job->world = (uint32_t)strtoul(argv[5], NULL, 10);
     if (argc > 6) job->seconds = strtod(argv[6], NULL);
+    job->tuning = rdt_tuning_default(job->world);
+    if (argc > 7) job->tuning.chunk = strtoull(argv[7], NULL, 10);
+    if (argc > 8) job->tuning.place = strtoull(argv[8], NULL, 10);
     return job->world >= 2 && job->world <= MAX_RANKS && (job->coll != RDT_SEND || job->world == 2);
 }
 
@@ -285,7 +291,8 @@ int main(int argc, char **argv)
 
     if (!parse(argc, argv, &job, sizes, &num_sizes)) {
         fprintf(stderr,
-                "usage: bench_core TRANSPORT ARG OP NBYTES[,NBYTES...] [RANKS [SECONDS]]\n"
+                "usage: bench_core TRANSPORT ARG OP NBYTES[,NBYTES...] [RANKS [SECONDS [CHUNK "
+                "[PLACE]]]]\n"
                 "2 to %d ranks; a send has 2\n",
                 MAX_RANKS);
         return 2;

@@ -41,17 +41,20 @@ def main() -> int:
     parser.add_argument(
         "--json", type=Path, help="append one record a case and backend to this file"
     )
+    parser.add_argument("--op", choices=OPS, action="append", help="only this one; may be repeated")
+    parser.add_argument("--max-bytes", type=int, default=SIZES[-1], help="no larger cases")
     args = parser.parse_args()
     if "RANK" in os.environ:
-        return run_rank(args.json)
+        return run_rank(args)
     command = [sys.executable, "-m", "rdmatrain.cli", "run", "--nproc-per-node", str(args.nproc)]
     forwarded = ["--json", str(args.json.resolve())] if args.json else []
+    forwarded += [f"--op={op}" for op in args.op or ()] + [f"--max-bytes={args.max_bytes}"]
     # The old names of some collectives warn in torch 2.13.
     env = os.environ | {"PYTHONWARNINGS": "ignore::FutureWarning"}
     return subprocess.run([*command, __file__, *forwarded], env=env, check=False).returncode
 
 
-def run_rank(json_path: Path | None) -> int:
+def run_rank(args: argparse.Namespace) -> int:
     """Measure all cases; return 1 where Gloo was faster or a result was wrong."""
     import torch  # noqa: PLC0415 - the process that only starts the ranks needs none
     import torch.distributed as dist  # noqa: PLC0415
@@ -65,12 +68,18 @@ def run_rank(json_path: Path | None) -> int:
         print(f"# float32, SUM, {world} ranks, torch {torch.__version__}, {machine()}")
         print(f"# commit {commit()}, p50 in us over {ROUNDS} alternating rounds, ranks pinned")
         print(HEADER, flush=True)
-    failed_at = [str(case) for case in cases(world) if not compare(case, groups, json_path)]
+    chosen = [case for case in cases(world) if is_chosen(case, args)]
+    failed_at = [str(case) for case in chosen if not compare(case, groups, args.json)]
     if rank == 0:
         verdict = f"slower or wrong in {failed_at}" if failed_at else "faster in every case"
         print(f"# rdmatrain is {verdict}; transport: {transports()}")
     dist.destroy_process_group()
     return int(bool(failed_at))
+
+
+def is_chosen(case: Case, args: argparse.Namespace) -> bool:
+    """Tell whether the options ask for the case."""
+    return case.nbytes <= args.max_bytes and (not args.op or case.op in args.op)
 
 
 def cases(world: int) -> list[Case]:
