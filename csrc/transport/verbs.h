@@ -48,6 +48,10 @@
  * slots, until this side polls and so gets to send again), and as many as wait to be posted (< 16). */
 #define VERBS_RECV_DEPTH 40
 #define VERBS_INLINE_BYTES 256 /* asked for; the device may give less */
+/* Messages of BULK_BYTES or more that a queue pair has under way: enough to keep a NIC busy, and few, as
+ * credits and small messages queue up behind them. A power of two. */
+#define VERBS_BULK 4
+#define VERBS_BULK_BYTES (16u << 10)
 
 /* -- devices of the process, verbs_dev.c -- */
 
@@ -188,7 +192,9 @@ typedef struct verbs_qp {
     uint32_t inline_max; /* bytes */
     uint32_t depth;
     uint32_t posted, done,
-        signaled;       /* work requests: all, completed, up to the last one signaled */
+        signaled; /* work requests: all, completed, up to the last one signaled */
+    /* What posted was after each of the last bulky messages; how many there were. */
+    uint32_t bulk[VERBS_BULK], num_bulk;
     uint32_t recvs_due; /* receives to be posted again */
     _Atomic int event;  /* enum ibv_event_type + 1, written by whoever takes events */
 } verbs_qp_t;

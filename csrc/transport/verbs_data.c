@@ -18,6 +18,7 @@ typedef struct verbs_post {
     struct ibv_sge sges[3];
     uint32_t num_wrs, num_sges;
     bool is_free; /* no source but our own memory */
+    bool is_bulk;
 } verbs_post_t;
 
 static uint32_t own_key(const verbs_post_t *post)
@@ -55,7 +56,8 @@ static rdt_status_t ring(verbs_post_t *post)
     int err;
 
     qp->posted += post->num_wrs;
-    if (!post->is_free || qp->posted - qp->signaled >= SIGNAL_EVERY) {
+    if (post->is_bulk) qp->bulk[qp->num_bulk++ % VERBS_BULK] = qp->posted;
+    if (!post->is_free || post->is_bulk || qp->posted - qp->signaled >= SIGNAL_EVERY) {
         last->send_flags |= IBV_SEND_SIGNALED;
         last->wr_id = (uint64_t)conn->index << 32 | qp->posted;
         qp->signaled = qp->posted;
@@ -138,10 +140,13 @@ static void remember(verbs_conn_t *conn, rdt_lane_t lane_id, const verbs_post_t 
     rdt_verbs_flush(conn, lane_id);
 }
 
-static bool has_room(const verbs_conn_t *conn, const verbs_lane_t *lane)
+/* HOT. For a message of len bytes. */
+static bool has_room(const verbs_conn_t *conn, const verbs_lane_t *lane, uint32_t len)
 {
     const verbs_qp_t *qp = &conn->qps[lane->sent % conn->num_rails];
 
+    if (len >= VERBS_BULK_BYTES && (int32_t)(qp->done - qp->bulk[qp->num_bulk % VERBS_BULK]) < 0)
+        return false;
     return lane->sent - lane->acked < VERBS_SLOTS &&
            lane->ring_posted - lane->ring_flushed < VERBS_MAX_SENT && qp_has_room(qp, 2);
 }
@@ -151,8 +156,10 @@ static rdt_status_t post_message(verbs_conn_t *conn, rdt_lane_t lane_id, const v
                                  const void *data, const verbs_key_t *key, uint64_t at)
 {
     verbs_lane_t *lane = &conn->lanes[lane_id];
-    verbs_post_t post = {
-        .conn = conn, .rail = (uint32_t)(lane->sent % conn->num_rails), .is_free = true};
+    verbs_post_t post = {.conn = conn,
+                         .rail = (uint32_t)(lane->sent % conn->num_rails),
+                         .is_free = true,
+                         .is_bulk = what->len >= VERBS_BULK_BYTES};
     uint8_t *twin = rdt_verbs_slot(conn, true, lane_id, lane->sent) + VERBS_DATA_OFFSET;
     verbs_head_t *head = (verbs_head_t *)(void *)twin - 1;
     uint64_t inbox = (uint64_t)(rdt_verbs_slot(conn, false, lane_id, lane->sent) - conn->memory);
@@ -186,7 +193,7 @@ static __attribute__((noinline)) rdt_status_t tell_keys(verbs_conn_t *conn, rdt_
         verbs_head_t head = {.kind = VERBS_KIND_KEYS};
         rdt_status_t st = RDT_OK;
 
-        if (!has_room(conn, lane)) return RDT_AGAIN;
+        if (!has_room(conn, lane, 0)) return RDT_AGAIN;
         for (; next < ctx->num_extents && num < MAX_KEYS && num < limit; next++)
             if (!ctx->extents[next].failed) keys[num++] = rdt_verbs_key_of(&ctx->extents[next]);
         head.len = num * (uint32_t)sizeof(verbs_key_t);
@@ -198,7 +205,7 @@ static __attribute__((noinline)) rdt_status_t tell_keys(verbs_conn_t *conn, rdt_
 }
 
 /* HOT. */
-static rdt_status_t may_send(verbs_conn_t *conn, rdt_lane_t lane_id)
+static rdt_status_t may_send(verbs_conn_t *conn, rdt_lane_t lane_id, uint32_t len)
 {
     const verbs_ctx_t *ctx = (const verbs_ctx_t *)conn->base.ctx;
     const verbs_lane_t *lane = &conn->lanes[lane_id];
@@ -209,7 +216,7 @@ static rdt_status_t may_send(verbs_conn_t *conn, rdt_lane_t lane_id)
 
         if (st != RDT_OK) return st;
     }
-    return has_room(conn, lane) ? RDT_OK : RDT_AGAIN;
+    return has_room(conn, lane, len) ? RDT_OK : RDT_AGAIN;
 }
 
 /* HOT. */
@@ -218,7 +225,7 @@ rdt_status_t rdt_verbs_send(rdt_conn_t *base, rdt_lane_t lane, const void *hdr, 
 {
     verbs_conn_t *conn = (verbs_conn_t *)base;
     verbs_head_t head = {.len = len, .kind = VERBS_KIND_DATA};
-    rdt_status_t st = may_send(conn, lane);
+    rdt_status_t st = may_send(conn, lane, len);
 
     assert(len <= base->ctx->cfg.chunk_bytes);
     if (st != RDT_OK) return st;
@@ -234,7 +241,7 @@ rdt_status_t rdt_verbs_put(rdt_conn_t *base, rdt_lane_t lane, const void *hdr, c
 {
     verbs_conn_t *conn = (verbs_conn_t *)base;
     verbs_head_t head = {.len = len, .kind = VERBS_KIND_PLACED};
-    rdt_status_t st = may_send(conn, lane);
+    rdt_status_t st = may_send(conn, lane, len);
     const verbs_key_t *key;
 
     assert(len <= base->ctx->cfg.chunk_bytes);
