@@ -221,28 +221,25 @@ static rdt_status_t send_message(const rdt_comm_t *comm, const rdt_work_t *work,
     return conn->ops->send(conn, RDT_LANE_COLL, hdr, data, len);
 }
 
-/* HOT. RDT_OK when the stream has nothing more to send for now. */
+/* HOT. One chunk at most, so that what has come is taken between two: a rank that sent all it may before
+ * it looks would give its peers back few slots, and the two would take turns. */
 static rdt_status_t send_stream(rdt_comm_t *comm, const rdt_work_t *work, uint32_t m,
                                 rdt_stream_t s, bool *moved)
 {
     rdt_peer_state_t *peer = rdt_peer_at(comm, m);
-    uint32_t limit = sendable(comm, m, s);
+    rdt_status_t st;
     rdt_hdr_t hdr;
 
-    if (peer->tx_next[s] >= limit) return RDT_OK;
+    if (peer->tx_next[s] >= sendable(comm, m, s)) return RDT_OK;
     hdr = stage_hdr(comm, work, s == RDT_STREAM_INPUT ? RDT_KIND_INPUT : RDT_KIND_RESULT);
     say_sizes(comm, m, &hdr);
     say_places(comm, m, &hdr);
-    while (peer->tx_next[s] < limit) {
-        rdt_status_t st;
-
-        hdr.index = peer->tx_next[s];
-        st = send_message(comm, work, m, &hdr);
-        if (st != RDT_OK) return st;
-        peer->tx_next[s]++;
-        peer->posted = peer->conn->posted[RDT_LANE_COLL];
-        *moved = true;
-    }
+    hdr.index = peer->tx_next[s];
+    st = send_message(comm, work, m, &hdr);
+    if (st != RDT_OK) return st;
+    peer->tx_next[s]++;
+    peer->posted = peer->conn->posted[RDT_LANE_COLL];
+    *moved = true;
     return RDT_OK;
 }
 
