@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from rdmatrain import _core
 from rdmatrain.comm.gids import (
@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 # Tests stop after this long; what has not been tested is not used.
 PROBE_SECONDS = 1.0
+# As transport/verbs.h has it: ports of a rank, and entries to try for each.
+MAX_RAILS = 4
+MAX_GIDS = 8
 # Of a reason, which travels to all ranks: a GID table may have hundreds of entries.
 MAX_REASON = 1000
 
@@ -49,16 +52,22 @@ class Rail:
 
     Attributes:
         port: which one.
-        gid: the entry of its GID table that addresses it.
+        gids: entries of its GID table that address it, the best first; the others are for when
+            the way from there to a peer cannot be found.
         mtu: its active MTU in bytes.
         gbps: its speed in Gbit/s.
 
     """
 
     port: Port
-    gid: Gid
+    gids: tuple[Gid, ...]
     mtu: int
     gbps: float
+
+    @property
+    def gid(self) -> Gid:
+        """The one that is tried first."""
+        return self.gids[0]
 
     def __str__(self) -> str:
         return f"{self.port} gid {self.gid.index} {self.gid.kind} {self.gid.address} MTU {self.mtu}"
@@ -80,19 +89,18 @@ class Search:
     present: bool
 
 
-def find_rails(settings: Settings, verbs: Verbs | None = None, root: Path = SYSFS) -> Search:
+def find_rails(settings: Settings, verbs: Verbs = _core, root: Path = SYSFS) -> Search:
     """Find the usable ports of this machine.
 
     Args:
         settings: which devices and GIDs the user wants.
-        verbs: opens devices and tests GIDs; None for ``rdmatrain._core``.
+        verbs: opens devices and tests GIDs.
         root: sysfs' folder of RDMA devices.
 
     Raises:
         BootstrapError: what the user named is not here, or cannot be used.
 
     """
-    verbs = verbs or cast("Verbs", _core)
     ports = read_ports(root)
     _require_named(settings, ports)
     if not ports:
@@ -123,10 +131,10 @@ def find_rails(settings: Settings, verbs: Verbs | None = None, root: Path = SYSF
 
 
 def rails_of(rails: Sequence[Rail], local_rank: int, local_ranks: int) -> tuple[Rail, ...]:
-    """Deal the ports out to the ranks of this host: every rank at least one, none left over."""
+    """Deal the ports out to the ranks of this host: at least one to each, at most MAX_RAILS."""
     if len(rails) <= local_rank:
         return (rails[local_rank % len(rails)],) if rails else ()
-    return tuple(rails[local_rank::local_ranks])
+    return tuple(rails[local_rank::local_ranks][:MAX_RAILS])
 
 
 def listen_argument(rails: Sequence[Rail], address: str, settings: Settings) -> str:
@@ -139,7 +147,9 @@ def listen_argument(rails: Sequence[Rail], address: str, settings: Settings) -> 
 
     """
     parts = {
-        "rails": "+".join(f"{rail.port}/{rail.gid.index}" for rail in rails),
+        "rails": "+".join(
+            f"{rail.port}/{','.join(str(gid.index) for gid in rail.gids)}" for rail in rails
+        ),
         "addr": address,
         "tc": settings.traffic_class,
         "sl": settings.service_level,
@@ -210,28 +220,32 @@ def _try_port(
     elif facts["state"] != "ACTIVE":
         reason = f"the port is {facts['state']}"
     else:
-        gid, reason = _choose_gid(settings, port, tester)
-        if gid is not None:
-            return Rail(port, gid, int(facts["active_mtu"]), float(facts["speed_gbps"]))
+        gids, reason = _choose_gids(settings, port, tester)
+        if gids:
+            return Rail(port, gids, int(facts["active_mtu"]), float(facts["speed_gbps"]))
     if settings.device_list.demands:
         raise BootstrapError(f"{_demand(settings)}, but {port} cannot be used: {reason}")
     return reason
 
 
-def _choose_gid(settings: Settings, port: Port, tester: _Tester) -> tuple[Gid | None, str]:
+def _choose_gids(settings: Settings, port: Port, tester: _Tester) -> tuple[tuple[Gid, ...], str]:
+    """Return the entries that work, the best first; or none, and why."""
     if tester.forced is not None:
-        return _forced_gid(settings, port, tester), ""
+        return (_forced_gid(settings, port, tester),), ""
     if port.link_layer == INFINIBAND:
         candidates = port.gids[:1] or (Gid(0, "::", INFINIBAND),)
     else:
         candidates = tuple(sorted(port.gids, key=lambda gid: (preference(gid), gid.index)))
-    reasons = []
+    working, reasons = [], []
     for gid in candidates:
         why_not = tester.why_not(port, gid)
-        if not why_not:
-            return gid, ""
-        reasons.append(f"{gid}: {why_not}")
-    return None, "no usable GID: " + ("; ".join(reasons) or "the table is empty")
+        if why_not:
+            reasons.append(f"{gid}: {why_not}")
+        else:
+            working.append(gid)
+        if len(working) == MAX_GIDS:
+            break
+    return tuple(working), "no usable GID: " + ("; ".join(reasons) or "the table is empty")
 
 
 def _forced_gid(settings: Settings, port: Port, tester: _Tester) -> Gid:

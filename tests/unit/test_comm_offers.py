@@ -25,7 +25,7 @@ DOWN = Search((), "mlx5_0/1: the port is DOWN", present=True)
 
 def usable(*devices: str) -> Search:
     rails = (
-        Rail(Port(d, 1, "ACTIVE", "Ethernet", ()), Gid(3, "10.0.0.1", "RoCE v2"), 4096, 100.0)
+        Rail(Port(d, 1, "ACTIVE", "Ethernet", ()), (Gid(3, "10.0.0.1", "RoCE v2"),), 4096, 100.0)
         for d in devices
     )
     return Search(tuple(rails), "", present=True)
@@ -98,6 +98,30 @@ def test_hosts_with_rdma_listen_on_their_ports_and_are_joined_by_verbs(
         assert [transport for transport, _ in rank.comm.peers] == expected[me]
         for peer, (transport, wire) in enumerate(rank.comm.peers):
             assert wire == (b"" if peer == me else f"{transport} of {peer}".encode())
+
+
+def test_groups_over_fake_devices_have_right_sums(
+    form: Callable[..., list[Rank]], have: Have, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fake(device: str) -> Rail:
+        port = Port(device, 1, "ACTIVE", "Ethernet", ())
+        return Rail(port, (Gid(1, "10.0.0.1", "RoCE v2"),), 4096, 100.0)
+
+    real = rdma.listen_argument
+    monkeypatch.setattr(rdma, "listen_argument", lambda *given: f"{real(*given)} fake=")
+    left = Search((fake("fake0"), fake("fake1"), fake("fake2")), "", present=True)
+    have({"left": left, "right": Search((fake("fake3"),), "", present=True), "plain": NOTHING})
+    settings = Settings(addr="127.0.0.1")
+    hosts = ["left", "left", "right", "plain"]
+    ranks = [Rank(p, settings, h) for p, h in zip(places(4), hosts, strict=True)]
+    form(MemoryStore(), *ranks)
+    assert [r.error for r in ranks] == [None] * 4
+    joined = [[r.comm.transport(peer) for peer in range(4)] for r in ranks]
+    assert joined[0] == ["self", "shm", "verbs", "tcp"]
+    assert joined[2] == ["verbs", "verbs", "self", "tcp"]
+    assert sum_of(ranks) == [bytearray([15])] * 4
+    for rank in ranks:
+        rank.comm.close()
 
 
 def test_nobody_looks_for_devices_on_one_host(form: Callable[..., list[Rank]], have: Have) -> None:

@@ -34,7 +34,7 @@ def member(rank: int, host: str, offer: Offer | None = USABLE) -> Member:
 
 def rail(device: str) -> Rail:
     port = Port(device, 1, "ACTIVE", "Ethernet", ())
-    return Rail(port, Gid(1, "10.0.0.1", "RoCE v2"), 4096, 100.0)
+    return Rail(port, (Gid(1, "10.0.0.1", "RoCE v2"),), 4096, 100.0)
 
 
 def all_settings() -> list[Settings]:

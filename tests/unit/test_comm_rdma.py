@@ -82,6 +82,17 @@ def test_an_entry_of_another_namespace_is_passed_over(tmp_path: Path) -> None:
     assert verbs.tested == [("mlx5_0/1", 3), ("mlx5_0/1", 1)]
 
 
+def test_all_entries_that_work_are_kept_in_order(tmp_path: Path) -> None:
+    gids = {i: (f"fe80::{i}", V2) for i in range(12)} | {9: ("10.0.0.9", V2), 4: ("fd00::4", V2)}
+    write_port(tmp_path, "mlx5_0/1", gids)
+    verbs = FakeVerbs({"mlx5_0/1": {}}, bad={("mlx5_0/1", 0): "No such device"})
+    (rail,) = found(tmp_path, verbs).rails
+    assert [gid.index for gid in rail.gids] == [9, 4, 1, 2, 3, 5, 6, 7]
+    assert listen_argument([rail], "10.0.0.9", DEFAULTS) == (
+        "rails=mlx5_0/1/9,4,1,2,3,5,6,7 addr=10.0.0.9"
+    )
+
+
 def test_without_a_usable_gid_each_entry_has_its_reason(tmp_path: Path) -> None:
     write_port(tmp_path, "mlx5_0/1", USUAL)
     bad = {("mlx5_0/1", 3): "No such device", ("mlx5_0/1", 1): "Network is unreachable"}
@@ -256,6 +267,8 @@ def test_the_search_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (3, 1, ["012"]),
         (2, 3, ["0", "1", "0"]),
         (0, 2, ["", ""]),
+        (9, 1, ["0123"]),  # as many as the transport takes
+        (9, 2, ["0246", "1357"]),
     ],
 )
 def test_ports_are_dealt_out_to_the_ranks_of_a_host(
