@@ -18,6 +18,7 @@ typedef struct op {
     rdt_dtype_t dtype;
     rdt_redop_t redop;
     uint32_t root, world;
+    uint32_t hosts; /* whose ranks are added up first; they take turns. 1: all ranks in order */
 } op_t;
 
 /* splitmix64: a number for each state, and the next state. */
@@ -109,7 +110,7 @@ static inline uint32_t narrow_bits(rdt_dtype_t dtype, float v)
     uint32_t bits;
 
     memcpy(&bits, &v, sizeof(bits));
-    if (v == 0) return 0;
+    if (v == 0) return (bits >> 31) * sign;
     return (bits >> 31) * sign +
            (((bits & 0x7FFFFFFF) - ((127 - formats[dtype].bias) << 23)) >> shift);
 }
@@ -139,43 +140,82 @@ static inline double combine_bits(rdt_redop_t redop, int64_t acc, int64_t x)
      : (redop) == RDT_PRODUCT ? (acc) * (x)                 \
                               : (acc) + (x))
 
-/* Of number i of all ranks, in their order. Integers fit in a double: at most 8^4. */
-static inline double reduced(const op_t *op, uint64_t i)
+/* A number as float64 and as float32: which one counts, the dtype says. Integers fit in a double: at most
+ * 8^4. */
+typedef struct sum {
+    double wide;
+    float narrow;
+} sum_t;
+
+static inline sum_t number_of(const op_t *op, uint32_t rank, uint64_t i)
+{
+    const double by = op->redop == RDT_PREMUL_SUM ? factor(op) : 1.0;
+    const double v = value(op, rank, i);
+
+    return (sum_t){v * by, (float)v * (float)by};
+}
+
+static inline sum_t combine(const op_t *op, sum_t a, sum_t b)
 {
     const rdt_redop_t redop = op->dtype == RDT_BOOL && op->redop == RDT_SUM ? RDT_MAX : op->redop;
     const bool is_bits = redop == RDT_BAND || redop == RDT_BOR || redop == RDT_BXOR;
-    const double by = redop == RDT_PREMUL_SUM ? factor(op) : 1.0;
-    double wide = value(op, 0, i) * by;
-    float narrow = (float)value(op, 0, i) * (float)by;
 
-    for (uint32_t r = 1; r < op->world; r++) {
-        double x = value(op, r, i);
+    if (is_bits)
+        a.wide = combine_bits(redop, (int64_t)a.wide, (int64_t)b.wide);
+    else
+        a.wide = COMBINE(a.wide, b.wide, redop);
+    a.narrow = COMBINE(a.narrow, b.narrow, redop);
+    return a;
+}
 
-        wide =
-            is_bits ? combine_bits(redop, (int64_t)wide, (int64_t)x) : COMBINE(wide, x * by, redop);
-        narrow = COMBINE(narrow, (float)x * (float)by, redop);
+/* Of number i of all ranks: by rank on each host, and over the hosts. */
+static inline double reduced(const op_t *op, uint64_t i)
+{
+    sum_t all = {0, 0};
+
+    for (uint32_t h = 0; h < op->hosts; h++) {
+        sum_t part = number_of(op, h, i);
+
+        for (uint32_t r = h + op->hosts; r < op->world; r += op->hosts)
+            part = combine(op, part, number_of(op, r, i));
+        all = h == 0 ? part : combine(op, all, part);
     }
-    if (op->dtype == RDT_F32) return redop == RDT_AVG ? narrow / (float)op->world : narrow;
-    return redop == RDT_AVG ? wide / op->world : wide;
+    if (op->redop == RDT_AVG) all = (sum_t){all.wide / op->world, all.narrow / (float)op->world};
+    return op->dtype == RDT_F32 ? (double)all.narrow : all.wide;
+}
+
+typedef struct complex_sum {
+    sum_t re, im;
+} complex_sum_t;
+
+static inline complex_sum_t complex_of(const op_t *op, uint32_t rank, uint64_t i)
+{
+    return (complex_sum_t){number_of(op, rank, i & ~1ull), number_of(op, rank, i | 1)};
+}
+
+static inline complex_sum_t multiply(complex_sum_t a, complex_sum_t b)
+{
+    return (complex_sum_t){{a.re.wide * b.re.wide - a.im.wide * b.im.wide,
+                            a.re.narrow * b.re.narrow - a.im.narrow * b.im.narrow},
+                           {a.re.wide * b.im.wide + a.im.wide * b.re.wide,
+                            a.re.narrow * b.im.narrow + a.im.narrow * b.re.narrow}};
 }
 
 /* Number i of the products of all ranks' complex numbers: it is real or imaginary. */
 static inline double complex_product(const op_t *op, uint64_t i)
 {
-    const uint64_t re = i & ~1ull, im = i | 1;
-    double wide[2] = {value(op, 0, re), value(op, 0, im)};
-    float narrow[2] = {(float)wide[0], (float)wide[1]};
+    complex_sum_t all = {{0, 0}, {0, 0}};
+    sum_t number;
 
-    for (uint32_t r = 1; r < op->world; r++) {
-        const double a = wide[0], b = wide[1], c = value(op, r, re), d = value(op, r, im);
-        const float e = narrow[0], f = narrow[1], g = (float)c, h = (float)d;
+    for (uint32_t h = 0; h < op->hosts; h++) {
+        complex_sum_t part = complex_of(op, h, i);
 
-        wide[0] = a * c - b * d;
-        wide[1] = a * d + b * c;
-        narrow[0] = e * g - f * h;
-        narrow[1] = e * h + f * g;
+        for (uint32_t r = h + op->hosts; r < op->world; r += op->hosts)
+            part = multiply(part, complex_of(op, r, i));
+        all = h == 0 ? part : multiply(all, part);
     }
-    return op->dtype == RDT_F32 ? (double)narrow[i & 1] : wide[i & 1];
+    number = (i & 1) != 0 ? all.im : all.re;
+    return op->dtype == RDT_F32 ? (double)number.narrow : number.wide;
 }
 
 /* Elements of the input and output of a rank. */
