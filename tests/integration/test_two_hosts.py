@@ -122,7 +122,9 @@ dist.init_process_group("rdmatrain")
 x = torch.arange(100_000.) * (RANK + 1)
 dist.all_reduce(x)
 assert torch.equal(x, torch.arange(100_000.) * sum(r + 1 for r in range(WORLD)))
-note(transports=rdmatrain.transports())
+stats = rdmatrain.get_stats()["peers"]
+far = sum(peer["sent_bytes"] for peer in stats if peer["transport"] == "tcp")
+note(transports=rdmatrain.transports(), far=far)
 dist.destroy_process_group()
 """
     worker = write_worker(tmp_path, body)
@@ -133,6 +135,10 @@ dist.destroy_process_group()
     assert ended[0].of(0)["transports"] == ["self", "shm", "tcp", "tcp"]
     assert ended[0].of(1)["transports"] == ["shm", "self", "tcp", "tcp"]
     assert ended[1].of(3)["transports"] == ["tcp", "tcp", "shm", "self"]
+    # Each host sends one half to the other, and its half of the result: 2n(H-1)/H bytes.
+    for host in range(2):
+        sent = sum(ended[host].of(2 * host + rank)["far"] for rank in range(2))
+        assert 400_000 <= sent <= 1.1 * 400_000, (host, sent)
 
 
 def test_shm_across_hosts_is_refused_on_both_with_both_named(
