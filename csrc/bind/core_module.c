@@ -98,25 +98,28 @@ static rdt_comm_t *comm_of(CommObject *self)
 
 static PyObject *comm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"rank", "world", "token", "spin_ns", "tuning", "hosts", NULL};
+    static char *keywords[] = {"rank",   "world", "token", "spin_ns",
+                               "tuning", "hosts", "lazy",  NULL};
     rdt_comm_cfg_t cfg = {0};
     const char *token;
     Py_ssize_t token_len;
     unsigned long long spin_ns = 0;
+    int lazy = 0;
     PyObject *changes = NULL, *hosts = NULL;
     rdt_tuning_t tuning;
     uint32_t *host_numbers;
     CommObject *self;
     rdt_status_t st;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&y#|KOO", keywords, rdt_core_to_u32,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&y#|KOOp", keywords, rdt_core_to_u32,
                                      &cfg.rank, rdt_core_to_u32, &cfg.world, &token, &token_len,
-                                     &spin_ns, &changes, &hosts))
+                                     &spin_ns, &changes, &hosts, &lazy))
         return NULL;
     if (token_len != RDT_COMM_TOKEN_BYTES)
         return PyErr_Format(PyExc_ValueError, "token must have %d bytes", RDT_COMM_TOKEN_BYTES);
     memcpy(cfg.token, token, RDT_COMM_TOKEN_BYTES);
     cfg.spin_ns = spin_ns;
+    cfg.lazy = lazy != 0;
     tuning = rdt_tuning_default(cfg.world);
     if (!rdt_core_tune(&tuning, changes)) return NULL;
     cfg.tuning = &tuning;
@@ -406,11 +409,10 @@ static PyTypeObject CommType = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "rdmatrain._core.Comm",
     .tp_basicsize = sizeof(CommObject),
     .tp_flags = Py_TPFLAGS_DEFAULT,
-    .tp_doc = "Comm(rank, world, token, spin_ns=0, tuning=None, hosts=None)\n--\n\nA rank's end of "
-              "a group. "
-              "tuning: changes to the default table, see TUNING. hosts: a number for the host of "
-              "each rank, "
-              "None when all are on one.",
+    .tp_doc = "Comm(rank, world, token, spin_ns=0, tuning=None, hosts=None, lazy=False)\n--\n\n"
+              "A rank's end of a group. tuning: changes to the default table, see TUNING. hosts: a "
+              "number for the host of each rank, None when all are on one. lazy: tcp peers are "
+              "connected when they are first needed.",
     .tp_new = comm_new,
     .tp_dealloc = (destructor)comm_dealloc,
     .tp_methods = comm_methods,

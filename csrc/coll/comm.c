@@ -127,6 +127,7 @@ rdt_status_t rdt_comm_listen(rdt_comm_t *comm, const char *transport, const char
                          .tuning = digest(comm),
                          .stream_from = clamp_u32(comm->tuning.stream_from),
                          .stream_to = clamp_u32(comm->tuning.stream_to),
+                         .lazy = comm->cfg.lazy,
                          .timeout_ns = comm->cfg.timeout_ns,
                          .addr = arg};
     int i = find_transport(transport);
@@ -245,9 +246,9 @@ void rdt_comm_lost_st(rdt_comm_t *comm, uint32_t rank, const char *doing)
                        peer->label, comm->cfg.rank, doing);
     else
         rdt_comm_latch(comm, conn->status != RDT_OK ? conn->status : RDT_PEER_LOST,
-                       "rank %u (%s) died or closed its connection (%s: %s), while rank %u was "
-                       "in %s",
-                       rank, peer->label, conn->ops->name, why_lost(conn), comm->cfg.rank, doing);
+                       "rank %u (%s) %s (%s: %s), while rank %u was in %s", rank, peer->label,
+                       conn->unjoined ? "could not be reached" : "died or closed its connection",
+                       conn->ops->name, why_lost(conn), comm->cfg.rank, doing);
 }
 
 rdt_status_t rdt_comm_status(rdt_comm_t *comm, char *text, size_t text_bytes)
@@ -314,7 +315,7 @@ static uint32_t tell_more(rdt_comm_t *comm, const rdt_hdr_t *hdr, uint32_t len)
         rdt_peer_state_t *peer = &comm->peers[r];
         rdt_conn_t *conn = peer->conn;
 
-        if (conn == NULL || conn->status != RDT_OK) continue;
+        if (conn == NULL || conn->status != RDT_OK || conn->unjoined) continue;
         if (!peer->told)
             peer->told = conn->ops->send(conn, RDT_LANE_P2P, hdr, comm->error, len) == RDT_OK;
         num_open += !peer->told || !is_flushed(conn);
@@ -330,7 +331,8 @@ static void cut_rest(rdt_comm_t *comm)
         const rdt_peer_state_t *peer = &comm->peers[r];
         rdt_conn_t *conn = peer->conn;
 
-        if (conn != NULL && conn->status == RDT_OK && !(peer->told && is_flushed(conn)))
+        if (conn != NULL && conn->status == RDT_OK && !conn->unjoined &&
+            !(peer->told && is_flushed(conn)))
             conn->ops->cut(conn);
     }
 }
@@ -341,7 +343,10 @@ void rdt_comm_tell_st(rdt_comm_t *comm)
     uint32_t len;
     rdt_hdr_t hdr = last_words(comm, &len);
 
-    if (comm->told) return;
+    if (comm->told) { /* those who have joined since must not wait for what will not come */
+        if (comm->cfg.lazy) (void)tell_more(comm, &hdr, len);
+        return;
+    }
     comm->told = true;
     while (tell_more(comm, &hdr, len) > 0 && rdt_now_ns() < deadline_ns)
         for (int i = 0; i < RDT_NUM_TRANSPORTS; i++)

@@ -17,6 +17,8 @@
 #include "coll/direct.h"
 #include "coll/recorder.h"
 
+#define REST_NS RDT_NS_PER_S             /* of the thread, with nothing pending; */
+#define LAZY_REST_NS (RDT_NS_PER_S / 10) /* where ranks that need this one may have to be let in */
 #define SLICE_NS (50 * RDT_NS_PER_MS)
 #define CHECK_NS (10 * RDT_NS_PER_MS)
 #define THREAD_SPIN_NS 5000ull  /* it takes its time from whoever computes */
@@ -344,7 +346,7 @@ void *rdt_progress_thread(void *arg)
         uint32_t kick = atomic_load(&comm->kick);
 
         if (atomic_load(&comm->pending) == 0 || atomic_load(&comm->waiting) > 0) {
-            rdt_futex_wait(&comm->kick, kick, RDT_NS_PER_S);
+            rdt_futex_wait(&comm->kick, kick, comm->cfg.lazy ? LAZY_REST_NS : REST_NS);
             look_after_peers(comm);
         } else if (take_role(comm)) {
             drive(comm, &thread_drive);

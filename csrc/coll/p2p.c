@@ -133,8 +133,10 @@ static void begin_send(rdt_peer_state_t *peer, rdt_work_t *work)
 static void begin_recv(rdt_comm_t *comm, rdt_peer_state_t *peer, rdt_work_t *work)
 {
     rdt_rts_t **link = find_rts(peer, work->call.tag);
+    rdt_conn_t *conn = peer->conn;
 
     join_peer(peer, &peer->recvs, work);
+    if (conn->ops->expect != NULL) conn->ops->expect(conn);
     if (*link != NULL) take_rts(comm, peer, link, work);
 }
 

@@ -231,6 +231,11 @@ rdt_status_t rdt_handshake_judge(const rdt_handshake_t *hs)
     return RDT_OK;
 }
 
+bool rdt_handshake_is_through(const rdt_handshake_t *hs)
+{
+    return hs->hears != RDT_HEARS_ANSWER || hs->out_done > 0;
+}
+
 uint32_t rdt_handshake_rank(const rdt_handshake_t *hs)
 {
     return hs->hellos[hs->dialled ? 1 : 0].rank;

@@ -81,6 +81,8 @@ rdt_status_t rdt_handshake_step(rdt_handshake_t *hs);
 rdt_status_t rdt_handshake_welcome(rdt_handshake_t *hs);
 /* Of a proven peer: PEER_REFUSED where it was set up otherwise than this rank. */
 rdt_status_t rdt_handshake_judge(const rdt_handshake_t *hs);
+/* Of one that was dialled: the peer's kernel has taken the call. */
+bool rdt_handshake_is_through(const rdt_handshake_t *hs);
 uint32_t rdt_handshake_rank(const rdt_handshake_t *hs);
 /* Closes what it still owns. */
 void rdt_handshake_drop(rdt_handshake_t *hs);

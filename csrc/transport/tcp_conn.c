@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -10,8 +11,9 @@
 #include "base/error.h"
 #include "base/sock.h"
 #include "transport/tcp.h"
-#include "transport/wire.h"
 
+/* How long a higher rank may take to call, before this one does as well. */
+#define PATIENCE_NS (20 * RDT_NS_PER_MS)
 /* How long a close waits, for all peers together, for them to end as well. */
 #define LINGER_NS (300 * RDT_NS_PER_MS)
 
@@ -41,28 +43,129 @@ static rdt_status_t give_slots(tcp_conn_t *conn, uint32_t chunk_bytes)
     return RDT_OK;
 }
 
-static rdt_status_t set_up(tcp_ctx_t *ctx, tcp_conn_t *conn, const rdt_peer_t *peer, int sock)
+static void begin_conn(tcp_ctx_t *ctx, tcp_conn_t *conn, uint32_t peer)
 {
+    conn->base = (rdt_conn_t){
+        .ops = &rdt_tcp_ops, .ctx = &ctx->base, .peer = peer, .places = true, .unjoined = true};
+    conn->sock = -1;
+    conn->ended = true;
+    ctx->num_conns++;
+}
+
+/* Takes the socket over. */
+static rdt_status_t join_conn(tcp_ctx_t *ctx, tcp_conn_t *conn, int sock)
+{
+    rdt_status_t st = rdt_sock_keep_alive(sock);
+
+    conn->sock = sock;
+    if (st == RDT_OK) st = give_slots(conn, ctx->base.cfg.chunk_bytes);
+    if (st != RDT_OK) return st;
+    conn->base.unjoined = false;
+    conn->ended = false;
+    return RDT_OK;
+}
+
+/* -- one by one -- */
+
+static void fail_conn(tcp_conn_t *conn, rdt_status_t status, const char *text)
+{
+    if (conn->base.status == RDT_OK) conn->base.status = status;
+    snprintf(conn->base.detail, sizeof(conn->base.detail), "%s", text);
+}
+
+static void on_joined(void *arg, uint32_t i, rdt_link_t *link)
+{
+    tcp_ctx_t *ctx = arg;
+    tcp_conn_t *conn = &ctx->conns[i];
     rdt_status_t st;
 
-    conn->base =
-        (rdt_conn_t){.ops = &rdt_tcp_ops, .ctx = &ctx->base, .peer = peer->rank, .places = true};
-    conn->sock = sock;
-    ctx->num_conns++;
-    st = rdt_sock_keep_alive(sock);
-    if (st == RDT_OK) st = give_slots(conn, ctx->base.cfg.chunk_bytes);
-    return st;
+    ctx->num_settled++;
+    if (conn->base.status != RDT_OK) { /* it was cut */
+        close(link->fd);
+        return;
+    }
+    st = join_conn(ctx, conn, link->fd);
+    if (st != RDT_OK) fail_conn(conn, st, rdt_last_error());
 }
+
+static void on_failed(void *arg, uint32_t i, rdt_status_t status, const char *text)
+{
+    tcp_ctx_t *ctx = arg;
+
+    ctx->num_settled++;
+    fail_conn(&ctx->conns[i], status, text);
+}
+
+static rdt_status_t connect_lazily(tcp_ctx_t *ctx, const rdt_dial_t *dial, const rdt_peer_t *peers,
+                                   uint32_t num, rdt_conn_t **conns)
+{
+    rdt_wire_listener_t listener = {on_joined, on_failed, ctx};
+
+    ctx->conns = calloc(num, sizeof(*ctx->conns));
+    if (ctx->conns == NULL) return rdt_fail(RDT_NO_MEMORY, "tcp connections: out of memory");
+    for (uint32_t i = 0; i < num; i++) {
+        begin_conn(ctx, &ctx->conns[i], peers[i].rank);
+        conns[i] = &ctx->conns[i].base;
+    }
+    return rdt_wire_open(dial, peers, num, &listener, &ctx->wire);
+}
+
+/* Called for each attempt to send, so what has been said before costs little. */
+void rdt_tcp_need(tcp_conn_t *conn, bool dials)
+{
+    tcp_ctx_t *ctx = (tcp_ctx_t *)conn->base.ctx;
+    uint64_t now;
+
+    if (conn->needed_ns != 0 && conn->dials >= dials) return;
+    if (ctx->wire == NULL || conn->base.status != RDT_OK) return;
+    now = rdt_now_ns();
+    if (conn->needed_ns == 0) conn->needed_ns = now;
+    conn->dials = dials || ctx->base.cfg.rank > conn->base.peer;
+    rdt_wire_want(ctx->wire, (uint32_t)(conn - ctx->conns), conn->dials,
+                  ctx->base.cfg.timeout_ns == 0
+                      ? UINT64_MAX
+                      : rdt_deadline_after(now, ctx->base.cfg.timeout_ns));
+}
+
+void rdt_tcp_expect(rdt_conn_t *base)
+{
+    if (base->unjoined) rdt_tcp_need((tcp_conn_t *)base, false);
+}
+
+void rdt_tcp_join(tcp_ctx_t *ctx)
+{
+    rdt_wire_step(ctx->wire, 0);
+    if (ctx->num_settled < ctx->num_conns) return;
+    rdt_wire_close(ctx->wire);
+    ctx->wire = NULL;
+}
+
+/* The peer may not know that this rank needs it, or it may be gone, which dialling shows. */
+void rdt_tcp_hurry(tcp_ctx_t *ctx)
+{
+    uint64_t now = rdt_now_ns();
+
+    for (uint32_t i = 0; i < ctx->num_conns; i++) {
+        tcp_conn_t *conn = &ctx->conns[i];
+
+        if (conn->base.unjoined && conn->needed_ns != 0 && now - conn->needed_ns > PATIENCE_NS)
+            rdt_tcp_need(conn, true);
+    }
+}
+
+/* -- all at once -- */
 
 rdt_status_t rdt_tcp_connect(rdt_ctx_t *base, const rdt_peer_t *peers, uint32_t num,
                              uint64_t deadline_ns, rdt_conn_t **conns)
 {
     tcp_ctx_t *ctx = (tcp_ctx_t *)base;
     rdt_dial_t dial = {&base->cfg, ctx->listen_fd, RDT_NO_FDS, dial_tcp};
-    rdt_link_t *links = calloc(num, sizeof(*links));
+    rdt_link_t *links;
     rdt_status_t st;
     uint32_t i = 0;
 
+    if (base->cfg.lazy) return connect_lazily(ctx, &dial, peers, num, conns);
+    links = calloc(num, sizeof(*links));
     ctx->conns = calloc(num, sizeof(*ctx->conns));
     if (links == NULL || ctx->conns == NULL) {
         free(links);
@@ -71,10 +174,11 @@ rdt_status_t rdt_tcp_connect(rdt_ctx_t *base, const rdt_peer_t *peers, uint32_t 
     st = rdt_wire_connect(&dial, peers, num, deadline_ns, links);
     while (st == RDT_OK && i < num) {
         conns[i] = &ctx->conns[i].base;
-        st = set_up(ctx, &ctx->conns[i], &peers[i], links[i].fd);
+        begin_conn(ctx, &ctx->conns[i], peers[i].rank);
+        st = join_conn(ctx, &ctx->conns[i], links[i].fd);
         i++;
     }
-    for (; i < num; i++) /* those that set_up did not take over */
+    for (; i < num; i++) /* those that join_conn did not take over */
         if (links[i].fd >= 0) close(links[i].fd);
     free(links);
     return st;
@@ -82,7 +186,9 @@ rdt_status_t rdt_tcp_connect(rdt_ctx_t *base, const rdt_peer_t *peers, uint32_t 
 
 void rdt_tcp_cut(rdt_conn_t *base)
 {
-    shutdown(((tcp_conn_t *)base)->sock, SHUT_RDWR);
+    tcp_conn_t *conn = (tcp_conn_t *)base;
+
+    if (conn->sock >= 0) shutdown(conn->sock, SHUT_RDWR);
     base->status = RDT_CLOSED;
 }
 
@@ -104,9 +210,11 @@ void rdt_tcp_disconnect(tcp_ctx_t *ctx)
 {
     uint64_t deadline_ns = rdt_now_ns() + LINGER_NS;
 
+    if (ctx->wire != NULL) rdt_wire_close(ctx->wire);
     for (uint32_t i = 0; i < ctx->num_conns; i++)
-        shutdown(ctx->conns[i].sock, SHUT_WR);
+        if (ctx->conns[i].sock >= 0) shutdown(ctx->conns[i].sock, SHUT_WR);
     for (uint32_t i = 0; i < ctx->num_conns; i++) {
+        if (ctx->conns[i].sock < 0) continue;
         read_away(ctx->conns[i].sock, deadline_ns);
         close(ctx->conns[i].sock);
         free(ctx->conns[i].slot_memory);

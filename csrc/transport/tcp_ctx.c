@@ -56,6 +56,7 @@ const rdt_transport_ops_t rdt_tcp_ops = {
     .put = rdt_tcp_put,
     .peek = rdt_tcp_peek,
     .release = rdt_tcp_release,
+    .expect = rdt_tcp_expect,
     .poll = rdt_tcp_poll,
     .check = rdt_tcp_check,
     .arm = rdt_tcp_arm,

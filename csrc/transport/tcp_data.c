@@ -105,7 +105,10 @@ rdt_status_t rdt_tcp_put(rdt_conn_t *base, rdt_lane_t lane_id, const void *hdr, 
     if (__builtin_expect(base->status != RDT_OK, 0)) return conn->ended ? base->status : RDT_AGAIN;
     /* Credits bound the queue, so there is room whenever there is one. One place stays free for a
      * frame of credits alone. */
-    if (lane->credits == 0 || conn->tx_head - conn->tx_done >= TCP_TX_FRAMES - 1) return RDT_AGAIN;
+    if (lane->credits == 0 || conn->tx_head - conn->tx_done >= TCP_TX_FRAMES - 1) {
+        if (base->unjoined) rdt_tcp_need(conn, lane_id == RDT_LANE_P2P);
+        return RDT_AGAIN;
+    }
     frame = new_frame(conn, (uint8_t)lane_id, len);
     frame->head.at = at;
     memcpy(frame->head.hdr, hdr, RDT_HDR_BYTES);
@@ -137,8 +140,10 @@ rdt_status_t rdt_tcp_peek(rdt_conn_t *base, rdt_lane_t lane_id, rdt_msg_t *msg_p
     tcp_lane_t *lane = &conn->lanes[lane_id];
     tcp_slot_t *slot = &lane->slots[lane->consumed % TCP_SLOTS];
 
-    if (lane->consumed == lane->arrived)
+    if (lane->consumed == lane->arrived) {
+        if (base->unjoined && lane_id == RDT_LANE_COLL) rdt_tcp_need(conn, false);
         return base->status != RDT_OK && conn->ended ? base->status : RDT_AGAIN;
+    }
     *msg_p =
         (rdt_msg_t){.hdr = slot->hdr, .data = slot->placed ? NULL : slot->data, .len = slot->len};
     return RDT_OK;
@@ -298,6 +303,7 @@ void rdt_tcp_poll(rdt_ctx_t *base)
 {
     tcp_ctx_t *ctx = (tcp_ctx_t *)base;
 
+    if (ctx->wire != NULL) rdt_tcp_join(ctx);
     for (uint32_t i = 0; i < ctx->num_conns; i++) {
         tcp_conn_t *conn = &ctx->conns[i];
 
@@ -309,9 +315,11 @@ void rdt_tcp_poll(rdt_ctx_t *base)
 }
 
 /* poll() reads every socket anyway, and a read is how a death is seen. */
-void rdt_tcp_check(rdt_ctx_t *ctx)
+void rdt_tcp_check(rdt_ctx_t *base)
 {
-    (void)ctx;
+    tcp_ctx_t *ctx = (tcp_ctx_t *)base;
+
+    if (ctx->wire != NULL) rdt_tcp_hurry(ctx);
 }
 
 void rdt_tcp_arm(rdt_ctx_t *base, rdt_sleep_t *sleep)
@@ -319,6 +327,9 @@ void rdt_tcp_arm(rdt_ctx_t *base, rdt_sleep_t *sleep)
     tcp_ctx_t *ctx = (tcp_ctx_t *)base;
 
     assert(!sleep->use_futex);
+    if (ctx->wire != NULL)
+        sleep->fds[sleep->num_fds++] =
+            (struct pollfd){.fd = rdt_wire_fd(ctx->wire), .events = POLLIN};
     for (uint32_t i = 0; i < ctx->num_conns; i++) {
         tcp_conn_t *conn = &ctx->conns[i];
         short events = conn->tx_done < conn->tx_head ? POLLIN | POLLOUT : POLLIN;

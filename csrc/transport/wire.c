@@ -20,6 +20,8 @@
 /* A call that ends before its welcome is made again: the peer may have had no time or no room. */
 #define MAX_LOST 6
 #define FIRST_REDIAL_NS (1 * RDT_NS_PER_MS)
+/* A host that does not take a call is gone: as for a connection on which nothing is acknowledged. */
+#define THROUGH_NS (10 * RDT_NS_PER_S)
 #define NUM_EVENTS 64
 #define STRANGER_BYTES 192
 #define LISTENER \
@@ -148,6 +150,8 @@ static void dial(rdt_wire_t *wire, uint32_t i)
     if (st == RDT_OK)
         st = rdt_handshake_dial(&target->call, wire->dial.cfg, fd, &wire->dial.pass_fds,
                                 target->peer.rank);
+    target->call.limit_ns = rdt_now_ns() + THROUGH_NS;
+    due_by(wire, target->call.limit_ns);
     if (st == RDT_OK) st = watch(wire, fd, i);
     if (st == RDT_OK)
         move_call(wire, i);
@@ -264,6 +268,13 @@ static void fail_late(rdt_wire_t *wire, uint32_t i)
     fail_target(wire, i, RDT_CONNECT_TIMEOUT);
 }
 
+static void fail_unheard(rdt_wire_t *wire, uint32_t i)
+{
+    rdt_fail(RDT_CONNECT_TIMEOUT, "connect: its host has not answered for %u s",
+             (unsigned)(THROUGH_NS / RDT_NS_PER_S));
+    fail_target(wire, i, RDT_CONNECT_TIMEOUT);
+}
+
 static void tend_target(rdt_wire_t *wire, uint32_t i, uint64_t now)
 {
     target_t *target = &wire->targets[i];
@@ -274,6 +285,11 @@ static void tend_target(rdt_wire_t *wire, uint32_t i, uint64_t now)
         return;
     }
     due_by(wire, target->deadline_ns);
+    if (target->call.fd >= 0 && !rdt_handshake_is_through(&target->call)) {
+        if (now >= target->call.limit_ns) fail_unheard(wire, i);
+        due_by(wire, target->call.limit_ns);
+        return;
+    }
     if (now >= target->redial_ns)
         dial(wire, i);
     else

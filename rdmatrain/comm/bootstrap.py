@@ -46,6 +46,8 @@ FIRST_POLL_SECONDS = 0.001
 LAST_POLL_SECONDS = 0.2
 # Who gives up stays for this long, or until all have heard: its end may be the end of the store.
 FAREWELL_SECONDS = 2.5
+# Of larger groups, pairs are connected over tcp when they first need each other: few ever do.
+EAGER_RANKS = 16
 # A waiter polls this long before it sleeps: longer than most collectives of a training step last.
 SPIN_NS = 50_000
 
@@ -316,6 +318,7 @@ def _listen_and_connect(turn: Turn, settings: Settings, hellos: Sequence[Hello])
         spin_ns=0 if _is_crowded(neighbours) else SPIN_NS,
         tuning=parse_tuning(settings.tuning),
         hosts=_host_numbers(hellos),
+        lazy=place.world > EAGER_RANKS,
     )
     mine_at = _listen(comm, turn, settings, one_host=len(neighbours) == place.world)
     wires = turn.gather("wire", mine_at)

@@ -17,6 +17,7 @@
 typedef struct side {
     const rdt_transport_ops_t *ops;
     uint32_t chunk;
+    bool lazy;
     rdt_ctx_t *ctx;
     rdt_conn_t *conn;
     rdt_peer_t peer;
@@ -34,6 +35,7 @@ static inline void open_side(side_t *side, const rdt_transport_ops_t *ops, const
     rdt_ctx_cfg_t cfg = {.rank = rank,
                          .world = 2,
                          .chunk_bytes = side->chunk > 0 ? side->chunk : CHUNK,
+                         .lazy = side->lazy,
                          .addr = arg};
 
     memset(cfg.token, token, sizeof(cfg.token));

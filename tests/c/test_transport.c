@@ -190,8 +190,23 @@ static void run(const rdt_transport_ops_t *ops, const char *arg)
     printf("%s %s: ok\n", ops->name, arg != NULL ? arg : "");
 }
 
+/* Neither is connected when connect returns: the first messages of both do that. */
+static void run_lazy(const rdt_transport_ops_t *ops, const char *arg)
+{
+    side_t sides[2] = {{.lazy = true}, {.lazy = true}};
+
+    connect_pair(sides, ops, arg);
+    CHECK(sides[0].conn->unjoined && sides[1].conn->unjoined, "joined before it is needed");
+    lanes_keep_order_and_lose_nothing(sides);
+    CHECK(!sides[0].conn->unjoined && !sides[1].conn->unjoined, "not joined by what it needs");
+    a_full_lane_says_again_and_leaves_the_other_alone(sides);
+    what_a_peer_sent_before_it_left_still_arrives(sides);
+    printf("%s %s, lazily: ok\n", ops->name, arg);
+}
+
 int main(void)
 {
+    run_lazy(&rdt_tcp_ops, "127.0.0.1");
     run(&rdt_shm_ops, NULL);
     run(&rdt_tcp_ops, "127.0.0.1");
     run(&rdt_verbs_ops, "rails=fake0/1/1 addr=127.0.0.1 fake=");

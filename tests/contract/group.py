@@ -27,6 +27,7 @@ LOOPBACK = "127.0.0.1"
 LISTENS: dict[str, list[tuple[str, str | None]]] = {
     "shm": [("shm", None)],
     "tcp": [("tcp", LOOPBACK)],
+    "tcp-lazy": [("tcp", LOOPBACK)],  # ranks are connected when they need each other
     "mixed": [("shm", None), ("tcp", LOOPBACK)],  # two hosts: even ranks and odd ranks
     "tcp-arena-place": [("tcp", LOOPBACK)],
     "shm-arena": [("shm", None)],
@@ -172,7 +173,8 @@ class Group:
         if "-arena" in transport:
             _core.arena_open()
         self.comms = [
-            _core.Comm(rank, world, token, tuning=changes, hosts=hosts) for rank in range(world)
+            _core.Comm(rank, world, token, tuning=changes, hosts=hosts, lazy="-lazy" in transport)
+            for rank in range(world)
         ]
         self._wires: list[dict[str, bytes]] = []
         for rank, comm in enumerate(self.comms):

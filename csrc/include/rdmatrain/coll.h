@@ -35,11 +35,16 @@ typedef struct rdt_work rdt_work_t;
 
 typedef struct rdt_comm_cfg {
     uint32_t rank;
-    uint32_t world;                      /* 1 to RDT_MAX_WORLD */
-    const rdt_tuning_t *tuning;          /* equal on all ranks, copied; NULL for the default */
-    const uint32_t *hosts; /* of each rank, by any numbers; NULL when all are on one. Equal on all ranks,
+    uint32_t world;             /* 1 to RDT_MAX_WORLD */
+    const rdt_tuning_t *tuning; /* equal on all ranks, copied; NULL for the default */
+    const uint32_t
+        *hosts; /* of each rank, by any numbers; NULL when all are on one. Equal on all ranks,
                             * as said at way in tuning.h; not kept */
     uint8_t token[RDT_COMM_TOKEN_BYTES]; /* random, equal on all ranks, new for each group */
+    /* Ranks are connected when they first need each other, where the transport can: what is wrong with
+     * a peer is then found by the first operation that needs it, not by rdt_comm_connect; and a recv
+     * from any rank does not notice the end of one that nothing was exchanged with. */
+    bool lazy;
     uint64_t spin_ns; /* how long a waiter polls before it sleeps; 0 when ranks share cores */
     uint64_t
         timeout_ns; /* of its operations, in general: bounds what a NIC retries for; 0: unknown */

@@ -40,6 +40,7 @@ typedef struct rdt_ctx_cfg {
     uint32_t tuning;                 /* digest of what ranks must have equal besides */
     uint32_t stream_from, stream_to; /* bytes of data that shm writes past the caches */
     uint8_t token[RDT_TOKEN_BYTES];
+    bool lazy;           /* tcp: a peer is connected when it is first needed, not by connect */
     uint64_t timeout_ns; /* of the group's operations: an upper bound of what a NIC retries for */
     /* tcp: numeric address to listen on. fake: its script. verbs: see transport/verbs.h. else unused */
     const char *addr;
@@ -63,6 +64,8 @@ typedef struct rdt_conn {
     /* Per lane: messages that send accepted, and how many of these no longer need their source, in
      * the order of sending; flushed <= posted. Lanes are flushed independently. */
     uint64_t posted[RDT_NUM_LANES], flushed[RDT_NUM_LANES];
+    /* Nobody has needed it yet, or it is being made: nothing was said on it in either direction. */
+    bool unjoined;
     /* Both ends have expose and put, and memory for them. */
     bool places;
     /* Bytes of data, without headers, that this rank sent and took; and of these, how many the CPU
@@ -110,7 +113,8 @@ struct rdt_transport_ops {
     /* The address that peers need to connect: at most RDT_WIRE_BYTES. Cannot fail once open. */
     uint32_t (*address)(const rdt_ctx_t *ctx, uint8_t *wire);
     /* Connects to all peers of this transport at once; every rank calls it with its own list.
-     * conns has num entries; they are valid only when OK is returned.
+     * conns has num entries; they are valid only when OK is returned. With cfg.lazy they may be
+     * unjoined, and become joined or fail while they are used.
      * CONNECT_TIMEOUT, PEER_REFUSED, PEER_LOST, PROTOCOL, NO_MEMORY, each naming the rank. */
     rdt_status_t (*connect)(rdt_ctx_t *ctx, const rdt_peer_t *peers, uint32_t num,
                             uint64_t deadline_ns, rdt_conn_t **conns);
@@ -145,6 +149,10 @@ struct rdt_transport_ops {
     rdt_status_t (*peek)(rdt_conn_t *conn, rdt_lane_t lane, rdt_msg_t *msg_p);
     /* Gives the slot of the message that peek returned back to the sender. */
     void (*release)(rdt_conn_t *conn, rdt_lane_t lane);
+    /* Optional (NULL), for connections that may be unjoined: a message will be expected from the peer
+     * on the point-to-point lane, so it is to be there, or its loss to be seen. On the other lane to
+     * peek says so, and on both to send. */
+    void (*expect)(rdt_conn_t *conn);
     /* Moves what the operating system or the NIC has: call between attempts. */
     void (*poll)(rdt_ctx_t *ctx);
     /* Asks the operating system whether the peers live, and latches what it says: a few system
