@@ -146,6 +146,46 @@ static void works_with(const char *rails, const char *script)
     close_pair(sides);
 }
 
+typedef struct progress {
+    uint64_t sent, got;
+} progress_t;
+
+static void step(const side_t *side, progress_t *p, uint64_t num)
+{
+    header_t hdr = {.number = p->sent};
+    rdt_msg_t msg;
+
+    turn_one(side);
+    if (p->sent < num && side->ops->send(side->conn, RDT_LANE_COLL, &hdr, "late", 4) == RDT_OK)
+        p->sent++;
+    if (side->ops->peek(side->conn, RDT_LANE_COLL, &msg) != RDT_OK) return;
+    CHECK_EQ(((const header_t *)msg.hdr)->number, p->got);
+    side->ops->release(side->conn, RDT_LANE_COLL);
+    p->got++;
+}
+
+/* What a rail says of consumed messages may be older than what another one has said. */
+static void rails_may_overtake_each_other(void)
+{
+    for (int seed = 1; seed <= 5; seed++) {
+        uint64_t num = 200, deadline = rdt_now_ns() + LIMIT_NS;
+        progress_t progress[2] = {{0, 0}, {0, 0}};
+        side_t sides[2] = {0};
+        char script[32];
+
+        snprintf(script, sizeof(script), "delay=9;seed=%d", seed);
+        connect_with(sides, "fake0/1/1+fake1/1/1+fake2/1/1", script);
+        while (progress[0].got < num || progress[1].got < num) {
+            for (int r = 0; r < 2; r++) {
+                step(&sides[r], &progress[r], num);
+                CHECK(sides[r].conn->status == RDT_OK, "%s: %s", script, sides[r].conn->detail);
+            }
+            CHECK(rdt_now_ns() < deadline, "%s: no more messages come", script);
+        }
+        close_pair(sides);
+    }
+}
+
 static void limits_of_the_device_are_kept(void)
 {
     works_with("fake0/1/1", "inline=101");
@@ -369,6 +409,7 @@ int main(void)
 {
     CHECK(rdt_arena_open() == RDT_OK, "%s", rdt_last_error());
     what_cannot_be_opened_says_why();
+    rails_may_overtake_each_other();
     limits_of_the_device_are_kept();
     a_gid_that_cannot_be_used_is_replaced();
     every_completion_status_is_said_in_words();
