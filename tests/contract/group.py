@@ -15,11 +15,26 @@ import pytest
 from oracle import Array
 
 from rdmatrain import _core
+from rdmatrain.comm import rdma
+from rdmatrain.config import Settings
 
 LIMIT_S = 40.0  # for the threads of a test together
 CALL_S = 10.0  # for one operation: turns most hangs into an error that says which one
 CONNECT_S = 15.0
 LOOPBACK = "127.0.0.1"
+DEVICE = os.environ.get("VM_DEVICE", "")  # for RDMA, in a guest of tests/vm
+
+
+def on_fake(rails: str, script: str = "") -> str:
+    """What the verbs transport is opened with on the fake of csrc/ibv."""
+    return f"rails={rails} addr={LOOPBACK} fake={script}"
+
+
+def on_device() -> str:
+    """The same on the guest's device."""
+    settings = Settings(devices=DEVICE)
+    return rdma.listen_argument(rdma.find_rails(settings).rails, LOOPBACK, settings)
+
 
 # A new transport joins the contract here: what each rank listens on, as (transport, argument).
 # With "-arena" in its name, call() moves the arrays into the arena; "-some": of odd ranks only.
@@ -32,14 +47,19 @@ LISTENS: dict[str, list[tuple[str, str | None]]] = {
     "tcp-arena-place": [("tcp", LOOPBACK)],
     "shm-arena": [("shm", None)],
     "shm-arena-some": [("shm", None)],
+    "verbs-fake": [("verbs", on_fake("fake0/1/1"))],
+    "verbs-fake-arena": [("verbs", on_fake("fake0/1/1+fake1/1/1", "delay=3;seed=4"))],
+    "mixed-verbs": [("shm", None), ("verbs", on_fake("fake0/1/1"))],
     "fake": [("fake", None)],
     "fake-delay-arena": [("fake", "delay=3,seed=8")],
     "fake-delay": [("fake", "delay=3,seed=5")],
     "fake-delay-slot": [("fake", "delay=7,slots=1,seed=9")],
     "fake-delay-place": [("fake", "delay=4,slots=2,seed=11,place=1")],
 }
+if DEVICE:
+    LISTENS |= {"verbs": [("verbs", on_device())], "verbs-arena": [("verbs", on_device())]}
 TRANSPORTS = tuple(LISTENS)
-REAL = ("shm", "tcp")
+REAL = ("shm", "tcp", "verbs") if DEVICE else ("shm", "tcp")
 
 LEAD_BYTES = 24  # an odd number of elements of 8 bytes, off a cache line for all
 MEMORY = threading.local()  # in_arena: whether this thread is a rank that moves its arrays

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from group import REAL, Group, call
+from group import LISTENS, REAL, Group, call
 
 import rdmatrain
 from rdmatrain import _core
@@ -120,9 +120,10 @@ def test_a_transport_that_cannot_be_opened_is_refused(arguments, text):
 @pytest.mark.parametrize("transport", REAL)
 def test_a_transport_is_opened_once(transport):
     comm = _core.Comm(0, 2, TOKEN)
-    comm.listen(transport, "127.0.0.1")
+    (listen,) = LISTENS[transport]
+    comm.listen(*listen)
     with pytest.raises(ValueError, match="already open"):
-        comm.listen(transport, "127.0.0.1")
+        comm.listen(*listen)
     comm.close()
 
 

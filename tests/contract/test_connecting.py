@@ -155,7 +155,7 @@ def test_ranks_may_connect_at_very_different_times(group):
 
     for rank, names in enumerate(ranks.run(body)):
         assert names[rank] == "self"
-        assert set(names) <= {"self", "shm", "tcp", "fake"}
+        assert set(names) <= {"self", "shm", "tcp", "verbs", "fake"}
 
 
 def test_two_groups_of_one_process_do_not_mix(group):

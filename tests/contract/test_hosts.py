@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from group import CALL_S, LOOPBACK, REAL, call, run_threads
+from group import CALL_S, LISTENS, REAL, call, run_threads
 from oracle import (
     COMBINE,
     INTS,
@@ -275,7 +275,7 @@ def test_a_timeout_says_that_there_were_stages(connect):
 def test_ranks_that_count_other_hosts_refuse_each_other(transport):
     places = ([0, 0, 1, 1], [5, 9, 5, 9])
     comms = [_core.Comm(rank, 4, bytes(16), hosts=places[rank % 2]) for rank in range(2)]
-    wires = [comm.listen(transport, LOOPBACK) for comm in comms]
+    wires = [comm.listen(*LISTENS[transport][0]) for comm in comms]
     peers = [(transport, wires[rank % 2], f"thread {rank}") for rank in range(4)]
     outcomes = run_threads([lambda c=comm: c.connect(peers, 0.5) for comm in comms])
     assert all("list of hosts" in str(outcome.error) for outcome in outcomes), outcomes

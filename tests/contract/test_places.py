@@ -7,6 +7,7 @@ import pytest
 from group import CALL_S, call, in_arena
 from oracle import assert_same_bits, inputs, reduced, values
 
+from rdmatrain import _core
 from rdmatrain.errors import CommError
 
 NEVER = 1 << 62
@@ -97,6 +98,36 @@ def test_nothing_is_staged_over_tcp_where_data_is_placed(connect, memory, name, 
     # An all_reduce reads what arrives for reduction where it lies, placed or not.
     through_slots = moved(p, name) // (2 if name == "all_reduce" else 1)
     assert total["staged_bytes"] == (0 if place == 0 else through_slots)
+
+
+def staged_by_verbs(name, memory, place):
+    """Times that the CPU copies a byte of data, on the mean over all messages of the operation."""
+    if memory == "arena" and place == 0:
+        return 0
+    sender = memory == "heap"  # the NIC reads what lies in the arena
+    if name == "all_reduce":  # half of it is read where it arrived, by the reduction
+        return sender + 0.5
+    return sender + 1
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("name", operations(2))
+@pytest.mark.parametrize("p", [2, 3])
+@pytest.mark.parametrize("place", [0, NEVER], ids=["placed", "slots"])
+def test_nothing_in_the_arena_is_staged_over_verbs(connect, memory, name, p, place):
+    _core.arena_open()
+    group = connect("verbs-fake", p, tuning={"place": place, "chunk": 65536, "one_shot": 0})
+
+    def body(comm, rank):
+        got, want = operations(p)[name](comm, rank, MEMORIES[memory])
+        call(comm, "barrier")
+        assert_same_bits(got, want, f"{name}, rank {rank}")
+        return counts(comm, rank)
+
+    ranks = group.run(body)
+    total = {key: sum(rank[key] for rank in ranks) for key in COUNTERS}
+    assert total["sent_bytes"] == total["received_bytes"] == moved(p, name)
+    assert total["staged_bytes"] == staged_by_verbs(name, memory, place) * moved(p, name)
 
 
 def test_a_broadcast_in_parts_is_not_staged_either(connect):
