@@ -3,7 +3,15 @@
 from pathlib import Path
 
 import pytest
-from integration_jobs import RUN, Ended, finish, nothing_left_behind, start, write_worker
+from integration_jobs import (
+    RUN,
+    Ended,
+    finish,
+    nothing_left_behind,
+    run_by_hand,
+    start,
+    write_worker,
+)
 
 from rdmatrain.comm.gids import read_ports
 
@@ -34,47 +42,49 @@ def run(worker: str, *options: str, env: dict[str, str] | None = None) -> Ended:
     return finish([start([*RUN, "--nproc-per-node", "2", *options, worker], own)])[0]
 
 
-def refusals(worker: str, *options: str, env: dict[str, str] | None = None) -> list[str]:
-    """The error of each rank, which must come in time."""
+def refusals(worker: str, env: dict[str, str]) -> list[str]:
+    """The error of each rank, which must come in time; no launcher ends one because of another."""
+    ranks = [{"RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)]
     with nothing_left_behind() as marked:
-        ended = run(worker, *options, env=marked | (env or {}))
-    facts = [ended.of(rank) for rank in range(2)]
-    assert ended.code == 7, ended.out
-    for fact in facts:
-        assert fact["after_s"] < 5, facts
+        both = run_by_hand(worker, [marked | env | rank for rank in ranks])
+    facts = [ended.of(0) for ended in both]
+    for ended, fact in zip(both, facts, strict=True):
+        assert ended.code == 7 and fact["after_s"] < 5, ended.out
     return [fact["error"] for fact in facts]
 
 
 @no_rdma
-@pytest.mark.parametrize(
-    ("options", "env", "demand"),
-    [
-        (["--transport", "verbs"], {}, "RDMATRAIN_TRANSPORT=verbs"),
-        ([], {"RDMATRAIN_TRANSPORT": "verbs"}, "RDMATRAIN_TRANSPORT=verbs"),
-        (["--require", "verbs"], {}, "RDMATRAIN_REQUIRE=verbs"),
-        ([], {"RDMATRAIN_REQUIRE": "verbs"}, "RDMATRAIN_REQUIRE=verbs"),
-    ],
-)
+@pytest.mark.parametrize("name", ["RDMATRAIN_TRANSPORT", "RDMATRAIN_REQUIRE"])
 def test_verbs_that_cannot_be_had_is_refused_in_time_with_the_reason(
-    tmp_path: Path, options: list[str], env: dict[str, str], demand: str
+    tmp_path: Path, name: str
 ) -> None:
-    body = (APART if "REQUIRE" in demand else "") + INIT.replace(", PG_OPTIONS", "")
-    for error in refusals(write_worker(tmp_path, body), *options, env=env):
-        assert f"{demand}, but it cannot join rank 0" in error and "and rank 1" in error
+    body = (APART if "REQUIRE" in name else "") + INIT.replace(", PG_OPTIONS", "")
+    for error in refusals(write_worker(tmp_path, body), {name: "verbs"}):
+        assert f"{name}=verbs, but it cannot join rank 0" in error and "and rank 1" in error
         assert "neither can use RDMA: there is no RDMA device in /sys/class/infiniband" in error
+
+
+@no_rdma
+@pytest.mark.parametrize("option", ["transport", "require"])
+def test_the_launchers_options_demand_verbs_too(tmp_path: Path, option: str) -> None:
+    ended = run(
+        write_worker(tmp_path, APART + INIT.replace(", PG_OPTIONS", "")), f"--{option}", "verbs"
+    )
+    assert ended.code == 7, ended.out
+    assert f"RDMATRAIN_{option.upper()}=verbs, but it cannot join rank 0" in ended.out
 
 
 @no_rdma
 def test_an_error_names_the_argument_that_demanded_it(tmp_path: Path) -> None:
     body = APART + INIT.replace("PG_OPTIONS", "pg_options=rdmatrain.Options(require='verbs')")
     env = {"RDMATRAIN_REQUIRE": "tcp"}
-    for error in refusals(write_worker(tmp_path, body), env=env):
+    for error in refusals(write_worker(tmp_path, body), env):
         assert "the argument require=verbs, but it cannot join rank 0" in error
 
 
 def test_shm_that_is_required_forbids_other_hosts(tmp_path: Path) -> None:
     body = APART + INIT.replace(", PG_OPTIONS", "")
-    for error in refusals(write_worker(tmp_path, body), "--require", "shm"):
+    for error in refusals(write_worker(tmp_path, body), {"RDMATRAIN_REQUIRE": "shm"}):
         assert "RDMATRAIN_REQUIRE=shm, but rank 0" in error and "share no host" in error
 
 
