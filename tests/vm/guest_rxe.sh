@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# In a guest: guest_rxe.sh DEVICE NETDEV ADDRESS/PREFIX makes a software RDMA device on a network device. The
-# name "veth" stands for a new pair of them, of which nobody uses the other end.
+# In a guest: guest_rxe.sh DEVICE MAC ADDRESS/PREFIX makes a software RDMA device on the NIC with that MAC, which is
+# called eth0 from then on. "veth" for a MAC stands for a new pair veth0 and veth1, of which nobody uses the second.
 set -euo pipefail
-device=$1 netdev=$2 address=$3
+device=$1 mac=$2 address=$3
 
 modprobe -a rdma_rxe ib_uverbs rdma_ucm
-if [[ $netdev == veth ]]; then
+if [[ $mac == veth ]]; then
     modprobe veth
     ip link add veth0 mtu 9000 type veth peer name veth1 mtu 9000
     ip link set veth1 up
     netdev=veth0
 else
     modprobe virtio_net
+    udevadm settle --timeout=60 # it gives NICs names of its own
+    path=$(grep -l "$mac" /sys/class/net/*/address)
+    netdev=eth0
+    ip link set "$(basename "$(dirname "$path")")" name "$netdev"
 fi
 ip addr add "$address" dev "$netdev"
 ip link set "$netdev" mtu 9000 up

@@ -2,7 +2,7 @@
 """Guests: booted by virtme-ng from the live root, and told by the host what to run.
 
     with booted("one", Settings(memory="2G")) as guest:
-        guest.make_rdma_device("veth", "10.9.0.1/24")
+        guest.make_rdma_device("10.9.0.1/24")
         ended = guest.run(["ibv_devinfo"], timeout_s=60)
 
 `two_hosts()` boots two that share a cable.
@@ -29,15 +29,15 @@ HERE = Path(__file__).resolve().parent
 # The one folder that a guest can write to so that it stays, under the same name on both sides.
 OUT = ROOT / "out" / "vm"
 RDMA_DEVICE = "rxe0"
-BOOT_TIMEOUT_S = 240.0
+BOOT_TIMEOUT_S = 300.0
 KILL_TIMEOUT_S = 20.0
 
 
-class GuestLostError(Exception):
+class GuestLostError(ConnectionError):
     """The guest is gone or does not answer; what its kernel said last is in the text."""
 
 
-class TimedOutError(Exception):
+class TimedOutError(TimeoutError):
     """A command in a guest took too long and was killed; its output so far is in the text."""
 
 
@@ -82,6 +82,10 @@ class Command:
     def output(self) -> str:
         """What it has written so far."""
         return "".join(self._parts)
+
+    @property
+    def over(self) -> bool:
+        return self._over.is_set()
 
     def type(self, text: str) -> None:
         """To the stdin of a command that was started with one."""
@@ -130,6 +134,7 @@ class Guest:
         self._gone = False
         self._ready = threading.Event()
         cable = settings.cable
+        self._mac = "veth" if cable is None else cable.mac
         self._process = subprocess.Popen(
             [*command_line(name, settings, kit), "-pidfile", str(self._pidfile)],
             env={**os.environ, "PATH": PATH},
@@ -141,9 +146,12 @@ class Guest:
         )
         if cable is not None:
             cable.end.close()  # QEMU has it now, alone: when it dies, the other end finds out
+        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        assert stdin is not None and stdout is not None and stderr is not None
+        self._stdin = stdin
         self._threads = [
-            threading.Thread(target=self._keep_console, args=(self._process.stderr,)),
-            threading.Thread(target=self._read_answers, args=(self._process.stdout,)),
+            threading.Thread(target=self._keep_console, args=(stderr,)),
+            threading.Thread(target=self._read_answers, args=(stdout,)),
         ]
         for thread in self._threads:
             thread.start()
@@ -182,9 +190,9 @@ class Guest:
             raise OSError(f"{self.name}: {' '.join(argv)}: {ended.status}\n{ended.output}")
         return ended.output
 
-    def make_rdma_device(self, netdev: str, address: str) -> None:
-        """Make RDMA_DEVICE on a network device; "veth" makes one without a cable."""
-        self.check(["bash", str(HERE / "guest_rxe.sh"), RDMA_DEVICE, netdev, address], 120)
+    def make_rdma_device(self, address: str) -> None:
+        """Make RDMA_DEVICE on the cable's NIC, eth0, or without a cable on veth0."""
+        self.check(["bash", str(HERE / "guest_rxe.sh"), RDMA_DEVICE, self._mac, address], 120)
 
     def power_cut(self) -> None:
         """Kill QEMU: from one moment to the next the host is not there any more.
@@ -202,6 +210,8 @@ class Guest:
     def close(self) -> None:
         """End the guest and whatever runs in it. Nothing in it is worth an orderly end."""
         self.power_cut()
+        with self._lock, contextlib.suppress(BrokenPipeError):
+            self._stdin.close()
         for thread in self._threads:
             thread.join(KILL_TIMEOUT_S)
 
@@ -215,29 +225,31 @@ class Guest:
 
     def send(self, **request: object) -> None:
         line = json.dumps(request).encode() + b"\n"
-        assert self._process.stdin is not None
         # A guest that is gone shows in the commands' ends.
         with self._lock, contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(line)
-            self._process.stdin.flush()
+            self._stdin.write(line)
+            self._stdin.flush()
 
     def _keep_console(self, stream: IO[bytes]) -> None:
-        with self.console.open("wb", buffering=0) as log:
+        with stream, self.console.open("wb", buffering=0) as log:
             while data := stream.read1(1 << 16):  # type: ignore[attr-defined]
                 log.write(data)
 
     def _read_answers(self, stream: IO[bytes]) -> None:
-        for line in stream:
-            answer = json.loads(line)
-            if "ready" in answer:
-                self._ready.set()
-            else:
-                self._commands[answer["id"]].take(answer)
-        with self._lock:
-            self._gone = True
-        self._ready.set()
-        for command in self._commands.values():
-            command.give_up()
+        try:
+            with stream:
+                for line in stream:
+                    answer = json.loads(line)
+                    if "ready" in answer:
+                        self._ready.set()
+                    else:
+                        self._commands[answer["id"]].take(answer)
+        finally:
+            with self._lock:
+                self._gone = True
+            self._ready.set()
+            for command in self._commands.values():
+                command.give_up()
 
 
 def command_line(name: str, settings: Settings, kit: Kit) -> list[str]:
@@ -257,7 +269,6 @@ def command_line(name: str, settings: Settings, kit: Kit) -> list[str]:
         *("--disable-kvm", "--disable-microvm", "--force-9p"),
         *("--memory", settings.memory, "--cpus", str(settings.cpus), "--name", name),
         *(f"--overlay-rwdir={path}" for path in ("/etc", "/tmp", "/var")),
-        *("--kopt", "net.ifnames=0"),
         *("--show-boot-console", "--verbose"),
         *("--script-sh", f"exec {shlex.join(agent)}"),
         *("--qemu-opts", *qemu),
@@ -296,7 +307,7 @@ def two_hosts(memory: str = "2G") -> Iterator[tuple[Guest, Guest]]:
     The cable is a pair of connected sockets: no port that another might take, no order of booting.
     """
     ends = socket.socketpair()
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, ends[0], ends[1]:
 
         def boot(index: int) -> Guest:
             cable = Cable(ends[index], f"52:54:00:09:00:0{index + 1}")
@@ -309,5 +320,5 @@ def two_hosts(memory: str = "2G") -> Iterator[tuple[Guest, Guest]]:
         guests = boot(0), boot(1)
         for index, guest in enumerate(guests):
             guest.wait_until_ready()
-            guest.make_rdma_device("eth0", f"10.9.0.{index + 1}/24")
+            guest.make_rdma_device(f"10.9.0.{index + 1}/24")
         yield guests

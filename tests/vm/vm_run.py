@@ -80,7 +80,7 @@ def wait(command: Command, timeout_s: float) -> int:
 def run(options: argparse.Namespace) -> int:
     start = time.monotonic()
     with booted("one", Settings(options.memory, options.cpus)) as guest:
-        guest.make_rdma_device("veth", "10.9.0.1/24")
+        guest.make_rdma_device("10.9.0.1/24")
         say(f"up with {RDMA_DEVICE} in {time.monotonic() - start:.0f} s")
         env = {"VM_DEVICE": RDMA_DEVICE}
         command = guest.start(options.command, env, pass_on, stdin=options.shell)
