@@ -92,6 +92,7 @@ static void play_exchange(uint32_t r)
         uint32_t me = index_of(peer, r);
 
         CHECK_EQ(peer->call.in_counts[me], st->call.out_counts[m]);
+        if (st->call.out_counts[m] == 0) continue;
         memcpy(st->call.out_shards[m], peer->call.in_shards[me],
                st->call.out_counts[m] * rdt_dtype_bytes(st->call.dtype));
     }
@@ -118,6 +119,7 @@ static void play_stage(void)
         const rdt_stages_t *st = &stages[r];
 
         known[r] = heard[r];
+        if (st->call.count == 0) continue;
         if (st->call.coll == RDT_REDUCE_SCATTER || st->call.coll == RDT_ALL_REDUCE)
             memcpy(st->call.out, moved[r], st->call.count * rdt_dtype_bytes(st->step.to));
     }
