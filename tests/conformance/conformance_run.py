@@ -19,7 +19,11 @@ from conformance_verdict import (
     complaints,
     left_for_next_name,
     summary,
+    unproven,
 )
+
+# Where everything takes its time: some tests of every collective that the suite tests on CPUs.
+SUBSET = Path(__file__).with_name("subset.txt")
 
 # Imported once, before anything is forked; the suite itself depends on name and world size.
 PRELOADED = (
@@ -48,13 +52,17 @@ def main() -> int:
         importlib.import_module(module)
     runs: dict[str, list[Outcome]] = {}
     wanted: Callable[[str], Any] = re.compile(arguments.keyword).search
+    subset = SUBSET.read_text().split() if arguments.subset else []
+    if subset:
+        wanted = set(subset).__contains__
     for name in ("gloo",) if arguments.control else NAMES:
         runs[name] = run_suite(name, arguments, wanted)
         wanted = left_for_next_name(runs[name]).__contains__
         over = "torch's own backend" if arguments.control else arguments.transport
         print(f"{arguments.world} ranks, {over}, as {name}: {summary(runs[name])}", flush=True)
-    whole = not (arguments.keyword or arguments.control)
+    whole = not (arguments.keyword or arguments.subset or arguments.control)
     problems = complaints(runs, PASSED_AT_LEAST[arguments.world] if whole else {})
+    problems += unproven(runs, subset)
     for problem in problems:
         print(problem, flush=True)
     return 1 if problems else 0
@@ -63,8 +71,10 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", type=int, default=3, choices=PASSED_AT_LEAST)
-    parser.add_argument("--transport", default="shm", choices=("shm", "tcp"))
-    parser.add_argument("-k", dest="keyword", default="", help="a pattern in the names of tests")
+    parser.add_argument("--transport", default="shm", choices=("shm", "tcp", "verbs"))
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("-k", dest="keyword", default="", help="a pattern in the names of tests")
+    some.add_argument("--subset", action="store_true", help=f"the tests in {SUBSET.name}")
     parser.add_argument("--control", action="store_true", help="run torch's own Gloo instead")
     parser.add_argument("--jobs", type=int, default=3, help="how many tests run side by side")
     return parser.parse_args()

@@ -81,6 +81,12 @@ def _complaint(name: str, outcome: Outcome) -> str:
     return ""
 
 
+def unproven(runs: Mapping[str, Sequence[Outcome]], tests: Sequence[str]) -> list[str]:
+    """Tests of a list that have passed under no name."""
+    passed = {each.test for run in runs.values() for each in run if each.verdict == "passed"}
+    return [f"{test} has passed under no name" for test in tests if test not in passed]
+
+
 def needs(outcome: Outcome) -> str:
     """Say what a skipped test needs; empty where it could have run."""
     for need, reason in ACCEPTED.items():

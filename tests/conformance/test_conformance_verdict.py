@@ -1,4 +1,4 @@
-from conformance_verdict import CLOSED, Outcome, complaints, left_for_next_name, summary
+from conformance_verdict import CLOSED, Outcome, complaints, left_for_next_name, summary, unproven
 
 CLOSED_TEST = next(iter(CLOSED))
 GOOD = [Outcome("test_a", "passed"), Outcome(CLOSED_TEST, "failed", "'custom' != 'rdmatrain'")]
@@ -60,6 +60,14 @@ def test_a_test_that_no_name_lets_run_is_a_complaint():
 def test_fewer_passed_tests_than_recorded_are_a_complaint():
     (complaint,) = complaints({"rdmatrain": GOOD}, {"rdmatrain": 2})
     assert complaint == "as rdmatrain: 1 tests passed, at least 2 must"
+
+
+def test_a_listed_test_that_passed_under_no_name_is_a_complaint():
+    skipped = [Outcome("test_b", "skipped", "CUDA is not available.")]
+    runs = {"rdmatrain": [*GOOD, *skipped], "mpi": [Outcome(CLOSED_TEST, "passed")]}
+    assert unproven(runs, ["test_a", CLOSED_TEST]) == []
+    found = unproven(runs, ["test_a", "test_b", "test_misspelt"])
+    assert found == [f"{name} has passed under no name" for name in ("test_b", "test_misspelt")]
 
 
 def test_a_summary_counts_every_outcome():
