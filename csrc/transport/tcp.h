@@ -81,6 +81,7 @@ typedef struct tcp_ctx {
     tcp_conn_t *conns;
     uint32_t num_conns;
     uint32_t num_settled; /* connections that are made, or never will be */
+    rdt_sleep_t *sleep;   /* between arm and disarm: who is joined then is to be watched as well */
     rdt_wire_t *wire; /* makes connections that are needed; NULL when there are none left to make */
 } tcp_ctx_t;
 
@@ -95,6 +96,8 @@ void rdt_tcp_need(tcp_conn_t *conn, bool dials);
 void rdt_tcp_expect(rdt_conn_t *conn);
 /* Makes what is needed, as far as it gets. */
 void rdt_tcp_join(tcp_ctx_t *ctx);
+/* Has the sleeper watch the connection's socket. */
+void rdt_tcp_watch(const tcp_conn_t *conn, rdt_sleep_t *sleep);
 /* Makes what was left to the peer, and has taken too long. */
 void rdt_tcp_hurry(tcp_ctx_t *ctx);
 

@@ -85,7 +85,10 @@ static void on_joined(void *arg, uint32_t i, rdt_link_t *link)
         return;
     }
     st = join_conn(ctx, conn, link->fd);
-    if (st != RDT_OK) fail_conn(conn, st, rdt_last_error());
+    if (st != RDT_OK)
+        fail_conn(conn, st, rdt_last_error());
+    else if (ctx->sleep != NULL)
+        rdt_tcp_watch(conn, ctx->sleep);
 }
 
 static void on_failed(void *arg, uint32_t i, rdt_status_t status, const char *text)

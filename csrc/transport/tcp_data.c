@@ -322,6 +322,13 @@ void rdt_tcp_check(rdt_ctx_t *base)
     if (ctx->wire != NULL) rdt_tcp_hurry(ctx);
 }
 
+void rdt_tcp_watch(const tcp_conn_t *conn, rdt_sleep_t *sleep)
+{
+    short events = conn->tx_done < conn->tx_head ? POLLIN | POLLOUT : POLLIN;
+
+    sleep->fds[sleep->num_fds++] = (struct pollfd){.fd = conn->sock, .events = events};
+}
+
 void rdt_tcp_arm(rdt_ctx_t *base, rdt_sleep_t *sleep)
 {
     tcp_ctx_t *ctx = (tcp_ctx_t *)base;
@@ -331,15 +338,14 @@ void rdt_tcp_arm(rdt_ctx_t *base, rdt_sleep_t *sleep)
         sleep->fds[sleep->num_fds++] =
             (struct pollfd){.fd = rdt_wire_fd(ctx->wire), .events = POLLIN};
     for (uint32_t i = 0; i < ctx->num_conns; i++) {
-        tcp_conn_t *conn = &ctx->conns[i];
-        short events = conn->tx_done < conn->tx_head ? POLLIN | POLLOUT : POLLIN;
+        const tcp_conn_t *conn = &ctx->conns[i];
 
-        if (!conn->ended)
-            sleep->fds[sleep->num_fds++] = (struct pollfd){.fd = conn->sock, .events = events};
+        if (!conn->ended) rdt_tcp_watch(conn, sleep);
     }
+    ctx->sleep = sleep;
 }
 
 void rdt_tcp_disarm(rdt_ctx_t *ctx)
 {
-    (void)ctx;
+    ((tcp_ctx_t *)ctx)->sleep = NULL;
 }

@@ -1,11 +1,13 @@
 """Groups form through a store: here a dictionary, and the ranks are threads of one process."""
 
+import gc
 import json
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import pytest
 
@@ -149,6 +151,35 @@ def test_ranks_of_several_hosts_mix_shm_and_tcp(form: Callable[..., list[Rank]])
 def test_tcp_can_be_required_within_a_host(form: Callable[..., list[Rank]]) -> None:
     ranks = form(MemoryStore(), *(Rank(p, Settings(transport="tcp")) for p in places(2)))
     assert [r.comm.transport(1 - i) for i, r in enumerate(ranks)] == ["tcp", "tcp"]
+
+
+def num_sockets() -> int:
+    paths = [path for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    return sum(str(path.readlink()).startswith("socket:") for path in paths)
+
+
+def check_sockets(expected: int) -> None:
+    """One that lost a race may be closed a little later."""
+    deadline = time.monotonic() + 2
+    while num_sockets() != expected and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert num_sockets() == expected
+
+
+@pytest.mark.parametrize(("eager_ranks", "pairs"), [(3, 3), (2, 0)])
+def test_ranks_of_large_groups_are_joined_when_they_first_meet(
+    form: Callable[..., list[Rank]],
+    monkeypatch: pytest.MonkeyPatch,
+    eager_ranks: int,
+    pairs: int,
+) -> None:
+    monkeypatch.setattr(bootstrap, "EAGER_RANKS", eager_ranks)
+    gc.collect()
+    listening = num_sockets() + 3
+    ranks = form(MemoryStore(), *(Rank(p, Settings(transport="tcp")) for p in places(3)))
+    check_sockets(listening + 2 * pairs)
+    assert sum_of(ranks) == [bytearray([7])] * 3
+    check_sockets(listening + 6)
 
 
 def test_a_group_can_be_formed_again_in_the_same_store(form: Callable[..., list[Rank]]) -> None:
