@@ -234,6 +234,14 @@ static const char *why_lost(const rdt_conn_t *conn)
     return conn->sys_errno != 0 ? strerror(conn->sys_errno) : rdt_status_text(conn->status);
 }
 
+/* What happened to the peer, as far as this rank can tell. */
+static const char *fate(const rdt_conn_t *conn)
+{
+    if (conn->unjoined) return "could not be reached";
+    if (conn->status == RDT_IO_ERROR) return "cannot be reached any more";
+    return conn->status == RDT_PROTOCOL ? "broke the protocol" : "died or closed its connection";
+}
+
 void rdt_comm_lost_st(rdt_comm_t *comm, uint32_t rank, const char *doing)
 {
     const rdt_peer_state_t *peer = &comm->peers[rank];
@@ -247,8 +255,7 @@ void rdt_comm_lost_st(rdt_comm_t *comm, uint32_t rank, const char *doing)
     else
         rdt_comm_latch(comm, conn->status != RDT_OK ? conn->status : RDT_PEER_LOST,
                        "rank %u (%s) %s (%s: %s), while rank %u was in %s", rank, peer->label,
-                       conn->unjoined ? "could not be reached" : "died or closed its connection",
-                       conn->ops->name, why_lost(conn), comm->cfg.rank, doing);
+                       fate(conn), conn->ops->name, why_lost(conn), comm->cfg.rank, doing);
 }
 
 rdt_status_t rdt_comm_status(rdt_comm_t *comm, char *text, size_t text_bytes)

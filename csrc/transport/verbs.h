@@ -19,7 +19,8 @@
  * Who notices what: a broken path or a dead NIC is seen by whoever has a message under way, by the
  * NIC's retries; an idle connection probes with an empty WRITE. A dead process is seen by the socket
  * of the handshake, which stays open. What the device itself reports (port down, device gone) comes
- * as asynchronous events.
+ * as asynchronous events. Drivers that cannot take a device from its users report nothing and only hide
+ * it: that shows in sysfs.
  *
  * The argument of open, words separated by spaces:
  *   rails=DEV/PORT/GID[,GID...][+DEV/PORT/GID...]   GIDs: indexes to try in this order
@@ -61,6 +62,8 @@ typedef struct verbs_mr {
     struct ibv_mr *mr;
 } verbs_mr_t;
 
+enum { VERBS_REMOVED = -1 };
+
 /* Shared by all contexts that use it: one protection domain, one registration of each extent. */
 typedef struct verbs_dev {
     struct verbs_dev *next;
@@ -73,7 +76,9 @@ typedef struct verbs_dev {
     struct ibv_device_attr attr;
     verbs_mr_t *mrs; /* with the lock of all devices */
     uint32_t num_mrs;
-    _Atomic int fatal;             /* enum ibv_event_type + 1 once the device is gone, else 0 */
+    char node[IBV_SYSFS_PATH_MAX]; /* in sysfs, as long as the device is there; "" if none was */
+    _Atomic uint64_t look_ns;      /* when to look for it next */
+    _Atomic int fatal;             /* enum ibv_event_type + 1, or VERBS_REMOVED; else 0 */
     _Atomic uint64_t port_down_ns; /* since when port_down is, or 0 */
     _Atomic uint8_t port_down;
 } verbs_dev_t;
@@ -86,8 +91,8 @@ rdt_status_t rdt_verbs_dev_register(verbs_dev_t *dev, uint8_t *base, size_t len,
                                     struct ibv_mr **mr_p);
 /* Why memory could not be registered, as an error. */
 rdt_status_t rdt_verbs_reg_failed(const verbs_dev_t *dev, size_t len, int err);
-/* Takes the events that the device has reported. */
-void rdt_verbs_dev_events(verbs_dev_t *dev);
+/* Takes the events that the device has reported, and looks whether it is still there. */
+void rdt_verbs_dev_events(verbs_dev_t *dev, uint64_t now_ns);
 
 /* -- contexts -- */
 

@@ -6,12 +6,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "arena/arena.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "ibv/ibv_fake.h"
 #include "transport/verbs.h"
+
+#define LOOK_NS (RDT_NS_PER_S / 4)
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of the list, and of all registrations */
 static verbs_dev_t *all_devs;
@@ -59,6 +62,8 @@ static rdt_status_t set_up(verbs_dev_t *dev)
     flags = fcntl(dev->context->async_fd, F_GETFL);
     if (flags < 0 || fcntl(dev->context->async_fd, F_SETFL, flags | O_NONBLOCK) < 0)
         return rdt_fail(RDT_IO_ERROR, "the events of %s: %s", dev->name, strerror(errno));
+    if (access(dev->context->device->dev_path, F_OK) == 0)
+        memcpy(dev->node, dev->context->device->dev_path, sizeof(dev->node));
     return RDT_OK;
 }
 
@@ -218,7 +223,19 @@ static void take_event(verbs_dev_t *dev, const struct ibv_async_event *event)
     }
 }
 
-void rdt_verbs_dev_events(verbs_dev_t *dev)
+/* A driver like rxe's makes "rdma link delete" wait until nobody has the device open, and tells those
+ * who have nothing. */
+static void look_for_node(verbs_dev_t *dev, uint64_t now_ns)
+{
+    int none = 0;
+
+    if (dev->node[0] == '\0' || now_ns < atomic_load(&dev->look_ns)) return;
+    atomic_store(&dev->look_ns, now_ns + LOOK_NS);
+    if (access(dev->node, F_OK) != 0 && errno == ENOENT)
+        atomic_compare_exchange_strong(&dev->fatal, &none, VERBS_REMOVED);
+}
+
+void rdt_verbs_dev_events(verbs_dev_t *dev, uint64_t now_ns)
 {
     struct ibv_async_event event;
 
@@ -227,4 +244,5 @@ void rdt_verbs_dev_events(verbs_dev_t *dev)
         take_event(dev, &event);
         dev->api.ack_async_event(&event);
     }
+    look_for_node(dev, now_ns);
 }

@@ -46,13 +46,25 @@ static rdt_status_t meaning_of(enum ibv_wc_status status)
     }
 }
 
+/* Of a request that failed the port may be the cause, sooner than its grace is over. */
+static bool is_port_active(const verbs_rail_t *rail)
+{
+    struct ibv_port_attr attr;
+
+    memset(&attr, 0, sizeof(attr));
+    return rail->dev->api.query_port(rail->dev->context, rail->port, &attr) == 0 &&
+           attr.state == IBV_PORT_ACTIVE;
+}
+
 /* A flush only says that the queue pair had failed before: what failed it says why, where it is known. */
 void rdt_verbs_failed_wc(verbs_conn_t *conn, uint32_t r, enum ibv_wc_status status)
 {
     const verbs_rail_t *rail = &((const verbs_ctx_t *)conn->base.ctx)->rails[r];
 
-    rdt_verbs_fail(conn, r, meaning_of(status), "%s (completion status %d)",
-                   rail->dev->api.wc_status_str(status), (int)status);
+    if (conn->base.status != RDT_OK) return;
+    rdt_verbs_fail(conn, r, meaning_of(status), "%s (completion status %d)%s",
+                   rail->dev->api.wc_status_str(status), (int)status,
+                   is_port_active(rail) ? "" : ", the port is down");
 }
 
 void rdt_verbs_rail_failed(verbs_ctx_t *ctx, uint32_t r, const char *why)
@@ -65,6 +77,7 @@ void rdt_verbs_rail_failed(verbs_ctx_t *ctx, uint32_t r, const char *why)
 
 static const char *event_text(const verbs_rail_t *rail, int event)
 {
+    if (event == VERBS_REMOVED) return "the device was removed";
     return rail->dev->api.event_type_str((enum ibv_event_type)(event - 1));
 }
 
@@ -72,13 +85,10 @@ static void check_port(verbs_ctx_t *ctx, uint32_t r, uint64_t now_ns)
 {
     verbs_rail_t *rail = &ctx->rails[r];
     uint64_t since = atomic_load(&rail->dev->port_down_ns);
-    struct ibv_port_attr attr;
 
     if (since == 0 || atomic_load(&rail->dev->port_down) != rail->port) return;
     if (now_ns < since + PORT_GRACE_NS) return; /* since may be later than now */
-    memset(&attr, 0, sizeof(attr));
-    if (rail->dev->api.query_port(rail->dev->context, rail->port, &attr) == 0 &&
-        attr.state == IBV_PORT_ACTIVE)
+    if (is_port_active(rail))
         atomic_store(&rail->dev->port_down_ns, 0);
     else
         rdt_verbs_rail_failed(ctx, r, "the port is down");
@@ -89,7 +99,7 @@ static void check_rail(verbs_ctx_t *ctx, uint32_t r, uint64_t now_ns)
     verbs_rail_t *rail = &ctx->rails[r];
     int event;
 
-    rdt_verbs_dev_events(rail->dev);
+    rdt_verbs_dev_events(rail->dev, now_ns);
     event = atomic_load(&rail->dev->fatal);
     if (event == 0) event = atomic_load(&rail->event);
     if (event != 0) rdt_verbs_rail_failed(ctx, r, event_text(rail, event));

@@ -113,6 +113,29 @@ static void what_the_device_refuses_or_reports_ends_the_connection(void)
     expect_failure("event=PORT_ERR@4", RDT_IO_ERROR, "port is down");
 }
 
+/* As where a driver hides a device from new users and leaves it to those it has. */
+static void a_device_that_is_hidden_is_lost(void)
+{
+    side_t sides[2] = {0};
+    char node[] = "/tmp/rdt_nodeXXXXXX";
+    int fd = mkstemp(node);
+    verbs_dev_t *dev;
+
+    connect_with(sides, "fake0/1/1", "");
+    dev = ((verbs_ctx_t *)sides[0].ctx)->rails[0].dev;
+    CHECK(fd >= 0 && strlen(node) < sizeof(dev->node), "no file to watch");
+    strcpy(dev->node, node);
+    turn(sides);
+    CHECK(sides[0].conn->status == RDT_OK, "lost while it is there");
+    unlink(node);
+    await_end(&sides[0]);
+    await_end(&sides[1]);
+    CHECK(strstr(sides[0].conn->detail, "fake0/1: the device was removed") != NULL, "%s",
+          sides[0].conn->detail);
+    close_pair(sides);
+    close(fd);
+}
+
 static void exchange(side_t *sides, int num)
 {
     uint64_t deadline = rdt_now_ns() + LIMIT_NS;
@@ -414,6 +437,7 @@ int main(void)
     a_gid_that_cannot_be_used_is_replaced();
     every_completion_status_is_said_in_words();
     what_the_device_refuses_or_reports_ends_the_connection();
+    a_device_that_is_hidden_is_lost();
     data_goes_where_the_receiver_said("fake0/1/1");
     data_goes_where_the_receiver_said("fake0/1/1+fake1/1/1+fake3/1/3");
     what_is_revoked_stays_as_it_is();
