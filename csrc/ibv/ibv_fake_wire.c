@@ -63,12 +63,13 @@ void rdt_ibv_fake_flush(fake_qp_t *qp)
 
 /* -- waiting -- */
 
-/* Nobody answers: the end comes after all retries. A timeout of 0 is for ever. */
+/* Nobody answers: the end comes after all retries. A timeout of 0 is for ever, and, with rxe, so are 7
+ * retries. */
 static int no_answer(const fake_qp_t *qp, fake_wqe_t *wqe)
 {
     uint64_t now = rdt_now_ns();
 
-    if (qp->attr.timeout == 0) return LATER;
+    if (qp->attr.timeout == 0 || qp->attr.retry_cnt == 7) return LATER;
     if (wqe->give_up_ns == 0)
         wqe->give_up_ns = now + (4096ull << qp->attr.timeout) * (qp->attr.retry_cnt + 1u);
     return now >= wqe->give_up_ns ? IBV_WC_RETRY_EXC_ERR : LATER;

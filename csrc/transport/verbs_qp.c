@@ -9,11 +9,11 @@
 
 #define HOP_LIMIT 255    /* RoCE v2 is routed: with 1, the first router drops it */
 #define MIN_RNR_TIMER 12 /* 0.64 ms; credits make sure that a receive is always there */
-#define RETRIES 7
+#define RETRIES 6        /* not 7: rxe takes that for "without end", as it is for rnr_retry */
 #define MAX_TIMEOUT 31
 /* What a NIC retries for before it gives a peer up: long enough for a congested fabric, and a quarter
  * of the group's timeout where that is short. */
-#define GIVE_UP_NS (2 * RDT_NS_PER_S)
+#define GIVE_UP_NS (3 * RDT_NS_PER_S / 2)
 #define TIMEOUT_UNIT_NS 4096ull
 
 static struct ibv_qp *create(verbs_rail_t *rail, verbs_qp_t *qp, uint32_t inline_bytes)

@@ -60,11 +60,13 @@ static bool is_port_active(const verbs_rail_t *rail)
 void rdt_verbs_failed_wc(verbs_conn_t *conn, uint32_t r, enum ibv_wc_status status)
 {
     const verbs_rail_t *rail = &((const verbs_ctx_t *)conn->base.ctx)->rails[r];
+    bool active;
 
     if (conn->base.status != RDT_OK) return;
-    rdt_verbs_fail(conn, r, meaning_of(status), "%s (completion status %d)%s",
-                   rail->dev->api.wc_status_str(status), (int)status,
-                   is_port_active(rail) ? "" : ", the port is down");
+    active = is_port_active(rail);
+    rdt_verbs_fail(conn, r, active ? meaning_of(status) : RDT_IO_ERROR,
+                   "%s (completion status %d)%s", rail->dev->api.wc_status_str(status), (int)status,
+                   active ? "" : ", the port is down");
 }
 
 void rdt_verbs_rail_failed(verbs_ctx_t *ctx, uint32_t r, const char *why)
@@ -137,15 +139,22 @@ static void probe(verbs_conn_t *conn, uint64_t now_ns)
 }
 
 /* What the peer sent before it went has reached this NIC, as it waited for that: it is taken first. */
-static void check_socket(verbs_ctx_t *ctx, verbs_conn_t *conn)
+static void check_socket(verbs_ctx_t *ctx, verbs_conn_t *conn, uint64_t now_ns)
 {
     char byte;
     ssize_t n = recv(conn->sock, &byte, 1, MSG_DONTWAIT | MSG_PEEK);
+    int err = errno;
 
-    if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR))) return;
+    if (n > 0 || (n < 0 && (err == EAGAIN || err == EINTR))) return;
     conn->ended = true;
     rdt_verbs_poll(&ctx->base);
-    rdt_verbs_fail(conn, 0, RDT_PEER_LOST, "%s", n < 0 ? strerror(errno) : "its process is gone");
+    /* A peer on this host may have left for what is this rank's loss, too: the device. */
+    for (uint32_t r = 0; r < conn->num_rails; r++) {
+        atomic_store(&ctx->rails[r].dev->look_ns, 0);
+        check_rail(ctx, r, now_ns);
+    }
+    rdt_verbs_fail(conn, 0, RDT_PEER_LOST, "%s%s", n < 0 ? strerror(err) : "its process is gone",
+                   is_port_active(&ctx->rails[0]) ? "" : ", the port is down");
 }
 
 void rdt_verbs_check(rdt_ctx_t *base)
@@ -160,7 +169,7 @@ void rdt_verbs_check(rdt_ctx_t *base)
 
         if (conn->base.status != RDT_OK) continue;
         check_qps(ctx, conn);
-        check_socket(ctx, conn);
+        check_socket(ctx, conn, now_ns);
         if (conn->base.status == RDT_OK) probe(conn, now_ns);
     }
 }

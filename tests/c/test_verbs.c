@@ -136,6 +136,20 @@ static void a_device_that_is_hidden_is_lost(void)
     close(fd);
 }
 
+/* Its socket stays open, and nothing was under way: a probe finds out. */
+static void an_idle_peer_without_a_queue_pair_is_lost(void)
+{
+    side_t sides[2] = {0};
+
+    connect_with(sides, "fake0/1/1", "");
+    rdt_verbs_qp_error((verbs_ctx_t *)sides[1].ctx, (verbs_conn_t *)sides[1].conn);
+    await_end(&sides[0]);
+    CHECK(sides[0].conn->status == RDT_PEER_LOST, "%s", sides[0].conn->detail);
+    CHECK(strstr(sides[0].conn->detail, "transport retry counter exceeded") != NULL, "%s",
+          sides[0].conn->detail);
+    close_pair(sides);
+}
+
 static void exchange(side_t *sides, int num)
 {
     uint64_t deadline = rdt_now_ns() + LIMIT_NS;
@@ -438,6 +452,7 @@ int main(void)
     every_completion_status_is_said_in_words();
     what_the_device_refuses_or_reports_ends_the_connection();
     a_device_that_is_hidden_is_lost();
+    an_idle_peer_without_a_queue_pair_is_lost();
     data_goes_where_the_receiver_said("fake0/1/1");
     data_goes_where_the_receiver_said("fake0/1/1+fake1/1/1+fake3/1/3");
     what_is_revoked_stays_as_it_is();
