@@ -1,9 +1,13 @@
 """These tests run inside a guest that has an RDMA device: `make test-rdma`. Elsewhere they skip."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+# Jobs of real processes are started and read in one way.
+sys.path.append(str(Path(__file__).parents[1] / "integration"))
 
 DEVICE = os.environ.get("VM_DEVICE", "")
 

@@ -244,4 +244,5 @@ def tensors_that_share_a_storage_in_flight_at_once(group: dist.ProcessGroup) -> 
         expect_equal(whole, total(3 * N, step))
 
 
-main()
+if __name__ == "__main__":
+    main()
