@@ -45,7 +45,7 @@ def main() -> int:
         out = run_job(
             [command(name, node, args.nproc) for node, name in enumerate(names)], TIMEOUT_SECONDS
         )
-    lines = [line.partition("] ")[2] or line for line in out.splitlines()]
+    lines = [line.partition("]: ")[2] or line for line in out.splitlines()]
     print("\n".join(lines))
     return int(not any("in every case" in line for line in lines))
 
