@@ -8,6 +8,8 @@ import pytest
 
 # Jobs of real processes are started and read in one way.
 sys.path.append(str(Path(__file__).parents[1] / "integration"))
+# The handshake is every transport's: its second implementation is there.
+sys.path.append(str(Path(__file__).parents[1] / "contract"))
 
 DEVICE = os.environ.get("VM_DEVICE", "")
 
