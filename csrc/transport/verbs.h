@@ -218,9 +218,13 @@ typedef struct verbs_conn {
     uint32_t num_keys, last_key;
     bool is_active; /* something completed since active_ns was set */
     uint64_t active_ns;
-    bool owes_credits;                             /* the queue pair was full when they were due */
-    bool exposed;                                  /* the peer may put data here */
-    bool ended;                                    /* its process has closed the socket */
+    bool owes_credits; /* the queue pair was full when they were due */
+    bool exposed;      /* the peer may put data here */
+    bool ended;        /* its process has closed the socket */
+    /* The first completion that failed, for which see verbs_watch.c; failed_ns is 0 before. */
+    uint64_t failed_ns;
+    uint32_t failed_rail;
+    enum ibv_wc_status failed_status;
     struct ibv_recv_wr recv_wrs[VERBS_RECV_DEPTH]; /* all alike but for next: posted in chains */
 } verbs_conn_t;
 
@@ -289,6 +293,7 @@ bool rdt_verbs_take_keys(verbs_conn_t *conn, const uint8_t *data, uint32_t len);
 /* Latches the first cause. */
 void rdt_verbs_fail(verbs_conn_t *conn, uint32_t rail, rdt_status_t status, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
+/* A completion failed: latched by a later check, unless that finds why. */
 void rdt_verbs_failed_wc(verbs_conn_t *conn, uint32_t rail, enum ibv_wc_status status);
 /* All connections that use the rail. */
 void rdt_verbs_rail_failed(verbs_ctx_t *ctx, uint32_t rail, const char *why);

@@ -7,6 +7,8 @@
 #include "base/error.h"
 #include "transport/verbs.h"
 
+#define MAX_KEYS (1u << 16) /* of a peer: an extent is 64 MiB or more */
+
 static bool holds(uint64_t first, uint64_t len, uint64_t at, uint64_t size)
 {
     return at >= first && size <= len && at - first <= len - size;
@@ -108,7 +110,7 @@ bool rdt_verbs_take_keys(verbs_conn_t *conn, const uint8_t *data, uint32_t len)
     uint32_t num = len / sizeof(verbs_key_t);
     verbs_key_t *keys;
 
-    if (len == 0 || len % sizeof(verbs_key_t) != 0) return false;
+    if (len == 0 || len % sizeof(verbs_key_t) != 0 || conn->num_keys + num > MAX_KEYS) return false;
     keys = realloc(conn->keys, (conn->num_keys + num) * sizeof(*keys));
     if (keys == NULL) return false;
     conn->keys = keys;

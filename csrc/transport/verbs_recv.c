@@ -126,9 +126,9 @@ static const verbs_head_t *head_of(const verbs_conn_t *conn, int lane)
 }
 
 /* Keys are for this transport, not for who peeks. False when the message is malformed. */
-static bool consume_keys(verbs_conn_t *conn, rdt_lane_t lane, const verbs_head_t *head)
+static bool consume_keys(verbs_conn_t *conn, rdt_lane_t lane, const void *keys, uint32_t len)
 {
-    if (!rdt_verbs_take_keys(conn, (const uint8_t *)(head + 1), head->len)) return false;
+    if (!rdt_verbs_take_keys(conn, keys, len)) return false;
     rdt_verbs_release(&conn->base, lane);
     return true;
 }
@@ -141,16 +141,18 @@ rdt_status_t rdt_verbs_peek(rdt_conn_t *base, rdt_lane_t lane_id, rdt_msg_t *msg
 
     while (lane->consumed < lane->arrived) {
         const verbs_head_t *head = head_of(conn, lane_id);
+        /* Read once: the peer can write here again. */
+        uint32_t len = __atomic_load_n(&head->len, __ATOMIC_RELAXED);
+        uint16_t kind = __atomic_load_n(&head->kind, __ATOMIC_RELAXED);
 
-        if (head->len > base->ctx->cfg.chunk_bytes || head->kind > VERBS_KIND_KEYS ||
-            (head->kind == VERBS_KIND_KEYS && !consume_keys(conn, lane_id, head))) {
+        if (len > base->ctx->cfg.chunk_bytes || kind > VERBS_KIND_KEYS ||
+            (kind == VERBS_KIND_KEYS && !consume_keys(conn, lane_id, head + 1, len))) {
             malformed(conn, "its message is not understood");
             return base->status;
         }
-        if (head->kind == VERBS_KIND_KEYS) continue;
-        *msg_p = (rdt_msg_t){.hdr = head->hdr,
-                             .data = head->kind == VERBS_KIND_DATA ? head + 1 : NULL,
-                             .len = head->len};
+        if (kind == VERBS_KIND_KEYS) continue;
+        *msg_p = (rdt_msg_t){
+            .hdr = head->hdr, .data = kind == VERBS_KIND_DATA ? head + 1 : NULL, .len = len};
         return RDT_OK;
     }
     return base->status != RDT_OK ? base->status : RDT_AGAIN;

@@ -10,7 +10,8 @@
 #include "base/clock.h"
 #include "transport/verbs.h"
 
-#define PROBE_NS (RDT_NS_PER_S / 2) /* of silence on a connection */
+#define CAUSE_NS (RDT_NS_PER_S / 10) /* that a failed completion waits for its cause */
+#define PROBE_NS (RDT_NS_PER_S / 2)  /* of silence on a connection */
 /* A link that is plugged again or renegotiates is not lost; one that stays down is. */
 #define PORT_GRACE_NS RDT_NS_PER_S
 
@@ -56,17 +57,24 @@ static bool is_port_active(const verbs_rail_t *rail)
            attr.state == IBV_PORT_ACTIVE;
 }
 
-/* A flush only says that the queue pair had failed before: what failed it says why, where it is known. */
+/* When a process dies its memory and its queue pair go before its socket, and what was under way fails in
+ * any of several ways, or is only flushed: the cause shows a little later. */
 void rdt_verbs_failed_wc(verbs_conn_t *conn, uint32_t r, enum ibv_wc_status status)
 {
-    const verbs_rail_t *rail = &((const verbs_ctx_t *)conn->base.ctx)->rails[r];
-    bool active;
+    if (conn->failed_ns != 0) return;
+    conn->failed_ns = rdt_now_ns();
+    conn->failed_rail = r;
+    conn->failed_status = status;
+}
 
-    if (conn->base.status != RDT_OK) return;
-    active = is_port_active(rail);
-    rdt_verbs_fail(conn, r, active ? meaning_of(status) : RDT_IO_ERROR,
-                   "%s (completion status %d)%s", rail->dev->api.wc_status_str(status), (int)status,
-                   active ? "" : ", the port is down");
+static void latch_failed_wc(verbs_conn_t *conn)
+{
+    const verbs_rail_t *rail = &((const verbs_ctx_t *)conn->base.ctx)->rails[conn->failed_rail];
+    bool active = is_port_active(rail);
+
+    rdt_verbs_fail(conn, conn->failed_rail, active ? meaning_of(conn->failed_status) : RDT_IO_ERROR,
+                   "%s (completion status %d)%s", rail->dev->api.wc_status_str(conn->failed_status),
+                   (int)conn->failed_status, active ? "" : ", the port is down");
 }
 
 void rdt_verbs_rail_failed(verbs_ctx_t *ctx, uint32_t r, const char *why)
@@ -170,6 +178,7 @@ void rdt_verbs_check(rdt_ctx_t *base)
         if (conn->base.status != RDT_OK) continue;
         check_qps(ctx, conn);
         check_socket(ctx, conn, now_ns);
+        if (conn->failed_ns != 0 && now_ns > conn->failed_ns + CAUSE_NS) latch_failed_wc(conn);
         if (conn->base.status == RDT_OK) probe(conn, now_ns);
     }
 }

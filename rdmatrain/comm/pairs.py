@@ -109,22 +109,25 @@ def _by_offers(first: Member, second: Member, demand: str) -> Pair:
 
 def _trouble(first: Member, second: Member) -> str:
     """Say why verbs cannot join the two; empty when it can."""
-    reasons = {
-        member.rank: member.offer.why_not if member.offer else "nobody looked for its devices"
-        for member in (first, second)
-    }
+    reasons = {member.rank: _why_not(member) for member in (first, second)}
     if reasons[first.rank] and reasons[first.rank] == reasons[second.rank]:
         # Without the ranks' numbers: in a log line such pairs are one.
         return f"neither can use RDMA: {reasons[first.rank]}"
     texts = [f"rank {rank} cannot use RDMA: {reason}" for rank, reason in reasons.items() if reason]
-    if texts:
-        return "; ".join(texts)
-    if first.offer and second.offer and first.offer.link_layer != second.offer.link_layer:
-        return (
-            f"the ports of rank {first.rank} are {first.offer.link_layer}, those of rank "
-            f"{second.rank} {second.offer.link_layer}: choose them with RDMATRAIN_DEVICES"
-        )
-    return ""
+    return "; ".join(texts) or _mixed(first, second)
+
+
+def _why_not(member: Member) -> str:
+    return member.offer.why_not if member.offer else "nobody looked for its devices"
+
+
+def _mixed(first: Member, second: Member) -> str:
+    if not first.offer or not second.offer or first.offer.link_layer == second.offer.link_layer:
+        return ""
+    return (
+        f"the ports of rank {first.rank} are {first.offer.link_layer}, those of rank "
+        f"{second.rank} {second.offer.link_layer}: choose them with RDMATRAIN_DEVICES"
+    )
 
 
 def facts_of(pairs: Sequence[Pair], rails: Sequence[Rail]) -> list[dict[str, Any]]:

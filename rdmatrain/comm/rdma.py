@@ -8,7 +8,7 @@ InfiniBand has its LID, and its first GID.
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -111,17 +111,7 @@ def find_rails(settings: Settings, verbs: Verbs = _core, root: Path = SYSFS) -> 
         if settings.device_list.demands:
             raise BootstrapError(f"{_demand(settings)} cannot be used: {error}") from error
         return Search((), str(error), present=True)
-    tester = _Tester(settings, verbs)
-    rails: list[Rail] = []
-    rejected: list[str] = []
-    for port in ports:
-        # A device that cannot be opened is listed once, without its ports.
-        facts = opened.get((port.device, port.number)) or opened.get((port.device, 0))
-        outcome = _try_port(settings, port, facts, tester)
-        if isinstance(outcome, Rail):
-            rails.append(outcome)
-        else:
-            rejected.append(f"{port}: {outcome}")
+    rails, rejected = _try_ports(settings, ports, opened, _Tester(settings, verbs))
     if not settings.device_list.demands:
         rails = _of_one_link_layer(rails, rejected)
     for line in rejected:
@@ -197,6 +187,26 @@ def _require_named(settings: Settings, ports: Sequence[Port]) -> None:
             raise BootstrapError(
                 f"{_demand(settings)}, but there is no {missing} here: the ports are {here}"
             )
+
+
+def _try_ports(
+    settings: Settings,
+    ports: Sequence[Port],
+    opened: Mapping[tuple[str, int], dict[str, Any]],
+    tester: _Tester,
+) -> tuple[list[Rail], list[str]]:
+    """Return the usable ports, and why each other one is not."""
+    rails: list[Rail] = []
+    rejected: list[str] = []
+    for port in ports:
+        # A device that cannot be opened is listed once, without its ports.
+        facts = opened.get((port.device, port.number)) or opened.get((port.device, 0))
+        outcome = _try_port(settings, port, facts, tester)
+        if isinstance(outcome, Rail):
+            rails.append(outcome)
+        else:
+            rejected.append(f"{port}: {outcome}")
+    return rails, rejected
 
 
 def _try_port(

@@ -34,25 +34,28 @@ def parse_tuning(text: str) -> dict[str, int]:
     """
     found = {}
     for pair in filter(None, (part.strip() for part in text.split(","))):
-        name, _, size = (part.strip() for part in pair.partition("="))
+        name, _, value = (part.strip() for part in pair.partition("="))
         if name not in _core.TUNING:
             close = difflib.get_close_matches(name, _core.TUNING, n=1)
             hint = f"did you mean {close[0]}?" if close else f"names are {', '.join(_core.TUNING)}"
             raise SettingError(f"RDMATRAIN_TUNING: {name!r} is not in the tuning table: {hint}")
-        if name == "way" and size.lower() in _WAYS:
-            found[name] = _WAYS.index(size.lower())
-            continue
-        match = _SIZE.fullmatch(size.upper())
-        if match is None:
-            raise SettingError(
-                f"RDMATRAIN_TUNING: {pair!r} has no size: write {name}=65536 or {name}=64K"
-            )
-        found[name] = int(match[1]) << _UNITS[match[2]]
+        found[name] = _value(pair, name, value)
     try:
         _core.check_tuning(found)
     except ValueError as error:
         raise SettingError(f"RDMATRAIN_TUNING: {error}") from None
     return {name: found[name] for name in _core.TUNING if name in found}
+
+
+def _value(pair: str, name: str, text: str) -> int:
+    if name == "way" and text.lower() in _WAYS:
+        return _WAYS.index(text.lower())
+    match = _SIZE.fullmatch(text.upper())
+    if match is None:
+        raise SettingError(
+            f"RDMATRAIN_TUNING: {pair!r} has no size: write {name}=65536 or {name}=64K"
+        )
+    return int(match[1]) << _UNITS[match[2]]
 
 
 def tuning_text(changes: dict[str, int]) -> str:
