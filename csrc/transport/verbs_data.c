@@ -140,13 +140,19 @@ static void remember(verbs_conn_t *conn, rdt_lane_t lane_id, const verbs_post_t 
     rdt_verbs_flush(conn, lane_id);
 }
 
+/* The oldest of the bulky messages is under way. Counted back from posted, as what is further back than
+ * all that is under way may be from any time, and the counts wrap. */
+static bool is_crowded(const verbs_qp_t *qp)
+{
+    return qp->posted - qp->bulk[qp->num_bulk % VERBS_BULK] < qp->posted - qp->done;
+}
+
 /* HOT. For a message of len bytes. */
 static bool has_room(const verbs_conn_t *conn, const verbs_lane_t *lane, uint32_t len)
 {
     const verbs_qp_t *qp = &conn->qps[lane->sent % conn->num_rails];
 
-    if (len >= VERBS_BULK_BYTES && (int32_t)(qp->done - qp->bulk[qp->num_bulk % VERBS_BULK]) < 0)
-        return false;
+    if (len >= VERBS_BULK_BYTES && is_crowded(qp)) return false;
     return lane->sent - lane->acked < VERBS_SLOTS &&
            lane->ring_posted - lane->ring_flushed < VERBS_MAX_SENT && qp_has_room(qp, 2);
 }

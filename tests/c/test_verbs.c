@@ -223,6 +223,32 @@ static void rails_may_overtake_each_other(void)
     }
 }
 
+/* How many work requests a queue pair has had is a number of 32 bits: half way round, and around. */
+static void counts_of_work_requests_wrap(void)
+{
+    uint32_t starts[] = {0x80000010u, 0xfffffff0u};
+    side_t sides[2] = {{.chunk = 64u << 10}, {.chunk = 64u << 10}};
+    header_t hdr = {0};
+    rdt_msg_t msg;
+
+    for (size_t i = 0; i < sizeof(starts) / sizeof(starts[0]); i++) {
+        static uint8_t bulk[VERBS_BULK_BYTES];
+        verbs_qp_t *qp;
+
+        connect_with(sides, "fake0/1/1", "");
+        qp = &((verbs_conn_t *)sides[0].conn)->qps[0];
+        qp->posted = qp->done = qp->signaled = starts[i]; /* as after as many small messages */
+        for (uint32_t n = 0; n < 3 * VERBS_SLOTS; n++) {
+            memset(bulk, (int)n + 1, sizeof(bulk));
+            send_soon(sides, 0, RDT_LANE_COLL, &hdr, bulk, sizeof(bulk));
+            await(sides, 1, RDT_LANE_COLL, &msg);
+            CHECK(msg.len == sizeof(bulk) && memcmp(msg.data, bulk, msg.len) == 0, "other data");
+            sides[1].ops->release(sides[1].conn, RDT_LANE_COLL);
+        }
+        close_pair(sides);
+    }
+}
+
 static void limits_of_the_device_are_kept(void)
 {
     works_with("fake0/1/1", "inline=101");
@@ -447,6 +473,7 @@ int main(void)
     CHECK(rdt_arena_open() == RDT_OK, "%s", rdt_last_error());
     what_cannot_be_opened_says_why();
     rails_may_overtake_each_other();
+    counts_of_work_requests_wrap();
     limits_of_the_device_are_kept();
     a_gid_that_cannot_be_used_is_replaced();
     every_completion_status_is_said_in_words();
