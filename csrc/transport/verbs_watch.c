@@ -126,14 +126,7 @@ static void check_qps(verbs_ctx_t *ctx, verbs_conn_t *conn)
     }
 }
 
-static bool is_idle(const verbs_conn_t *conn)
-{
-    for (uint32_t r = 0; r < conn->num_rails; r++)
-        if (conn->qps[r].done != conn->qps[r].posted) return false;
-    return true;
-}
-
-/* Silence may be a dead peer or a cut cable: the NIC finds out. */
+/* Silence may be a dead peer or a cut cable: the NIC finds out, unless a completion is due anyway. */
 static void probe(verbs_conn_t *conn, uint64_t now_ns)
 {
     if (conn->is_active) {
@@ -142,8 +135,11 @@ static void probe(verbs_conn_t *conn, uint64_t now_ns)
     }
     if (now_ns - conn->active_ns < PROBE_NS) return;
     conn->active_ns = now_ns;
-    for (uint32_t r = 0; r < conn->num_rails; r++)
-        if (conn->qps[r].signaled != conn->qps[r].posted || is_idle(conn)) rdt_verbs_probe(conn, r);
+    for (uint32_t r = 0; r < conn->num_rails; r++) {
+        const verbs_qp_t *qp = &conn->qps[r];
+
+        if (qp->signaled != qp->posted || qp->done == qp->posted) rdt_verbs_probe(conn, r);
+    }
 }
 
 /* What the peer sent before it went has reached this NIC, as it waited for that: it is taken first. */

@@ -249,6 +249,23 @@ static void counts_of_work_requests_wrap(void)
     }
 }
 
+/* A rail that nothing travels on may be cut as well as another. */
+static void silence_is_probed_on_every_rail(void)
+{
+    uint64_t deadline = rdt_now_ns() + LIMIT_NS;
+    side_t sides[2] = {0};
+    const verbs_conn_t *conn;
+
+    connect_with(sides, "fake0/1/1+fake1/1/1+fake2/1/1", "");
+    conn = (const verbs_conn_t *)sides[0].conn;
+    for (uint32_t r = 0; r < conn->num_rails;) {
+        turn(sides);
+        if (conn->qps[r].posted > 0) r++;
+        CHECK(conn->qps[0].posted < 3 && rdt_now_ns() < deadline, "rail %u is not probed", r);
+    }
+    close_pair(sides);
+}
+
 static void limits_of_the_device_are_kept(void)
 {
     works_with("fake0/1/1", "inline=101");
@@ -474,6 +491,7 @@ int main(void)
     what_cannot_be_opened_says_why();
     rails_may_overtake_each_other();
     counts_of_work_requests_wrap();
+    silence_is_probed_on_every_rail();
     limits_of_the_device_are_kept();
     a_gid_that_cannot_be_used_is_replaced();
     every_completion_status_is_said_in_words();
