@@ -181,8 +181,7 @@ static void join_rails(verbs_ctx_t *ctx, verbs_conn_t *conn, joining_t *j)
         if (rdt_verbs_qp_join(ctx, conn, r, j->gid_choice[r], &j->mine.rails[r],
                               &j->theirs.rails[r]) == RDT_OK)
             continue;
-        j->gid_choice[r]++;
-        j->verdict = j->gid_choice[r] < ctx->rails[r].num_gids ? VERDICT_NEXT_GID : VERDICT_FAILED;
+        j->verdict = has_next_gid(ctx, j, r) ? VERDICT_NEXT_GID : VERDICT_FAILED;
         return;
     }
 }

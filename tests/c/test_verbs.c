@@ -349,6 +349,7 @@ static void a_gid_that_cannot_be_used_is_replaced(void)
 {
     works_with("fake0/1/1,3", "rtr=19@1");
     works_with("fake0/1/1+fake1/1/1,3", "rtr=19@3");
+    works_with("fake0/1/1,3,2", "rtr=19@1"); /* by the next one: the last is of nobody's use */
     fails_to_connect("fake0/1/1,3", "rtr=19@1;rtr=110@3", "GID index 3 to RTR");
     fails_to_connect("fake0/1/1", "gid=22@1", "GID index 1");
 }
