@@ -17,7 +17,8 @@ typedef struct verbs_post {
     struct ibv_send_wr wrs[2];
     struct ibv_sge sges[3];
     uint32_t num_wrs, num_sges;
-    bool is_free; /* no source but our own memory */
+    uint32_t num_copied; /* bytes of data that went to the slot's twin */
+    bool is_free;        /* no source but our own memory */
     bool is_bulk;
 } verbs_post_t;
 
@@ -84,15 +85,15 @@ static bool qp_has_room(const verbs_qp_t *qp, uint32_t num)
 /* HOT. Where the NIC may read the data: in the arena, or a copy in the slot's twin. */
 static uint32_t readable(verbs_post_t *post, const void **data_p, uint32_t len, uint8_t *twin)
 {
-    verbs_conn_t *conn = post->conn;
-    const verbs_extent_t *extent = rdt_verbs_extent((verbs_ctx_t *)conn->base.ctx, *data_p, len);
+    verbs_ctx_t *ctx = (verbs_ctx_t *)post->conn->base.ctx;
+    const verbs_extent_t *extent = rdt_verbs_extent(ctx, *data_p, len);
 
     if (extent != NULL) {
         post->is_free = false;
         return extent->lkey[post->rail];
     }
     memcpy(twin, *data_p, len);
-    rdt_count_bytes(&conn->base.staged_bytes, len);
+    post->num_copied = len;
     *data_p = twin;
     return own_key(post);
 }
@@ -136,7 +137,10 @@ static void remember(verbs_conn_t *conn, rdt_lane_t lane_id, const verbs_post_t 
                        .is_free = post->is_free,
                        .counts = counts};
     lane->sent++;
-    if (counts) conn->base.posted[lane_id]++;
+    if (counts) {
+        conn->base.posted[lane_id]++;
+        rdt_count_bytes(&conn->base.staged_bytes, post->num_copied);
+    }
     rdt_verbs_flush(conn, lane_id);
 }
 

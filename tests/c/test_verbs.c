@@ -415,6 +415,19 @@ static uint64_t tell(side_t *sides, uint8_t *where)
     return hdr.number;
 }
 
+/* Staged is what was copied of tensors: not what the transport has to say itself. */
+static void keys_are_not_staged_data(void)
+{
+    side_t sides[2] = {0};
+    uint8_t *to = rdt_arena_alloc(PLACE_BYTES);
+
+    connect_pair(sides, &rdt_verbs_ops, PLAIN "inline=0");
+    (void)tell(sides, to);
+    CHECK_EQ(sides[1].conn->staged_bytes, 0);
+    close_pair(sides);
+    rdt_arena_free(to);
+}
+
 static void data_goes_where_the_receiver_said(const char *rails)
 {
     side_t sides[2] = {0};
@@ -499,6 +512,7 @@ int main(void)
     what_the_device_refuses_or_reports_ends_the_connection();
     a_device_that_is_hidden_is_lost();
     an_idle_peer_without_a_queue_pair_is_lost();
+    keys_are_not_staged_data();
     data_goes_where_the_receiver_said("fake0/1/1");
     data_goes_where_the_receiver_said("fake0/1/1+fake1/1/1+fake3/1/3");
     what_is_revoked_stays_as_it_is();
