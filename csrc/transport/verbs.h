@@ -290,7 +290,7 @@ const verbs_key_t *rdt_verbs_key(verbs_conn_t *conn, uint64_t at, size_t len);
 bool rdt_verbs_take_keys(verbs_conn_t *conn, const uint8_t *data, uint32_t len);
 
 /* verbs_watch.c */
-/* Latches the first cause. */
+/* Latches the first cause, and stops all queue pairs. */
 void rdt_verbs_fail(verbs_conn_t *conn, uint32_t rail, rdt_status_t status, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 /* A completion failed: latched by a later check, unless that finds why. */

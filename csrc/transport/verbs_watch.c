@@ -17,7 +17,8 @@
 
 void rdt_verbs_fail(verbs_conn_t *conn, uint32_t r, rdt_status_t status, const char *fmt, ...)
 {
-    const verbs_rail_t *rail = &((const verbs_ctx_t *)conn->base.ctx)->rails[r];
+    verbs_ctx_t *ctx = (verbs_ctx_t *)conn->base.ctx;
+    const verbs_rail_t *rail = &ctx->rails[r];
     size_t len;
     va_list args;
 
@@ -28,6 +29,9 @@ void rdt_verbs_fail(verbs_conn_t *conn, uint32_t r, rdt_status_t status, const c
     va_start(args, fmt);
     vsnprintf(conn->base.detail + len, sizeof(conn->base.detail) - len, fmt, args);
     va_end(args);
+    /* What failed need not be a queue pair: those that work would go on, or retry, with sources that
+     * have gone back to their owners. */
+    rdt_verbs_qp_error(ctx, conn);
 }
 
 static rdt_status_t meaning_of(enum ibv_wc_status status)

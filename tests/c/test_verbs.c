@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -415,6 +416,39 @@ static uint64_t tell(side_t *sides, uint8_t *where)
     return hdr.number;
 }
 
+/* The works that failed with a connection give their buffers back, while its peer, which need not have
+ * noticed, still takes what comes. */
+static void a_failed_connection_reads_no_source(void)
+{
+    uint8_t *from = rdt_arena_alloc(CHUNK);
+    header_t hdr = {0};
+    rdt_msg_t msg;
+
+    for (int seed = 1; seed <= 5; seed++) {
+        side_t sides[2] = {0};
+        char script[32];
+
+        snprintf(script, sizeof(script), "delay=99;seed=%d", seed);
+        connect_with(sides, "fake0/1/1", script);
+        memset(from, 1, CHUNK);
+        for (int n = 0; n < VERBS_SLOTS / 2; n++)
+            CHECK(sides[0].ops->send(sides[0].conn, RDT_LANE_COLL, &hdr, from, CHUNK) == RDT_OK,
+                  "no slot");
+        shutdown(((verbs_conn_t *)sides[1].conn)->sock, SHUT_RDWR);
+        await_end(&sides[0]);
+        memset(from, 2, CHUNK); /* its owner's again */
+        for (int i = 0; i < 1000; i++) {
+            sides[0].ops->poll(sides[0].ctx);
+            sides[1].ops->poll(sides[1].ctx);
+            if (sides[1].ops->peek(sides[1].conn, RDT_LANE_COLL, &msg) != RDT_OK) continue;
+            CHECK(((const uint8_t *)msg.data)[CHUNK - 1] == 1, "it sends what was not to be sent");
+            sides[1].ops->release(sides[1].conn, RDT_LANE_COLL);
+        }
+        close_pair(sides);
+    }
+    rdt_arena_free(from);
+}
+
 /* Staged is what was copied of tensors: not what the transport has to say itself. */
 static void keys_are_not_staged_data(void)
 {
@@ -512,6 +546,7 @@ int main(void)
     what_the_device_refuses_or_reports_ends_the_connection();
     a_device_that_is_hidden_is_lost();
     an_idle_peer_without_a_queue_pair_is_lost();
+    a_failed_connection_reads_no_source();
     keys_are_not_staged_data();
     data_goes_where_the_receiver_said("fake0/1/1");
     data_goes_where_the_receiver_said("fake0/1/1+fake1/1/1+fake3/1/3");

@@ -57,8 +57,9 @@ typedef struct rdt_conn {
     const rdt_transport_ops_t *ops;
     rdt_ctx_t *ctx;
     uint32_t peer;
-    rdt_status_t status; /* OK, or latched: PEER_LOST, PROTOCOL, IO_ERROR; CLOSED after cut */
-    int sys_errno;       /* behind status, 0 where there is none */
+    /* OK, or latched: PEER_LOST, PROTOCOL, IO_ERROR; CLOSED after cut. No source is read any more then. */
+    rdt_status_t status;
+    int sys_errno; /* behind status, 0 where there is none */
     char detail
         [RDT_LABEL_BYTES]; /* what the device said, behind status; "" where there is nothing */
     /* Per lane: messages that send accepted, and how many of these no longer need their source, in
