@@ -19,6 +19,19 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of the list, and of all registrations */
 static verbs_dev_t *all_devs;
 
+/* A child cannot use the devices of its parent: their queues and doorbells stay the parent's. Nor need
+ * the thread that had the lock exist in it. */
+static void forget_devs(void)
+{
+    pthread_mutex_init(&lock, NULL);
+    all_devs = NULL;
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, forget_devs);
+}
+
 static struct ibv_device *find_device(struct ibv_device **list, int num, const rdt_ibv_api_t *api,
                                       const char *name)
 {
@@ -108,9 +121,11 @@ static rdt_status_t open_new(const char *name, const char *fake, verbs_dev_t **d
 
 rdt_status_t rdt_verbs_dev_open(const char *name, const char *fake, verbs_dev_t **dev_p)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     rdt_status_t st = RDT_OK;
     verbs_dev_t *dev;
 
+    pthread_once(&once, watch_forks);
     pthread_mutex_lock(&lock);
     for (dev = all_devs; dev != NULL && !is_same(dev, name, fake);)
         dev = dev->next;

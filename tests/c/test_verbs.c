@@ -355,6 +355,28 @@ static void a_gid_that_cannot_be_used_is_replaced(void)
     fails_to_connect("fake0/1/1", "gid=22@1", "GID index 1");
 }
 
+/* What it has open is its parent's: it opens the device for itself. */
+static void a_forked_child_opens_its_own_device(void)
+{
+    verbs_dev_t *dev, *again;
+    int status;
+    pid_t pid;
+
+    CHECK(rdt_verbs_dev_open("fake0", "", &dev) == RDT_OK, "%s", rdt_last_error());
+    CHECK(rdt_verbs_dev_open("fake0", "", &again) == RDT_OK && again == dev, "not shared");
+    pid = fork();
+    if (pid == 0) {
+        CHECK(rdt_verbs_dev_open("fake0", "", &again) == RDT_OK, "%s", rdt_last_error());
+        CHECK(again != dev && again->context != dev->context, "the child has its parent's");
+        rdt_verbs_dev_close(again);
+        _exit(0);
+    }
+    CHECK(waitpid(pid, &status, 0) == pid && status == 0, "the child failed");
+    rdt_verbs_dev_close(dev);
+    rdt_verbs_dev_close(dev);
+    CHECK_EQ(rdt_ibv_fake_live(), 0);
+}
+
 /* In a child, since a limit that was lowered stays so. */
 static void a_small_limit_of_locked_memory_is_named(void)
 {
@@ -536,6 +558,7 @@ static void an_extent_that_cannot_be_registered_is_staged(void)
 int main(void)
 {
     CHECK(rdt_arena_open() == RDT_OK, "%s", rdt_last_error());
+    a_forked_child_opens_its_own_device(); /* before the fake has a thread */
     what_cannot_be_opened_says_why();
     rails_may_overtake_each_other();
     counts_of_work_requests_wrap();
