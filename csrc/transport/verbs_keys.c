@@ -27,9 +27,9 @@ static bool register_rails(verbs_ctx_t *ctx, uint8_t *base, size_t len, verbs_ex
 }
 
 /* An extent that cannot be registered is remembered as such: its tensors are staged, which the counter
- * of staged bytes shows. */
-static __attribute__((noinline)) const verbs_extent_t *add_extent(verbs_ctx_t *ctx,
-                                                                  const void *data, size_t len)
+ * of staged bytes shows. at: the offset of data in the arena. */
+static __attribute__((noinline)) const verbs_extent_t *
+add_extent(verbs_ctx_t *ctx, const void *data, size_t len, uint64_t at)
 {
     verbs_extent_t *extents = realloc(ctx->extents, (ctx->num_extents + 1) * sizeof(*ctx->extents));
     verbs_extent_t *extent;
@@ -40,9 +40,9 @@ static __attribute__((noinline)) const verbs_extent_t *add_extent(verbs_ctx_t *c
     ctx->extents = extents;
     if (rdt_arena_pin(data, len, &base, &extent_len) != RDT_OK) return NULL;
     extent = &extents[ctx->num_extents];
-    *extent = (verbs_extent_t){.len = extent_len, .addr = (uintptr_t)base};
-    extent->failed =
-        !rdt_arena_offset(base, 1, &extent->at) || !register_rails(ctx, base, extent_len, extent);
+    *extent = (verbs_extent_t){
+        .at = at - ((uintptr_t)data - (uintptr_t)base), .len = extent_len, .addr = (uintptr_t)base};
+    extent->failed = !register_rails(ctx, base, extent_len, extent);
     rdt_arena_unpin(base); /* each device has pinned it for itself */
     ctx->last_extent = ctx->num_extents++;
     return extent->failed ? NULL : extent;
@@ -61,7 +61,7 @@ const verbs_extent_t *rdt_verbs_extent(verbs_ctx_t *ctx, const void *data, size_
         ctx->last_extent = k;
         return extent->failed ? NULL : extent;
     }
-    return add_extent(ctx, data, len);
+    return add_extent(ctx, data, len, at);
 }
 
 rdt_status_t rdt_verbs_expose(rdt_conn_t *base, void *addr, size_t len, uint64_t *at_p)

@@ -555,6 +555,30 @@ static void an_extent_that_cannot_be_registered_is_staged(void)
     rdt_arena_free(to);
 }
 
+/* A group that failed has taken the first pages of an extent back, which cannot be registered since. In
+ * the second extent of the arena, as the first begins at 0. */
+static void a_detached_extent_is_tried_once(void)
+{
+    side_t sides[2] = {0};
+    const verbs_ctx_t *ctx;
+    void *first = rdt_arena_alloc(64u << 20), *detached = rdt_arena_alloc(CHUNK);
+    uint8_t *from = rdt_arena_alloc(CHUNK);
+    uint64_t at;
+
+    CHECK(rdt_arena_offset(detached, 1, &at) && at >= 64u << 20, "not in the second extent");
+    CHECK(rdt_arena_detach(detached, CHUNK) == RDT_OK, "%s", rdt_last_error());
+    connect_with(sides, "fake0/1/1", "");
+    ctx = (const verbs_ctx_t *)sides[0].ctx;
+    for (int i = 0; i < 3; i++)
+        CHECK(sides[0].ops->expose(sides[0].conn, from, CHUNK, &at) == RDT_UNSUPPORTED, "exposed");
+    CHECK_EQ(ctx->num_extents, 1);
+    CHECK(sides[0].ops->expose(sides[0].conn, first, CHUNK, &at) == RDT_OK, "%s", rdt_last_error());
+    close_pair(sides);
+    rdt_arena_free(first);
+    rdt_arena_free(detached);
+    rdt_arena_free(from);
+}
+
 int main(void)
 {
     CHECK(rdt_arena_open() == RDT_OK, "%s", rdt_last_error());
@@ -575,6 +599,7 @@ int main(void)
     data_goes_where_the_receiver_said("fake0/1/1+fake1/1/1+fake3/1/3");
     what_is_revoked_stays_as_it_is();
     an_extent_that_cannot_be_registered_is_staged();
+    a_detached_extent_is_tried_once();
     CHECK_EQ(rdt_ibv_fake_live(), 0);
     a_small_limit_of_locked_memory_is_named();
     puts("verbs: ok");
