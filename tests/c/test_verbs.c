@@ -224,6 +224,26 @@ static void rails_may_overtake_each_other(void)
     }
 }
 
+/* The smaller number of rails is used, whichever side has it. */
+static void ranks_may_have_other_numbers_of_rails(void)
+{
+    static const char one[] = PLAIN, two[] = "rails=fake0/1/1+fake1/1/1" ADDR " fake=";
+
+    for (int i = 0; i < 2; i++) {
+        side_t sides[2] = {0};
+
+        connect_pair_with(sides, &rdt_verbs_ops, i == 0 ? one : two, i == 0 ? two : one);
+        exchange(sides, 100);
+        for (int r = 0; r < 2; r++) {
+            const verbs_conn_t *conn = (const verbs_conn_t *)sides[r].conn;
+
+            CHECK_EQ(conn->num_rails, 1);
+            CHECK_EQ(conn->qps[1].posted, 0);
+        }
+        close_pair(sides);
+    }
+}
+
 /* How many work requests a queue pair has had is a number of 32 bits: half way round, and around. */
 static void counts_of_work_requests_wrap(void)
 {
@@ -585,6 +605,7 @@ int main(void)
     a_forked_child_opens_its_own_device(); /* before the fake has a thread */
     what_cannot_be_opened_says_why();
     rails_may_overtake_each_other();
+    ranks_may_have_other_numbers_of_rails();
     counts_of_work_requests_wrap();
     silence_is_probed_on_every_rail();
     limits_of_the_device_are_kept();
