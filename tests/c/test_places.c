@@ -115,7 +115,7 @@ static void what_is_put_elsewhere_is_a_protocol_error(const rdt_transport_ops_t 
         connect_pair(sides, ops, arg);
         expose(sides, &mem);
         for (int i = 0; how == 4 && i < 3; i++) { /* the whole window, and once more */
-            put_soon(sides, 1, mem.before, CHUNK, mem.at + (uint64_t)i * CHUNK);
+            put_soon(sides, 1, data, CHUNK, mem.at + (uint64_t)i * CHUNK);
             await(sides, 1, RDT_LANE_COLL, &msg);
             sides[1].ops->release(sides[1].conn, RDT_LANE_COLL);
         }
