@@ -81,6 +81,7 @@ typedef struct verbs_dev {
     _Atomic int fatal;             /* enum ibv_event_type + 1, or VERBS_REMOVED; else 0 */
     _Atomic uint64_t port_down_ns; /* since when port_down is, or 0 */
     _Atomic uint8_t port_down;
+    _Atomic uint32_t gid_changes; /* how often the device said that a GID changed */
 } verbs_dev_t;
 
 /* fake: NULL for the library. NO_LIBRARY, BAD_ARG (no such device), IO_ERROR. */
@@ -106,7 +107,8 @@ typedef struct verbs_rail {
     struct ibv_comp_channel *channel;
     struct ibv_cq *cq;
     uint32_t unacked_events;
-    _Atomic int event; /* of cq: enum ibv_event_type + 1, written by whoever takes events */
+    uint32_t gid_changes; /* of the device, when the connections' GIDs were last looked at */
+    _Atomic int event;    /* of cq: enum ibv_event_type + 1, written by whoever takes events */
 } verbs_rail_t;
 
 /* An extent of the arena that all rails have registered; failed when one could not. */
@@ -202,6 +204,8 @@ typedef struct verbs_qp {
     uint32_t bulk[VERBS_BULK], num_bulk;
     uint32_t recvs_due; /* receives to be posted again */
     _Atomic int event;  /* enum ibv_event_type + 1, written by whoever takes events */
+    uint8_t gid_index;  /* that the peer was told of, and what it was then */
+    union ibv_gid gid;
 } verbs_qp_t;
 
 typedef struct verbs_conn {

@@ -100,8 +100,7 @@ static rdt_status_t set_up(verbs_ctx_t *ctx, verbs_conn_t *conn, const rdt_peer_
 
 /* -- offers -- */
 
-static rdt_status_t fill_rail(const verbs_ctx_t *ctx, const verbs_conn_t *conn, joining_t *j,
-                              uint32_t r)
+static rdt_status_t fill_rail(const verbs_ctx_t *ctx, verbs_conn_t *conn, joining_t *j, uint32_t r)
 {
     const verbs_rail_t *rail = &ctx->rails[r];
     verbs_offer_rail_t *offer = &j->mine.rails[r];
@@ -121,12 +120,14 @@ static rdt_status_t fill_rail(const verbs_ctx_t *ctx, const verbs_conn_t *conn, 
                                   .mtu = mtu,
                                   .link_layer = rail->attr.link_layer};
     memcpy(offer->gid, &gid, sizeof(offer->gid));
+    conn->qps[r].gid_index = index;
+    conn->qps[r].gid = gid;
     if (getrandom(&offer->psn, sizeof(offer->psn), 0) < 0) offer->psn = conn->index;
     offer->psn &= PSN_MASK;
     return RDT_OK;
 }
 
-static rdt_status_t make_offer(const verbs_ctx_t *ctx, const verbs_conn_t *conn, joining_t *j)
+static rdt_status_t make_offer(const verbs_ctx_t *ctx, verbs_conn_t *conn, joining_t *j)
 {
     rdt_status_t st = RDT_OK;
 

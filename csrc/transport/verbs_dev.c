@@ -233,7 +233,10 @@ static void take_event(verbs_dev_t *dev, const struct ibv_async_event *event)
         if (atomic_load(&dev->port_down) == event->element.port_num)
             atomic_store(&dev->port_down_ns, 0);
         break;
-    default: /* of addresses and clients: a queue pair that they break says so itself */
+    case IBV_EVENT_GID_CHANGE:
+        atomic_fetch_add(&dev->gid_changes, 1);
+        break;
+    default: /* of clients and partitions: a queue pair that they break says so itself */
         break;
     }
 }

@@ -108,6 +108,28 @@ static void check_port(verbs_ctx_t *ctx, uint32_t r, uint64_t now_ns)
         rdt_verbs_rail_failed(ctx, r, "the port is down");
 }
 
+/* What is sent from an address that is gone is dropped, and rxe then retries for ever. */
+static void check_gids(verbs_ctx_t *ctx, uint32_t r)
+{
+    verbs_rail_t *rail = &ctx->rails[r];
+    uint32_t changes = atomic_load(&rail->dev->gid_changes);
+
+    if (changes == rail->gid_changes) return;
+    rail->gid_changes = changes;
+    for (uint32_t i = 0; i < ctx->num_conns; i++) {
+        verbs_conn_t *conn = &ctx->conns[i];
+        const verbs_qp_t *qp = &conn->qps[r];
+        union ibv_gid gid;
+
+        if (r >= conn->num_rails) continue;
+        if (rail->dev->api.query_gid(rail->dev->context, rail->port, qp->gid_index, &gid) == 0 &&
+            memcmp(&gid, &qp->gid, sizeof(gid)) == 0)
+            continue;
+        rdt_verbs_fail(conn, r, RDT_IO_ERROR, "its GID, index %u, is gone%s", qp->gid_index,
+                       is_port_active(rail) ? "" : ", the port is down");
+    }
+}
+
 static void check_rail(verbs_ctx_t *ctx, uint32_t r, uint64_t now_ns)
 {
     verbs_rail_t *rail = &ctx->rails[r];
@@ -118,6 +140,7 @@ static void check_rail(verbs_ctx_t *ctx, uint32_t r, uint64_t now_ns)
     if (event == 0) event = atomic_load(&rail->event);
     if (event != 0) rdt_verbs_rail_failed(ctx, r, event_text(rail, event));
     check_port(ctx, r, now_ns);
+    check_gids(ctx, r);
 }
 
 static void check_qps(verbs_ctx_t *ctx, verbs_conn_t *conn)

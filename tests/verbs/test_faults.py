@@ -161,7 +161,8 @@ def test_an_address_that_is_removed(pool, count):
         command("ip", "addr", "del", f"{ADDRESS}/24", "dev", NETDEV)
         started = time.monotonic()
         try:
-            expect_end("ip addr del", dict(enumerate(ranks)), started, ["error", "exceeded"])
+            words = ["is gone", "error", "exceeded"]
+            expect_end("ip addr del", dict(enumerate(ranks)), started, words)
         finally:
             command("ip", "addr", "add", f"{ADDRESS}/24", "dev", NETDEV)
 

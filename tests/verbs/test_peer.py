@@ -217,7 +217,7 @@ def test_memory_is_protected(joined, bystanders, attack):
 
 IMMEDIATES = {
     "credit for coll": (imm(CREDIT, 0, coll=1), "it says to have consumed more than was sent"),
-    "credit for p2p": (imm(CREDIT, 0, p2p=4095), "it says to have consumed more than was sent"),
+    "credit for p2p": (imm(CREDIT, 0, p2p=2047), "it says to have consumed more than was sent"),
     "slot ahead of its turn, twice": (imm(P2P, 3), "it wrote to a slot that is not free"),
     "no slot": (imm(COLL, SLOTS), "it wrote to a slot that is not free"),
     "the last slot number": (imm(COLL, 63), "it wrote to a slot that is not free"),
