@@ -87,9 +87,9 @@ typedef struct verbs_dev {
 /* fake: NULL for the library. NO_LIBRARY, BAD_ARG (no such device), IO_ERROR. */
 rdt_status_t rdt_verbs_dev_open(const char *name, const char *fake, verbs_dev_t **dev_p);
 void rdt_verbs_dev_close(verbs_dev_t *dev);
-/* Registers the extent [base, base + len), or finds it registered. NO_MEMORY says which limit. */
-rdt_status_t rdt_verbs_dev_register(verbs_dev_t *dev, uint8_t *base, size_t len,
-                                    struct ibv_mr **mr_p);
+/* Registers the extent of the arena that data lies in, or finds it registered. Other blocks of it may be
+ * detached: nobody names their addresses any more. NO_MEMORY says which limit, UNSUPPORTED. */
+rdt_status_t rdt_verbs_dev_register(verbs_dev_t *dev, const void *data, struct ibv_mr **mr_p);
 /* Why memory could not be registered, as an error. */
 rdt_status_t rdt_verbs_reg_failed(const verbs_dev_t *dev, size_t len, int err);
 /* Takes the events that the device has reported, and looks whether it is still there. */

@@ -165,18 +165,18 @@ rdt_status_t rdt_verbs_reg_failed(const verbs_dev_t *dev, size_t len, int err)
                     strerror(err));
 }
 
-static rdt_status_t add(verbs_dev_t *dev, uint8_t *base, size_t len, struct ibv_mr **mr_p)
+static rdt_status_t add(verbs_dev_t *dev, const void *data, struct ibv_mr **mr_p)
 {
     const int access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
     verbs_mr_t *mrs = realloc(dev->mrs, (dev->num_mrs + 1) * sizeof(*mrs));
     struct ibv_mr *mr;
-    void *pinned;
-    size_t pinned_len;
+    void *base;
+    size_t len;
     rdt_status_t st;
 
     if (mrs == NULL) return rdt_fail(RDT_NO_MEMORY, "registrations: out of memory");
     dev->mrs = mrs;
-    st = rdt_arena_pin(base, len, &pinned, &pinned_len);
+    st = rdt_arena_pin(data, 1, &base, &len);
     if (st != RDT_OK) return st;
     /* Payload may be written in any order: who reads it has seen the completion first. */
     mr = dev->api.reg_mr_iova2 != NULL
@@ -193,18 +193,18 @@ static rdt_status_t add(verbs_dev_t *dev, uint8_t *base, size_t len, struct ibv_
     return RDT_OK;
 }
 
-rdt_status_t rdt_verbs_dev_register(verbs_dev_t *dev, uint8_t *base, size_t len,
-                                    struct ibv_mr **mr_p)
+rdt_status_t rdt_verbs_dev_register(verbs_dev_t *dev, const void *data, struct ibv_mr **mr_p)
 {
+    const uint8_t *at = data;
     rdt_status_t st = RDT_AGAIN;
 
     pthread_mutex_lock(&lock);
     for (uint32_t i = 0; i < dev->num_mrs && st == RDT_AGAIN; i++)
-        if (dev->mrs[i].base == base && dev->mrs[i].len == len) {
+        if (at >= dev->mrs[i].base && at < dev->mrs[i].base + dev->mrs[i].len) {
             *mr_p = dev->mrs[i].mr;
             st = RDT_OK;
         }
-    if (st == RDT_AGAIN) st = add(dev, base, len, mr_p);
+    if (st == RDT_AGAIN) st = add(dev, data, mr_p);
     pthread_mutex_unlock(&lock);
     return st;
 }

@@ -14,12 +14,12 @@ static bool holds(uint64_t first, uint64_t len, uint64_t at, uint64_t size)
     return at >= first && size <= len && at - first <= len - size;
 }
 
-static bool register_rails(verbs_ctx_t *ctx, uint8_t *base, size_t len, verbs_extent_t *extent)
+static bool register_rails(verbs_ctx_t *ctx, const void *data, verbs_extent_t *extent)
 {
     for (uint32_t r = 0; r < ctx->num_rails; r++) {
         struct ibv_mr *mr;
 
-        if (rdt_verbs_dev_register(ctx->rails[r].dev, base, len, &mr) != RDT_OK) return false;
+        if (rdt_verbs_dev_register(ctx->rails[r].dev, data, &mr) != RDT_OK) return false;
         extent->lkey[r] = mr->lkey;
         extent->rkey[r] = mr->rkey;
     }
@@ -42,7 +42,7 @@ add_extent(verbs_ctx_t *ctx, const void *data, size_t len, uint64_t at)
     extent = &extents[ctx->num_extents];
     *extent = (verbs_extent_t){
         .at = at - ((uintptr_t)data - (uintptr_t)base), .len = extent_len, .addr = (uintptr_t)base};
-    extent->failed = !register_rails(ctx, base, extent_len, extent);
+    extent->failed = !register_rails(ctx, data, extent);
     rdt_arena_unpin(base); /* each device has pinned it for itself */
     ctx->last_extent = ctx->num_extents++;
     return extent->failed ? NULL : extent;
