@@ -59,6 +59,8 @@ LISTENS: dict[str, list[tuple[str, str | None]]] = {
 if DEVICE:
     LISTENS |= {"verbs": [("verbs", on_device())], "verbs-arena": [("verbs", on_device())]}
 TRANSPORTS = tuple(LISTENS)
+# Of these, what every dtype, size and reduction runs over: the rest differ in how ranks are joined.
+MATRIX = tuple(name for name in LISTENS if name not in {"tcp-lazy", "mixed-verbs"})
 REAL = ("shm", "tcp", "verbs") if DEVICE else ("shm", "tcp")
 
 LEAD_BYTES = 24  # an odd number of elements of 8 bytes, off a cache line for all

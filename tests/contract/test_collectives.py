@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from group import CALL_S, TRANSPORTS, call
+from group import CALL_S, MATRIX, TRANSPORTS, call
 from oracle import (
     DTYPES,
     FLOATS,
@@ -24,6 +24,11 @@ EACH_SIZE = pytest.mark.parametrize("n", SIZES)
 EACH_WORLD = pytest.mark.parametrize("p", WORLDS)
 EACH_DTYPE = pytest.mark.parametrize("dtype", DTYPES)
 EACH_REDUCED = pytest.mark.parametrize("dtype", REDUCED)
+
+
+@pytest.fixture(params=MATRIX)
+def transport(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 def empty(dtype: str, count: int):

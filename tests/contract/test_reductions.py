@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from group import call
+from group import MATRIX, call
 from oracle import (
     COMPLEX,
     FLOATS,
@@ -23,6 +23,11 @@ from rdmatrain.errors import CommError
 
 EACH_FLOAT = pytest.mark.parametrize("dtype", FLOATS)
 SPECIAL = (np.nan, np.inf, -np.inf, 0.0, -0.0, 1.5, -2.0, 60000.0)
+
+
+@pytest.fixture(params=MATRIX)
+def transport(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 def all_reduce(group, dtype, op, shares, **kwargs):
