@@ -7,9 +7,9 @@ from vm_guest import Guest, two_hosts
 from vm_setup import UnavailableError, find
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def hosts() -> Iterator[tuple[Guest, Guest]]:
-    """Two guests on one cable, new for each test: tests may cut their power."""
+    """Two guests on one cable, for all tests, as they boot slowly: the last one cuts the power."""
     try:
         find()
     except UnavailableError as why:
