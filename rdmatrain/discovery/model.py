@@ -1,0 +1,404 @@
+"""The facts of a machine and of a pod, as plain data that every module of this package speaks."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Distance(IntEnum):
+    """How far two PCI functions are apart, by the names of ``nvidia-smi topo -m``."""
+
+    PIX = 0  # below one PCIe switch
+    PXB = 1  # across several switches, not through a host bridge
+    PHB = 2  # through the host bridge: the same root complex
+    NODE = 3  # between host bridges of one NUMA node
+    SYS = 4  # between NUMA nodes, or nothing known
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Who says something, and what.
+
+    Attributes:
+        source: a variable, file or call: ``PCIDEVICE_X in /proc/1/environ``.
+        text: what it says, in words or as it stands there.
+
+    """
+
+    source: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """Something that is wrong, contradicts itself or cannot be read. Never raised: the rest works.
+
+    Attributes:
+        id: a key of :data:`rdmatrain.discovery.complaints.MEANING`.
+        source: where: a variable, file or device.
+        text: what was seen there, with its value, and what to do.
+
+    """
+
+    id: str
+    source: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.id}: {self.source}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Gid:
+    """An entry of a port's GID table.
+
+    Attributes:
+        index: its place in the table.
+        address: an IPv4 address, or an IPv6 one, which a GID of InfiniBand looks like.
+        kind: ``RoCE v1``, ``RoCE v2`` or ``InfiniBand``; empty when it cannot be read.
+        netdev: the network interface that it belongs to; empty when it cannot be read.
+
+    """
+
+    index: int
+    address: str
+    kind: str
+    netdev: str = ""
+
+    def __str__(self) -> str:
+        where = f" on {self.netdev}" if self.netdev else ""
+        return f"gid {self.index} {self.kind or 'of unknown type'} {self.address}{where}"
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port of an RDMA device.
+
+    Attributes:
+        device: name of the device.
+        number: 1 for the first port of the device.
+        state: ``ACTIVE``, ``DOWN``...; empty when it cannot be read.
+        link_layer: ``Ethernet`` or ``InfiniBand``; empty when it cannot be read.
+        gids: entries that can be read and are not zero, by index.
+        gbps: its speed in Gbit/s; 0 when it cannot be read.
+
+    """
+
+    device: str
+    number: int
+    state: str
+    link_layer: str
+    gids: tuple[Gid, ...] = ()
+    gbps: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.device}/{self.number}"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU, or the GPU that a MIG slice is part of.
+
+    Attributes:
+        index: its place among all, 0 first: as the driver, or the file, counts.
+        name: what its source calls it; ``GPU0`` where that has no name.
+        pci: address; empty where it is not known.
+        path: the bridges from the root to it and itself last, as sysfs nests them:
+            ``("pci0000:07", "0000:07:01.0", "0000:0b:00.0")``; empty where it is not known.
+        numa: node, or None.
+        vendor: ``nvidia``, ``amd`` or empty.
+        uuid: ``GPU-...``; empty where it is not known.
+        minor: N of ``/dev/nvidiaN``, or None.
+        model: name of the product; empty where it is not known.
+        mig: UUIDs of the slices that are visible here.
+
+    """
+
+    index: int
+    name: str
+    pci: str = ""
+    path: tuple[str, ...] = ()
+    numa: int | None = None
+    vendor: str = ""
+    uuid: str = ""
+    minor: int | None = None
+    model: str = ""
+    mig: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Nic:
+    """An RDMA device: what NCCL calls a NIC and verbs an HCA.
+
+    Attributes:
+        name: ``mlx5_4``; what its source calls it.
+        pci: address of its function, which several devices may share; empty if it is not known.
+        path: as in :class:`Gpu`.
+        numa: node, or None.
+        netdevs: network interfaces of the same function in this network namespace.
+        ports: its ports; none where the source has no RDMA devices but names the NIC.
+        pf: PCI address of the physical function that it is a virtual function of; empty for a
+            physical function, and where it is not known.
+        is_vf: it is a virtual function; None where that is not known.
+        uverbs: ``uverbs11``; empty where it is not known.
+        gbps: speed of its fastest port in Gbit/s; 0 where it is not known.
+        vendor: PCI vendor and device, ``15b3:101e``; empty where it is not known.
+        board: board id and firmware, ``MT_0000000838 28.39.1002``; empty where it is not known.
+        efa: it is an Elastic Fabric Adapter, or another NIC that is not of Ethernet or InfiniBand.
+        unfit: why pairing should leave it out (``is a bond``, ``is for management``); empty if not.
+
+    """
+
+    name: str
+    pci: str = ""
+    path: tuple[str, ...] = ()
+    numa: int | None = None
+    netdevs: tuple[str, ...] = ()
+    ports: tuple[Port, ...] = ()
+    pf: str = ""
+    is_vf: bool | None = None
+    uverbs: str = ""
+    gbps: float = 0.0
+    vendor: str = ""
+    board: str = ""
+    efa: bool = False
+    unfit: str = ""
+
+
+@dataclass(frozen=True)
+class Netdev:
+    """A network interface of this network namespace.
+
+    Attributes:
+        name: ``net1``.
+        pci: address of its function; empty for a virtual one.
+        mac: hardware address; empty where it has none.
+        mtu: in bytes; 0 where it cannot be read.
+        state: ``up``, ``down``...; empty where it cannot be read.
+        addresses: IP addresses, without prefix.
+
+    """
+
+    name: str
+    pci: str = ""
+    mac: str = ""
+    mtu: int = 0
+    state: str = ""
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Node:
+    """A NUMA node: its number and its CPUs."""
+
+    number: int
+    cpus: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a source shows of a machine.
+
+    Attributes:
+        origin: what it was read from: ``this machine``, or a file and what it is.
+        gpus: by index.
+        nics: in natural order of their names, or in the order of the file.
+        netdevs: interfaces of this network namespace.
+        nodes: NUMA nodes, by number.
+        cpus: what this process may run on; empty where that is not known.
+        stated: distances that the source states, by index of the GPU and name of the NIC. They go
+            before those that paths give.
+        product: what DMI says the machine is (``Standard_ND96asr_v4``...); empty if not known.
+        virtual: it runs under a hypervisor, which may hide the PCI tree; None if not known.
+        complaints: what could not be read.
+
+    """
+
+    origin: str
+    gpus: tuple[Gpu, ...] = ()
+    nics: tuple[Nic, ...] = ()
+    netdevs: tuple[Netdev, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    cpus: tuple[int, ...] = ()
+    stated: tuple[tuple[int, str, Distance], ...] = ()
+    product: str = ""
+    virtual: bool | None = None
+    complaints: tuple[Complaint, ...] = ()
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable of an environment, and whose it was: ``/proc/1/environ``, or ``environment``."""
+
+    name: str
+    value: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One source's word on one device. Any field may be empty: nothing is said about that.
+
+    Attributes:
+        evidence: who says it, and how.
+        weight: how much the source knows: one of :class:`Trust`.
+        kind: ``gpu`` or ``nic``.
+        granted: the source says that this pod was given it; False if it only describes it.
+        pci: address.
+        rdma: names of RDMA devices.
+        netdev: interface inside the pod.
+        network: name of the network, ``default/sriov-net1``; or of the request, for DRA.
+        resource: what was asked for: ``nvidia.com/rdma-vf``; the driver, for DRA.
+        uverbs: ``uverbs11``.
+        pf: PCI address of the physical function.
+        root: PCIe root complex, ``pci0000:07``.
+        numa: node, or None.
+        uuid: of a GPU or a MIG slice; possibly only its beginning.
+        index: of a GPU, as the driver counts on the host, or None.
+        addresses: IP addresses, without prefix.
+
+    """
+
+    evidence: Evidence
+    weight: "Trust"
+    kind: str
+    granted: bool = True
+    pci: str = ""
+    rdma: tuple[str, ...] = ()
+    netdev: str = ""
+    network: str = ""
+    resource: str = ""
+    uverbs: str = ""
+    pf: str = ""
+    root: str = ""
+    numa: int | None = None
+    uuid: str = ""
+    index: int | None = None
+    addresses: tuple[str, ...] = ()
+
+
+class Trust(IntEnum):
+    """Whom to believe where sources contradict each other: the larger number."""
+
+    NAME = 0  # what a name suggests
+    VARIABLE = 1  # the environment
+    DEVICE_INFO = 2  # network-status with device-info, metadata of a DRA driver
+    KERNEL = 3  # sysfs and procfs
+    OPENED = 4  # it was opened, and has a GID that works here
+
+
+@dataclass(frozen=True)
+class Pod:
+    """What the environment and the files of a pod say.
+
+    Attributes:
+        variables: of this process, its parent and process 1; for one name the first counts.
+        annotations: from a downward API volume.
+        labels: likewise.
+        claims: what is said about devices, in the order in which it was read.
+        complaints: what is wrong with it.
+
+    """
+
+    variables: tuple[Variable, ...] = ()
+    annotations: tuple[tuple[str, str], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    claims: tuple[Claim, ...] = ()
+    complaints: tuple[Complaint, ...] = ()
+
+
+@dataclass(frozen=True)
+class GrantedGpu:
+    """A GPU that this pod may use, and who says so, the most trusted first."""
+
+    gpu: Gpu
+    evidence: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True)
+class GrantedNic:
+    """A NIC that this pod may use.
+
+    Attributes:
+        nic: which one.
+        port: number of the port to use, or 0 if it has none that works.
+        gid: the entry of the port's GID table to use; None for InfiniBand, EFA, and where no entry
+            was proven and none looks right.
+        network: name of the network it is attached to; empty where no source tells.
+        evidence: who says so, the most trusted first.
+
+    """
+
+    nic: Nic
+    port: int
+    gid: Gid | None
+    network: str
+    evidence: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What this pod really got, reconciled from all sources.
+
+    Attributes:
+        gpus: by index.
+        nics: those that it may use.
+        others: NICs that are visible and not for this pod, each with the reason.
+        namespaces: ``exclusive``, ``shared``, or empty: how RDMA devices are divided on this host.
+        complaints: what sources contradict each other in, and what is missing.
+
+    """
+
+    gpus: tuple[GrantedGpu, ...] = ()
+    nics: tuple[GrantedNic, ...] = ()
+    others: tuple[tuple[Nic, str], ...] = ()
+    namespaces: str = ""
+    complaints: tuple[Complaint, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A GPU and its NIC.
+
+    Attributes:
+        gpu: each GPU is in one pair.
+        nic: the same one in several pairs where GPUs outnumber NICs.
+        more: other NICs that are the GPU's own, where NICs outnumber GPUs.
+        distance: between ``gpu`` and ``nic``.
+        reason: why this one, in words.
+
+    """
+
+    gpu: Gpu
+    nic: Nic
+    more: tuple[Nic, ...]
+    distance: Distance
+    reason: str
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What one local rank gets.
+
+    Attributes:
+        local_rank: 0 for the first process of this host.
+        gpu: or None, on a host without GPUs.
+        nics: the first one is its own; empty on a host without NICs.
+        ports: number of the port to use, for each of ``nics``; 0 where none works.
+        gid_indexes: for each of ``nics``; None for InfiniBand and EFA, and where none is known.
+        numa: node that it should run on, or None.
+        cpus: CPUs that it should run on; empty leaves them as they are.
+        reason: why, in words.
+
+    """
+
+    local_rank: int
+    gpu: Gpu | None
+    nics: tuple[Nic, ...]
+    ports: tuple[int, ...]
+    gid_indexes: tuple[int | None, ...]
+    numa: int | None
+    cpus: tuple[int, ...]
+    reason: str
