@@ -10,22 +10,21 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
 
 from rdmatrain import _core
-from rdmatrain.comm.gids import (
+from rdmatrain.config import Settings
+from rdmatrain.discovery.model import Gid, Port
+from rdmatrain.discovery.ports import (
+    DEVICES,
     INFINIBAND,
     ROCE_V1,
     ROCE_V2,
-    SYSFS,
-    Gid,
-    Port,
     preference,
     read_ports,
 )
-from rdmatrain.config import Settings
+from rdmatrain.discovery.source import Source, Tree
 from rdmatrain.errors import BootstrapError, CommError
 
 logger = logging.getLogger(__name__)
@@ -89,22 +88,22 @@ class Search:
     present: bool
 
 
-def find_rails(settings: Settings, verbs: Verbs = _core, root: Path = SYSFS) -> Search:
+def find_rails(settings: Settings, verbs: Verbs = _core, source: Source | None = None) -> Search:
     """Find the usable ports of this machine.
 
     Args:
         settings: which devices and GIDs the user wants.
         verbs: opens devices and tests GIDs.
-        root: sysfs' folder of RDMA devices.
+        source: where sysfs is read; None for this machine.
 
     Raises:
         BootstrapError: what the user named is not here, or cannot be used.
 
     """
-    ports = read_ports(root)
+    ports = read_ports(source or Tree())
     _require_named(settings, ports)
     if not ports:
-        return Search((), f"there is no RDMA device in {root}", present=False)
+        return Search((), f"there is no RDMA device in {DEVICES}", present=False)
     try:
         opened = {(each["device"], int(each["port"])): each for each in verbs.rdma_ports()}
     except CommError as error:

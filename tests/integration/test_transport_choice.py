@@ -13,7 +13,8 @@ from integration_jobs import (
     write_worker,
 )
 
-from rdmatrain.comm.gids import read_ports
+from rdmatrain.discovery.ports import read_ports
+from rdmatrain.discovery.source import Tree
 
 # Each rank believes to be on a host of its own.
 APART = """
@@ -34,7 +35,7 @@ note(transports=rdmatrain.transports())
 dist.destroy_process_group()
 """
 
-no_rdma = pytest.mark.skipif(bool(read_ports()), reason="this machine has RDMA devices")
+no_rdma = pytest.mark.skipif(bool(read_ports(Tree())), reason="this machine has RDMA devices")
 
 
 def run(worker: str, *options: str, env: dict[str, str] | None = None) -> Ended:

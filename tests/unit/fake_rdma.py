@@ -28,9 +28,12 @@ def write_port(
     link_layer: str = "Ethernet",
     table: int = 4,
 ) -> None:
-    """Write a port, named as in mlx5_0/1; what the table does not have is zero, without type."""
+    """Write a port of the machine whose root is a folder, named as in mlx5_0/1.
+
+    What the table does not have is zero, without type.
+    """
     device, _, number = name.partition("/")
-    port = root / device / "ports" / number
+    port = root / "sys/class/infiniband" / device / "ports" / number
     for folder in ("gids", "gid_attrs/types", "gid_attrs/ndevs"):
         (port / folder).mkdir(parents=True)
     (port / "state").write_text(f"{state}\n")
@@ -43,12 +46,12 @@ def write_port(
 
 
 def write_or_fail(path: Path, text: str) -> None:
-    """Write an attribute; an empty one is a file that opens and cannot be read, as in sysfs."""
+    """Write an attribute; an empty one is there and cannot be read, as in sysfs."""
     if text:
         path.write_text(f"{text}\n")
     else:
         path.unlink(missing_ok=True)
-        path.symlink_to("/proc/self/mem")
+        path.mkdir()
 
 
 @dataclass

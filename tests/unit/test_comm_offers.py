@@ -12,9 +12,9 @@ from test_comm_bootstrap import MemoryStore, Rank, places, sum_of
 
 from rdmatrain import _core
 from rdmatrain.comm import host, rdma
-from rdmatrain.comm.gids import Gid, Port
 from rdmatrain.comm.rdma import Rail, Search
 from rdmatrain.config import RankEnv, Settings
+from rdmatrain.discovery.model import Gid, Port
 from rdmatrain.errors import BootstrapError
 
 form = test_comm_bootstrap.form

@@ -4,7 +4,6 @@ import itertools
 
 import pytest
 
-from rdmatrain.comm.gids import Gid, Port
 from rdmatrain.comm.pairs import (
     Member,
     Offer,
@@ -16,6 +15,7 @@ from rdmatrain.comm.pairs import (
 )
 from rdmatrain.comm.rdma import Rail
 from rdmatrain.config import REQUIRABLE, TRANSPORTS, Settings, load_settings
+from rdmatrain.discovery.model import Gid, Port
 from rdmatrain.errors import BootstrapError
 
 USABLE = Offer(2, "Ethernet", "", present=True)

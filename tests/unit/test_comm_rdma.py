@@ -9,6 +9,7 @@ from fake_rdma import V1, V2, FakeVerbs, write_port
 from rdmatrain.comm import rdma
 from rdmatrain.comm.rdma import Search, find_rails, listen_argument, rails_of
 from rdmatrain.config import Settings
+from rdmatrain.discovery.source import Tree
 from rdmatrain.errors import BootstrapError
 
 DEFAULTS = Settings()
@@ -21,7 +22,7 @@ USUAL = {  # the table of a NIC with an IPv4 address
 
 
 def found(root: Path, verbs: FakeVerbs, settings: Settings = DEFAULTS) -> Search:
-    return find_rails(settings, verbs, root)
+    return find_rails(settings, verbs, Tree(root))
 
 
 def chosen(search: Search) -> dict[str, int]:
@@ -139,7 +140,7 @@ def write_machine(root: Path, *names: str, **port: str) -> FakeVerbs:
 
 def test_without_a_device_nobody_is_asked(tmp_path: Path) -> None:
     verbs = FakeVerbs({}, missing="no libibverbs")
-    search = found(tmp_path / "infiniband", verbs)
+    search = found(tmp_path, verbs)
     assert "there is no RDMA device" in search.why_not and not search.present
 
 
