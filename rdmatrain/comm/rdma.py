@@ -10,8 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from rdmatrain import _core
 from rdmatrain.config import Settings
@@ -24,25 +23,17 @@ from rdmatrain.discovery.ports import (
     preference,
     read_ports,
 )
+from rdmatrain.discovery.probes import GidTester, Verbs
 from rdmatrain.discovery.source import Source, Tree
 from rdmatrain.errors import BootstrapError, CommError
 
 logger = logging.getLogger(__name__)
 
-# Tests stop after this long; what has not been tested is not used.
-PROBE_SECONDS = 1.0
 # As transport/verbs.h has it: ports of a rank, and entries to try for each.
 MAX_RAILS = 4
 MAX_GIDS = 8
 # Of a reason, which travels to all ranks: a GID table may have hundreds of entries.
 MAX_REASON = 1000
-
-
-class Verbs(Protocol):
-    """What is asked of libibverbs, by way of ``rdmatrain._core``."""
-
-    def rdma_ports(self) -> list[dict[str, Any]]: ...  # noqa: D102
-    def rdma_test_gid(self, device: str, port: int, index: int, /) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -149,12 +140,11 @@ def listen_argument(rails: Sequence[Rail], address: str, settings: Settings) -> 
 
 
 class _Tester:
-    """Says why a GID cannot be used, within a limit of time for all."""
+    """Says why a GID cannot be used: because of its type, or because a test says so."""
 
     def __init__(self, settings: Settings, verbs: Verbs) -> None:
         self.forced = int(settings.gid_index) if settings.gid_index else None
-        self._deadline = monotonic() + PROBE_SECONDS
-        self._verbs = verbs
+        self._gids = GidTester(verbs)
 
     def why_not(self, port: Port, gid: Gid) -> str:
         """Return the reason, or an empty string when the GID works here."""
@@ -163,13 +153,7 @@ class _Tester:
                 return "RoCE v1 is used only where RDMATRAIN_GID_INDEX asks for it"
             if gid.kind not in {ROCE_V2, INFINIBAND}:
                 return "its type cannot be read: of another network namespace"
-        if monotonic() > self._deadline:
-            return f"not tested: {PROBE_SECONDS:g} s were over"
-        reason = self._verbs.rdma_test_gid(port.device, port.number, gid.index)
-        # Whoever shows the reason has named the entry.
-        return reason.removeprefix(
-            f"GID {gid.index} of {port.device} port {port.number} is not usable: "
-        )
+        return self._gids.why_not(port, gid)
 
 
 def _demand(settings: Settings) -> str:

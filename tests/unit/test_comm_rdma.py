@@ -9,6 +9,7 @@ from fake_rdma import V1, V2, FakeVerbs, write_port
 from rdmatrain.comm import rdma
 from rdmatrain.comm.rdma import Search, find_rails, listen_argument, rails_of
 from rdmatrain.config import Settings
+from rdmatrain.discovery import probes
 from rdmatrain.discovery.source import Tree
 from rdmatrain.errors import BootstrapError
 
@@ -238,7 +239,7 @@ def test_ports_of_two_link_layers_do_not_mix_unless_they_are_named(tmp_path: Pat
 
 
 def test_the_search_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rdma, "PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(probes, "PROBE_SECONDS", 0.05)
     write_port(tmp_path, "mlx5_0/1", {i: (f"10.0.0.{i}", V2) for i in range(1, 101)}, table=100)
 
     class Slow(FakeVerbs):
