@@ -246,18 +246,22 @@ class Claim:
         weight: how much the source knows: one of :class:`Trust`.
         kind: ``gpu`` or ``nic``.
         granted: the source says that this pod was given it; False if it only describes it.
-        pci: address.
+        pci: address; empty for a subfunction, whose address would be its parent's.
         rdma: names of RDMA devices.
         netdev: interface inside the pod.
-        network: name of the network, ``default/sriov-net1``; or of the request, for DRA.
+        network: name of the network, ``default/sriov-net1``; or claim and request, ``nics/nic0``,
+            for DRA.
         resource: what was asked for: ``nvidia.com/rdma-vf``; the driver, for DRA.
         uverbs: ``uverbs11``.
         pf: PCI address of the physical function.
         root: PCIe root complex, ``pci0000:07``.
         numa: node, or None.
-        uuid: of a GPU or a MIG slice; possibly only its beginning.
+        uuid: of a GPU or a MIG slice, which older drivers call ``MIG-GPU-<uuid>/1/0``; possibly
+            only its beginning.
         index: of a GPU, as the driver counts on the host, or None.
+        minor: N of ``/dev/nvidiaN``, or None.
         addresses: IP addresses, without prefix.
+        auxiliary: a subfunction, by its name on the auxiliary bus: ``mlx5_core.sf.4``.
 
     """
 
@@ -276,13 +280,50 @@ class Claim:
     numa: int | None = None
     uuid: str = ""
     index: int | None = None
+    minor: int | None = None
     addresses: tuple[str, ...] = ()
+    auxiliary: str = ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A network that Multus was asked for; it need not have been attached, or not yet.
+
+    Attributes:
+        evidence: where it is asked for.
+        network: ``default/rdma-vf``; without a namespace, it is in that of the pod.
+        netdev: the name asked for its interface; empty for ``net1``, ``net2``... in turn.
+
+    """
+
+    evidence: Evidence
+    network: str
+    netdev: str = ""
+
+
+@dataclass(frozen=True)
+class Restriction:
+    """A variable by which a library hides GPUs from this process; it cannot add one.
+
+    Several apply in the order of :attr:`Pod.restrictions`: numbers count what the one before left.
+
+    Attributes:
+        evidence: the variable and its value.
+        vendor: whose GPUs it hides: ``nvidia`` or ``amd``.
+        devices: what is left, in this order: a number, or a UUID or its beginning; empty if all
+            GPUs are hidden.
+
+    """
+
+    evidence: Evidence
+    vendor: str
+    devices: tuple[int | str, ...]
 
 
 class Trust(IntEnum):
     """Whom to believe where sources contradict each other: the larger number."""
 
-    NAME = 0  # what a name suggests
+    NAME = 0  # what a name suggests; a device node, which a privileged pod has for every device
     VARIABLE = 1  # the environment
     DEVICE_INFO = 2  # network-status with device-info, metadata of a DRA driver
     KERNEL = 3  # sysfs and procfs
@@ -297,7 +338,10 @@ class Pod:
         variables: of this process, its parent and process 1; for one name the first counts.
         annotations: from a downward API volume.
         labels: likewise.
-        claims: what is said about devices, in the order in which it was read.
+        claims: what is said about devices, the most trusted first. ``NVIDIA_VISIBLE_DEVICES`` of
+            ``all``, ``void`` or ``none`` claims nothing: images have it, whatever was allocated.
+        requests: networks that were asked for, in that order.
+        restrictions: what hides GPUs, in the order in which they apply.
         complaints: what is wrong with it.
 
     """
@@ -306,6 +350,8 @@ class Pod:
     annotations: tuple[tuple[str, str], ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     claims: tuple[Claim, ...] = ()
+    requests: tuple[Request, ...] = ()
+    restrictions: tuple[Restriction, ...] = ()
     complaints: tuple[Complaint, ...] = ()
 
 
