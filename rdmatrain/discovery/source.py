@@ -24,7 +24,8 @@ class Source(ABC):
     """Files and probes of one machine. Paths are absolute, as the machine has them."""
 
     def __init__(self) -> None:
-        self._folders: dict[str, str] = {"/": "/"}
+        # Where folders lead to, which is asked for every file in them.
+        self._targets: dict[str, str | None] = {}
 
     def text(self, path: str) -> str | None:
         """Return a file's text, at most MAX_BYTES of it, or None: :meth:`failure` says why.
@@ -55,25 +56,34 @@ class Source(ABC):
         """Return what a symbolic link holds; None if it is none."""
         folder, name = posixpath.split(path)
         try:
-            return self._readlink(posixpath.join(self._real_folder(folder), name))
+            return self._readlink(posixpath.join(self.real(folder), name))
         except OSError:
             return None
 
     def real(self, path: str) -> str:
         """Return the path without symbolic links, which need not lead to anything.
 
+        As in Linux, ``..`` after a link is the parent of what the link leads to.
+
         Raises:
             OSError: the links go round in a circle.
 
         """
-        for _ in range(MAX_LINKS):
-            folder, name = posixpath.split(posixpath.normpath(path))
-            path = posixpath.join(self._real_folder(folder), name)
-            target = self.link(path) if name else None
-            if target is None:
-                return path
-            path = posixpath.join(posixpath.dirname(path), target)
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        here, left, followed = "/", path.split("/")[::-1], 0
+        while left:
+            name = left.pop()
+            if name == "..":
+                here = posixpath.dirname(here)
+            elif name not in {"", "."}:
+                here = posixpath.join(here, name)
+                target = self._target(here, is_folder=bool(left))
+                if target is not None:
+                    followed += 1
+                    here = "/" if target.startswith("/") else posixpath.dirname(here)
+                    left += target.split("/")[::-1]
+            if followed > MAX_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        return here
 
     @abstractmethod
     def probe(self, name: str) -> Any:
@@ -92,10 +102,16 @@ class Source(ABC):
     @abstractmethod
     def _readlink(self, path: str) -> str: ...
 
-    def _real_folder(self, folder: str) -> str:
-        if folder not in self._folders:
-            self._folders[folder] = self.real(folder)
-        return self._folders[folder]
+    def _target(self, path: str, is_folder: bool) -> str | None:
+        if path not in self._targets:
+            try:
+                target = self._readlink(path)
+            except OSError:
+                target = None
+            if not is_folder:
+                return target
+            self._targets[path] = target
+        return self._targets[path]
 
 
 class Tree(Source):
