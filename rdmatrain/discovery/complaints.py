@@ -4,6 +4,12 @@ from rdmatrain.discovery.model import Complaint
 
 # Sorted. The text of a complaint says what was seen; this says what it means.
 MEANING = {
+    "env-differs": "a device plugin's variable has another value in an ancestor of this process",
+    "env-lost-by-shell": "a shell dropped variables of a device plugin: their names have hyphens",
+    "listed-twice": "a device is listed twice, or in two resources: it counts once",
+    "lists-differ": "two variables of one plugin do not name the same devices",
+    "network-status-late": "fewer networks are attached than were asked for, so far",
+    "rdma-not-told": "the device plugin saw no RDMA device of a function when it allocated it",
     "unreadable": "a file, variable or probe has content that cannot be parsed; it was left out",
 }
 

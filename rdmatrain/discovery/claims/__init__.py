@@ -1,0 +1,9 @@
+"""What a pod's environment and files say about its devices: one module for each who says it.
+
+Each yields findings, and none looks at the devices themselves. ``rdmatrain.discovery.pod`` puts all
+together.
+"""
+
+from rdmatrain.discovery.model import Claim, Complaint, Request, Restriction
+
+Finding = Claim | Request | Restriction | Complaint
