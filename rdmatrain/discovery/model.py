@@ -147,7 +147,10 @@ class Nic:
         vendor: PCI vendor and device, ``15b3:101e``; empty where it is not known.
         board: board id and firmware, ``MT_0000000838 28.39.1002``; empty where it is not known.
         efa: it is an Elastic Fabric Adapter, or another NIC that is not of Ethernet or InfiniBand.
-        unfit: why pairing should leave it out (``is a bond``, ``is for management``); empty if not.
+        unfit: why pairing should take others where there are others (``is a bond...``, ``is for
+            management...``, ``is software...``); empty if there is no reason.
+        auxiliary: the auxiliary device that it belongs to, which plugins name in place of an address:
+            ``mlx5_core.sf.4``; empty for most.
 
     """
 
@@ -165,6 +168,7 @@ class Nic:
     board: str = ""
     efa: bool = False
     unfit: str = ""
+    auxiliary: str = ""
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,9 @@ class Builder:
         numa: int | None = None,
         driver: str = "",
     ) -> "Builder":
-        """A PCI function; one that is there stays as it is."""
+        """A PCI function; one that is there stays where and as it is."""
         home = f"/sys/devices/{'/'.join(under)}/{pci}"
-        if self._at(home).is_dir():
+        if self._at(f"/sys/bus/pci/devices/{pci}").is_symlink():
             return self
         vendor, _, device = ids.partition(":")
         self.files(home, vendor=f"0x{vendor}", device=f"0x{device}", numa_node=_or(numa, -1))

@@ -1,0 +1,166 @@
+"""GPUs that this container can use: as NVML shows them, or else as the kernel does."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from rdmatrain.discovery.complaints import complaint
+from rdmatrain.discovery.model import Complaint, Gpu
+from rdmatrain.discovery.pci import parse_pci
+from rdmatrain.discovery.probes import NO_PYNVML
+from rdmatrain.discovery.source import Source
+from rdmatrain.discovery.sysfs import addresses, attribute, bus_order, class_of, function_at
+
+DRIVER = "/proc/driver/nvidia/gpus"
+NVIDIA, AMD = "10de", "1002"
+# Class and subclass: VGA, 3D, other display controller, processing accelerator.
+DISPLAY, ACCELERATORS = {0x0300, 0x0302}, {0x0300, 0x0302, 0x0380, 0x1200}
+
+_NODE = re.compile("nvidia([0-9]{1,5})")
+
+
+def read_gpus(source: Source) -> tuple[list[Gpu], list[Complaint]]:
+    """Read the GPUs in the order of the bus, by which CUDA_DEVICE_ORDER=PCI_BUS_ID counts."""
+    complaints: list[Complaint] = []
+    shown = _of_nvml(source, complaints)
+    if shown is None:
+        shown = _of_driver(source, complaints) or _of_bus(source)
+        shown = _with_nodes(source, shown, complaints)
+    gpus = sorted([*shown, *_of_amd(source)], key=lambda gpu: bus_order(gpu.pci))
+    numbered = [replace(gpu, index=i, name=f"GPU{i}") for i, gpu in enumerate(gpus)]
+    return numbered, complaints
+
+
+def _placed(source: Source, gpu: Gpu) -> Gpu:
+    """Return a GPU with what sysfs says of its PCI function."""
+    function = function_at(source, gpu.pci)
+    return replace(gpu, path=function.path, numa=function.numa)
+
+
+def _of_nvml(source: Source, complaints: list[Complaint]) -> list[Gpu] | None:
+    """Return what NVML shows; None where it shows nothing because it could not be asked."""
+    error, answers = _answers(source.probe("nvml"))
+    if error and error != NO_PYNVML and (answers or _nodes(source)):
+        text = f"{error}; if it worked before, the container has lost its devices: restart the pod"
+        complaints.append(complaint("nvml-failed", "NVML", text))
+    if error and not answers:
+        return None
+    return [_placed(source, _of_answer(each)) for each in answers]
+
+
+def _answers(probe: Any) -> tuple[str, list[Mapping[str, Any]]]:
+    """Return error and GPUs of the probe, which may come from a file and be anything."""
+    if not isinstance(probe, Mapping) or not isinstance(probe.get("gpus"), list):
+        return NO_PYNVML, []
+    return str(probe.get("error", "")), [
+        each for each in probe["gpus"] if isinstance(each, Mapping)
+    ]
+
+
+def _of_answer(answer: Mapping[str, Any]) -> Gpu:
+    minor, mig = answer.get("minor"), answer.get("mig")
+    return Gpu(
+        index=0,
+        name="",
+        pci=parse_pci(str(answer.get("pci", ""))),
+        vendor="nvidia",
+        uuid=str(answer.get("uuid", "")),
+        minor=minor if isinstance(minor, int) else None,
+        model=str(answer.get("name", "")),
+        mig=tuple(map(str, mig)) if isinstance(mig, list) else (),
+    )
+
+
+def _of_driver(source: Source, complaints: list[Complaint]) -> list[Gpu]:
+    """Return what NVIDIA's driver shows in procfs."""
+    gpus = []
+    for name in source.names(DRIVER):
+        path = f"{DRIVER}/{name}/information"
+        text, pci = source.text(path), parse_pci(name)
+        if not text or not pci:
+            why = source.failure(path) or "its folder is not named by a PCI address"
+            complaints.append(complaint("unreadable", path, f"{why}; this GPU was left out"))
+            continue
+        pairs = (line.partition(":") for line in text.splitlines())
+        said = {key.strip(): value.strip() for key, _, value in pairs}
+        uuid, minor = said.get("GPU UUID", ""), said.get("Device Minor", "")
+        gpu = Gpu(
+            index=0,
+            name="",
+            pci=pci,
+            vendor="nvidia",
+            # Question marks until somebody has opened the GPU.
+            uuid="" if "?" in uuid else uuid,
+            minor=int(minor) if re.fullmatch("[0-9]{1,5}", minor) else None,
+            model=said.get("Model", ""),
+        )
+        gpus.append(_placed(source, gpu))
+    return gpus
+
+
+def _of_bus(source: Source) -> list[Gpu]:
+    """Return NVIDIA's GPUs where its driver says nothing."""
+    return [
+        _placed(source, Gpu(0, "", pci, vendor="nvidia"))
+        for pci in addresses(source, NVIDIA)
+        if class_of(source, pci) in DISPLAY
+    ]
+
+
+def _of_amd(source: Source) -> list[Gpu]:
+    """Return AMD's GPUs: those that have a render node here, where /dev is shown."""
+    nodes = set(source.names("/dev/dri"))
+    gpus = []
+    for pci in addresses(source, AMD):
+        function = function_at(source, pci)
+        if class_of(source, pci) not in ACCELERATORS or function.driver not in {"", "amdgpu"}:
+            continue
+        render = [name for name in source.names(f"{function.folder}/drm") if "render" in name]
+        if source.names("/dev") and not nodes.intersection(render):
+            continue
+        unique = attribute(source, f"{function.folder}/unique_id")
+        gpu = Gpu(
+            index=0,
+            name="",
+            pci=pci,
+            vendor="amd",
+            uuid=f"GPU-{unique.removeprefix('0x')}" if unique else "",
+            model=attribute(source, f"{function.folder}/product_name"),
+        )
+        gpus.append(_placed(source, gpu))
+    return gpus
+
+
+def _nodes(source: Source) -> set[int]:
+    """Return the N of each ``/dev/nvidiaN``."""
+    return {int(match[1]) for name in source.names("/dev") if (match := _NODE.fullmatch(name))}
+
+
+def _with_nodes(source: Source, gpus: list[Gpu], complaints: list[Complaint]) -> list[Gpu]:
+    """Keep the GPUs that have a device node, where /dev is shown: the driver shows all of the host.
+
+    Args:
+        source: where to read.
+        gpus: NVIDIA's.
+        complaints: gets what is unclear.
+
+    """
+    if not gpus or not source.names("/dev"):
+        return gpus
+    nodes = _nodes(source)
+    if not nodes:
+        text = f"the kernel shows {_counted(gpus)}, and /dev/nvidiaN of none: they were left out"
+        complaints.append(complaint("gpus-hidden", "/dev", text))
+        return []
+    kept = [gpu for gpu in gpus if gpu.minor in nodes]
+    if kept and all(gpu.minor is not None for gpu in gpus):
+        return kept
+    if len(nodes) != len(gpus):
+        text = f"{len(nodes)} of {_counted(gpus)} have a node, and nothing says which: all are kept"
+        complaints.append(complaint("gpus-unclear", "/dev", text))
+    return gpus
+
+
+def _counted(gpus: Sequence[Gpu]) -> str:
+    return "1 GPU" if len(gpus) == 1 else f"{len(gpus)} GPUs"
