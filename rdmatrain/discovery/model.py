@@ -149,8 +149,8 @@ class Nic:
         efa: it is an Elastic Fabric Adapter, or another NIC that is not of Ethernet or InfiniBand.
         unfit: why pairing should take others where there are others (``is a bond...``, ``is for
             management...``, ``is software...``); empty if there is no reason.
-        auxiliary: the auxiliary device that it belongs to, which plugins name in place of an address:
-            ``mlx5_core.sf.4``; empty for most.
+        auxiliary: its subfunction, by its name on the auxiliary bus: ``mlx5_core.sf.4``; empty for
+            most.
 
     """
 
