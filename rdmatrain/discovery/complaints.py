@@ -6,6 +6,7 @@ from rdmatrain.discovery.model import Complaint
 MEANING = {
     "env-differs": "a device plugin's variable has another value in an ancestor of this process",
     "env-lost-by-shell": "a shell dropped variables of a device plugin: their names have hyphens",
+    "file-contradiction": "a file states two different things of one device; the first counts",
     "gpus-hidden": "the kernel shows GPUs, and this container has no device node for any of them",
     "gpus-unclear": "this container has nodes for some of the GPUs, and nothing says for which",
     "listed-twice": "a device is listed twice, or in two resources: it counts once",
@@ -13,6 +14,7 @@ MEANING = {
     "network-status-late": "fewer networks are attached than were asked for, so far",
     "nvml-failed": "the GPU driver does not answer, or has lost a GPU",
     "rdma-not-told": "the device plugin saw no RDMA device of a function when it allocated it",
+    "several-machines": "a file describes several machines; only the first is used",
     "unreadable": "a file, variable or probe has content that cannot be parsed; it was left out",
     "vanished": "a device is listed and cannot be read: it was taken away, or its link is broken",
 }

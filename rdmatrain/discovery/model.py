@@ -214,6 +214,7 @@ class Machine:
         cpus: what this process may run on; empty where that is not known.
         stated: distances that the source states, by index of the GPU and name of the NIC. They go
             before those that paths give.
+        collapsed: a PCIe switch is one entry of a path, not an upstream and a downstream port.
         product: what DMI says the machine is (``Standard_ND96asr_v4``...); empty if not known.
         virtual: it runs under a hypervisor, which may hide the PCI tree; None if not known.
         complaints: what could not be read.
@@ -227,6 +228,7 @@ class Machine:
     nodes: tuple[Node, ...] = ()
     cpus: tuple[int, ...] = ()
     stated: tuple[tuple[int, str, Distance], ...] = ()
+    collapsed: bool = False
     product: str = ""
     virtual: bool | None = None
     complaints: tuple[Complaint, ...] = ()

@@ -7,6 +7,7 @@ _ADDRESS = re.compile(
     r"\.(?P<function>[0-7])",
     re.IGNORECASE | re.ASCII,
 )
+_WORD = re.compile(r"(?:0x)?[0-9a-f]{1,8}|", re.IGNORECASE | re.ASCII)
 _RANGE = re.compile(r"(\d{1,7})(?:-(\d{1,7}))?", re.ASCII)
 MAX_CPUS = 1 << 16
 
@@ -38,6 +39,18 @@ def parse_cpus(text: str) -> tuple[int, ...]:
             return ()
         cpus.update(range(first, last + 1))
     return tuple(sorted(cpus))
+
+
+def parse_mask(text: str) -> tuple[int, ...]:
+    """Read a mask of 32-bit words as NCCL and hwloc write it: ``0x000000ff,,0xffffffff``.
+
+    Empty where any part of it cannot be read.
+    """
+    words = text.strip().split(",")
+    if len(words) > MAX_CPUS // 32 or not all(_WORD.fullmatch(word) for word in words):
+        return ()
+    bits = "".join(f"{int(word or '0', 16):032b}" for word in words)
+    return tuple(cpu for cpu, bit in enumerate(reversed(bits)) if bit == "1")
 
 
 def format_cpus(cpus: tuple[int, ...]) -> str:

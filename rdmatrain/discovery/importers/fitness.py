@@ -1,0 +1,50 @@
+"""Which NICs of a file pairing should leave out: only those with a clear sign, and never all."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from rdmatrain.discovery.model import Nic
+
+# What a reader writes into `Nic.unfit` of a NIC that cannot do RDMA.
+NO_RDMA = "has no RDMA, which others here have"
+_BOND = re.compile(r"bond|lag", re.IGNORECASE)
+
+
+def judge(nics: Sequence[Nic]) -> tuple[Nic, ...]:
+    """Return the NICs, each with the reason why it is unfit, if it is."""
+    if all(nic.unfit == NO_RDMA for nic in nics):
+        nics = [replace(nic, unfit="") for nic in nics]
+    # One after the other, so that no rule compares with a NIC that is out already.
+    for rule in (_down, _bond, _slow):
+        reason = rule([nic for nic in nics if not nic.unfit])
+        nics = [nic if nic.unfit else replace(nic, unfit=reason(nic)) for nic in nics]
+    return tuple(nics)
+
+
+def _down(fit: Sequence[Nic]) -> Callable[[Nic], str]:
+    states = {port.state for nic in fit for port in nic.ports}
+
+    def reason(nic: Nic) -> str:
+        own = {port.state for port in nic.ports}
+        down = bool(own) and not own & {"", "ACTIVE"}
+        return f"its port is {nic.ports[0].state}" if down and "ACTIVE" in states else ""
+
+    return reason
+
+
+def _bond(fit: Sequence[Nic]) -> Callable[[Nic], str]:
+    bonds = {nic.name for nic in fit if _BOND.search(nic.name)}
+    # Where most are bonds, each of them is a rail.
+    few = len(bonds) < len(fit) / 2
+    return lambda nic: "is a bond, beside NICs that are none" if few and nic.name in bonds else ""
+
+
+def _slow(fit: Sequence[Nic]) -> Callable[[Nic], str]:
+    fastest = max((nic.gbps for nic in fit), default=0.0)
+
+    def reason(nic: Nic) -> str:
+        slow = 0 < nic.gbps * 2 < fastest
+        return f"has {nic.gbps:g} Gbit/s, while the fastest has {fastest:g}" if slow else ""
+
+    return reason

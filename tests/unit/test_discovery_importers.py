@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of other tools are read as machines; expectations were counted by hand in the fixtures."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rdmatrain.discovery.complaints import MEANING
+from rdmatrain.discovery.importers import merge, read_file
+from rdmatrain.discovery.model import Distance, Gpu, Machine, Nic
+from rdmatrain.errors import SettingError
+
+OURS = Path(__file__).parents[1] / "fixtures/discovery"
+FILES = sorted(path for path in OURS.iterdir() if path.suffix != ".md")
+
+
+def read(name: str) -> Machine:
+    return read_file((OURS / name).read_text(), name)
+
+
+def gpu(machine: Machine, index: int) -> Gpu:
+    (found,) = (each for each in machine.gpus if each.index == index)
+    return found
+
+
+def nic(machine: Machine, name: str) -> Nic:
+    (found,) = (each for each in machine.nics if each.name == name)
+    return found
+
+
+def test_nccl_paths_go_from_the_node_down_to_the_device() -> None:
+    machine = read("nccl.xml")
+    assert machine.collapsed
+    assert [each.name for each in machine.gpus] == ["GPU0", "GPU1"]
+    assert gpu(machine, 1).path == ("cpu0", "0000:10:00.0", "0000:12:00.0")
+    assert gpu(machine, 0).path == ("cpu1", "ffff:ff:01.0", "0000:22:00.0")
+    assert (gpu(machine, 0).numa, gpu(machine, 1).numa) == (1, 0)
+    assert (gpu(machine, 0).pci, gpu(machine, 0).vendor) == ("0000:22:00.0", "nvidia")
+    assert nic(machine, "mlx5_0").path == (
+        "cpu0",
+        "0000:10:00.0",
+        "0000:14:00.0",
+        "0000:15:00.0",
+    )
+    assert [(node.number, node.cpus) for node in machine.nodes] == [
+        (0, tuple(range(8))),
+        (1, tuple(range(32, 40))),
+    ]
+    assert machine.complaints == ()
+
+
+def test_nccl_ports_of_one_device_are_one_nic_and_devices_of_one_function_are_two() -> None:
+    machine = read("nccl.xml")
+    assert [each.name for each in machine.nics] == ["mlx5_0", "mlx5_9", "eth0", "0000:24:00.0"]
+    ports = nic(machine, "mlx5_0").ports
+    assert [(str(port), port.gbps, port.link_layer) for port in ports] == [
+        ("mlx5_0/1", 400.0, "InfiniBand"),
+        ("mlx5_0/2", 200.0, "InfiniBand"),
+    ]
+    assert nic(machine, "mlx5_0").pci == nic(machine, "mlx5_9").pci == "0000:15:00.0"
+    assert nic(machine, "mlx5_0").vendor == "15b3:1021"
+
+
+def test_nccl_nic_without_net_is_known_by_its_address_and_one_without_pci_by_its_node() -> None:
+    machine = read("nccl.xml")
+    bare, plain = nic(machine, "0000:24:00.0"), nic(machine, "eth0")
+    assert (bare.pci, bare.numa, bare.efa, bare.unfit) == ("0000:24:00.0", 1, True, "")
+    assert (plain.pci, plain.path, plain.numa) == ("", ("cpu0", "eth0"), 0)
+    assert "no RDMA" in plain.unfit
+
+
+def test_the_only_nics_of_a_machine_are_fit_even_without_rdma() -> None:
+    text = """<system version="1"><cpu numaid="0"><nic>
+        <net name="eth0" port="0" guid="0x0" speed="10000" gdr="0"/></nic></cpu></system>"""
+    (only,) = read_file(text, "f").nics
+    assert only.unfit == ""
+
+
+def test_of_several_hosts_the_first_is_read() -> None:
+    machine = read("nccl_hosts.xml")
+    assert [each.pci for each in machine.gpus] == ["0008:06:00.0"]
+    # Of a class that is none of networks: its <nic> tells.
+    assert [(each.name, each.pci) for each in machine.nics] == [("mlx5_0_dma", "0008:03:00.0")]
+    assert [each.id for each in machine.complaints] == ["several-machines"]
+    assert "0xa" in machine.complaints[0].text
+
+
+def test_what_is_broken_in_a_readable_file_is_a_complaint_with_line_and_value() -> None:
+    machine = read("nccl_broken.xml")
+    assert [str(each) for each in machine.complaints] == [
+        "unreadable: nccl_broken.xml, line 3: busid is 'nonsense', no PCI address",
+        "unreadable: nccl_broken.xml, line 4: class of 0000:31:00.0 is missing: GPU or NIC?",
+        "unreadable: nccl_broken.xml, line 5: class of 0000:32:00.0 is what: GPU or NIC?",
+        "file-contradiction: nccl_broken.xml, line 9: 0000:41:00.0 is also at cpu-1 > 0000:41:00.0",
+    ]
+    assert [(each.pci, each.numa, each.vendor) for each in machine.gpus] == [
+        ("", None, "amd"),
+        ("0000:51:00.0", 1, ""),
+    ]
+    assert [each.numa for each in machine.nics] == [None]
+    assert machine.nodes[0].cpus == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("number", ["0x030000", "0x030200", "0x0302", "0x038000", "0x120000"])
+def test_bare_functions_of_gpu_classes_are_gpus_numbered_by_address(number: str) -> None:
+    text = f"""<system version="1"><cpu numaid="0">
+      <pci busid="000b:00:00.0" class="{number}"/><pci busid="0002:00:00.0" class="{number}"/>
+    </cpu></system>"""
+    machine = read_file(text, "f")
+    assert [(each.index, each.pci) for each in machine.gpus] == [
+        (0, "0002:00:00.0"),
+        (1, "000b:00:00.0"),
+    ]
+
+
+def test_hwloc_paths_begin_at_the_root_complex() -> None:
+    machine = read("hwloc2.xml")
+    assert not machine.collapsed
+    assert gpu(machine, 1).path == ("pci0000:00", "0000:00:01.0", "0000:01:00.0")
+    assert gpu(machine, 0).path == ("pci0000:80", "0000:81:00.0")
+    assert [(each.name, each.numa) for each in machine.gpus] == [("nvml0", 1), ("nvml1", 0)]
+    assert gpu(machine, 1).uuid == "GPU-11111111-2222-3333-4444-555555555555"
+    assert gpu(machine, 1).model == "GH100 [H100 SXM5 80GB]"
+    assert [(node.number, node.cpus) for node in machine.nodes] == [(0, (0, 1)), (1, (2, 3))]
+    assert machine.product == "Standard_Example"
+
+
+def test_hwloc_nics_are_rdma_devices_and_others_are_listed_as_unfit() -> None:
+    machine = read("hwloc2.xml")
+    assert [(each.name, each.efa, each.unfit) for each in machine.nics] == [
+        ("mlx5_0", False, ""),
+        ("mlx5_1", False, "its port is DOWN"),
+        ("0000:82:01.0", True, ""),
+        ("ens5", False, "has no RDMA, which others here have"),
+    ]
+    (port,) = nic(machine, "mlx5_0").ports
+    assert (str(port), port.state, port.link_layer) == ("mlx5_0/1", "ACTIVE", "InfiniBand")
+    assert nic(machine, "mlx5_1").netdevs == ("ens2",)
+    assert [(each.name, each.pci) for each in machine.netdevs] == [
+        ("ibp2s0", "0000:02:00.0"),
+        ("ens2", "0000:82:00.0"),
+        ("ens5", "0000:82:02.0"),
+    ]
+    assert [each.id for each in machine.complaints] == ["unreadable"]
+    assert "'not an address'" in machine.complaints[0].text
+
+
+def test_hwloc_1_has_devices_inside_of_nodes_and_a_nic_without_driver() -> None:
+    machine = read("hwloc1.xml")
+    assert [(each.path, each.numa) for each in machine.gpus] == [
+        (("pci0000:00", "0000:03:00.0"), 1)
+    ]
+    assert [(each.name, each.numa, each.unfit) for each in machine.nics] == [
+        ("0000:03:01.0", 1, "")
+    ]
+
+
+def test_hwloc_3_has_bits_where_others_have_numbers() -> None:
+    machine = read("hwloc3.xml")
+    assert [(each.name, each.vendor, each.numa) for each in machine.gpus] == [("rsmi0", "amd", 0)]
+    assert [(each.name, each.netdevs) for each in machine.nics] == [("bnxt_re0", ("ens1",))]
+
+
+def test_matrix_names_nics_by_its_legend_and_states_distances() -> None:
+    machine = read("topo_m.txt")
+    assert machine.complaints == ()
+    assert set(machine.stated) == {
+        (0, "mlx5_0", Distance.PIX),
+        (0, "mlx5_bond_0", Distance.NODE),
+        (0, "mlx5_2", Distance.SYS),
+        (1, "mlx5_0", Distance.SYS),
+        (1, "mlx5_bond_0", Distance.SYS),
+        (1, "mlx5_2", Distance.PXB),
+    }
+    assert [(each.name, each.numa) for each in machine.gpus] == [("GPU0", 0), ("GPU1", 1)]
+    assert [(each.name, each.numa) for each in machine.nics] == [
+        ("mlx5_0", 0),
+        ("mlx5_bond_0", 0),
+        ("mlx5_2", 1),
+    ]
+    assert [(node.number, node.cpus) for node in machine.nodes] == [
+        (0, (0, 1, 2, 3, 8)),
+        (1, (4, 5, 6, 7)),
+    ]
+    assert "bond" in nic(machine, "mlx5_bond_0").unfit
+
+
+def test_matrix_of_old_drivers_has_names_in_its_columns_and_other_distances() -> None:
+    machine = read("topo_m_old.txt")
+    assert set(machine.stated) == {
+        (0, "mlx5_0", Distance.PHB),
+        (0, "mlx5_1", Distance.SYS),
+        (1, "mlx5_0", Distance.SYS),
+        (1, "mlx5_1", Distance.PIX),
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "|      | GPU0 | GPU1 | NIC0 |\n|---|---|---|---|\n| GPU1 | NV18 | X | PXB |\n",
+        "     GPU0\tGPU1\tNIC0\nGPU1\tNV18\t X \tPXB\n",
+        "\t\tGPU0\tGPU1\tNIC0\n\t\tGPU1\tNV18\t X \tPXB\n",
+        "GPU0 GPU1 NIC0 CPU Affinity NUMA Affinity GPU NUMA ID\nGPU1 NV18 X PXB 0-7 N/A N/A",
+        "some words\n[4mGPU0 GPU1 NIC0[0m\nNIC0 PHX PXB X\nNIC0 PHB PXB X\n",
+    ],
+)
+def test_matrix_may_lack_rows_and_be_set_in_any_way(text: str) -> None:
+    machine = read_file(text, "f")
+    assert len(machine.gpus) == 2
+    assert (1, "NIC0", Distance.PXB) in machine.stated
+
+
+def test_matrix_row_with_a_missing_cell_is_not_read_one_column_off() -> None:
+    text = "GPU0 GPU1 NIC0 NIC1\nGPU0 X NV4 PIX SYS\nGPU1 X SYS PIX\n"
+    machine = read_file(text, "f")
+    assert set(machine.stated) == {(0, "NIC0", Distance.PIX), (0, "NIC1", Distance.SYS)}
+    assert {each.source for each in machine.complaints} == {"f, row GPU1"}
+
+
+def test_matrix_that_is_not_symmetric_is_a_complaint() -> None:
+    machine = read_file("GPU0 NIC0\nGPU0 X PIX\nNIC0 SYS X\n", "f")
+    assert machine.stated == ((0, "NIC0", Distance.PIX),)
+    (complaint,) = machine.complaints
+    assert (complaint.id, complaint.source) == ("file-contradiction", "f, row NIC0, column GPU0")
+
+
+def test_second_matrix_of_a_text_is_not_mixed_with_the_first() -> None:
+    one = "GPU0 NIC0\nGPU0 X PIX\nNIC Legend:\n  NIC0: mlx5_7\n"
+    machine = read_file(one + one.replace("PIX", "SYS"), "f")
+    assert machine.stated == ((0, "mlx5_7", Distance.PIX),)
+    assert [each.id for each in machine.complaints] == ["several-machines"]
+
+
+def test_slices_keep_unquoted_addresses_and_one_node() -> None:
+    machine = read("slices.yaml")
+    assert [(each.name, each.pci, each.numa) for each in machine.nics] == [
+        ("mlx5_3", "0000:16:00.0", 0),
+        ("eth0", "0000:17:00.0", None),
+        ("0000-08-00-4", "0000:08:00.4", 1),
+    ]
+    assert nic(machine, "mlx5_3").path == ("pci0000:10", "0000:16:00.0")
+    assert "no RDMA" in nic(machine, "eth0").unfit
+    assert nic(machine, "0000-08-00-4").is_vf
+    assert nic(machine, "0000-08-00-4").vendor == "15b3:101e"
+    assert [each.name for each in machine.netdevs] == ["eth1", "eth0", "veth7"]
+    assert machine.netdevs[0].addresses == ("10.0.0.1",)
+    assert machine.netdevs[0].mtu == 9000
+    assert machine.product == "Standard_Example"
+    assert {each.id for each in machine.complaints} == {"several-machines", "unreadable"}
+    assert any("'960.0'" in each.text for each in machine.complaints)
+
+
+def test_slices_of_gpus_have_slices_of_mig_and_no_passthrough_twins() -> None:
+    machine = read("slices_gpu.json")
+    assert [(each.index, each.uuid, each.mig) for each in machine.gpus] == [
+        (0, "GPU-a", ("MIG-a",)),
+        (1, "GPU-b", ()),
+    ]
+    # Of Grace sockets the domain tells the node; of others nothing does.
+    assert [(each.numa, each.minor) for each in machine.gpus] == [(1, None), (None, 3)]
+
+
+def test_merged_slices_are_one_machine_and_nics_tell_the_node_of_gpus() -> None:
+    machine = merge([read("slices_gpu.json"), read("slices.yaml"), read("slices.yaml")])
+    assert [(each.name, each.numa) for each in machine.gpus] == [("gpu-0", 1), ("gpu-1", 0)]
+    assert [each.name for each in machine.nics] == ["mlx5_3", "eth0", "0000-08-00-4"]
+    assert machine.product == "Standard_Example"
+
+
+def test_kind_is_told_by_content_not_by_name() -> None:
+    text = (OURS / "hwloc2.xml").read_text()
+    assert read_file("\ufeff\n" + text, "topo.yaml").gpus == read("hwloc2.xml").gpus
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "empty"),
+        (" \n", "empty"),
+        ("\n\n<system>\n  <cpu>\n</system>", "mismatched tag at line 5, column 3"),
+        ("<system version='1'><cpu numaid='0'>", "no element found at line 1, column 37"),
+        ("<graphs/>", "NCCL_GRAPH_DUMP_FILE"),
+        ("<html/>", "<html>"),
+        ("<system><layers/></system>", "<system>"),
+        ("kind: Pod\n", "'Pod'"),
+        ('{"schema": "x/1"}', "'x/1'"),
+        ("hello", "text"),
+        ("a: [", "YAML"),
+        ("[" * 100_000, "YAML"),
+        ('{"a":' * 100_000, "YAML"),
+        ("<a>" * 1000, "nested"),
+        ("\0", "YAML"),
+        ("\udcff\udcfe", "YAML"),
+        ("x" * ((64 << 20) + 1), "more than"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]><system>&b;</system>', "entity"),
+    ],
+)
+def test_other_files_are_an_error_that_says_what_is_understood(text: str, words: str) -> None:
+    with pytest.raises(SettingError) as raised:
+        read_file(text, "file.xml")
+    assert words in str(raised.value)
+    assert str(raised.value).startswith("file.xml")
+    assert len(str(raised.value)) < 600
+
+
+def test_external_entities_are_not_opened() -> None:
+    text = f'<!DOCTYPE topology SYSTEM "file://{OURS}/hwloc2.xml"><topology/>'
+    assert read_file(text, "f").gpus == ()
+
+
+MUTATION = st.tuples(
+    st.sampled_from(["cut", "drop", "put", "twice"]),
+    st.floats(0, 1),
+    st.integers(0, 200),
+    st.one_of(
+        st.text(max_size=8),
+        st.sampled_from(["<", '"', "0", "\t", "\n", "|", "0xffffffff", "-1", "[", "GPU0", "NIC1"]),
+    ),
+)
+
+
+def mutated(text: str, mutations: list[tuple[str, float, int, str]]) -> str:
+    for kind, where, length, other in mutations:
+        begin = int(where * len(text))
+        part = text[begin : begin + length]
+        end = text[begin + length :]
+        text = {
+            "cut": text[:begin],
+            "drop": text[:begin] + end,
+            "put": text[:begin] + other + end,
+            "twice": text[:begin] + part + part + end,
+        }[kind]
+    return text
+
+
+@settings(deadline=None, max_examples=200)
+@given(path=st.sampled_from(FILES), mutations=st.lists(MUTATION, max_size=4))
+def test_damaged_files_are_machines_with_complaints_or_an_error(
+    path: Path, mutations: list[tuple[str, float, int, str]]
+) -> None:
+    try:
+        machine = read_file(mutated(path.read_text(), mutations), path.name)
+    except SettingError as error:
+        assert str(error).startswith(path.name)
+        return
+    indexes = [each.index for each in machine.gpus]
+    names = [each.name for each in machine.nics]
+    assert indexes == sorted(set(indexes))
+    assert len(names) == len(set(names))
+    assert not names or not all(each.unfit for each in machine.nics)
+    assert {index for index, _, _ in machine.stated} <= set(indexes)
+    assert {name for _, name, _ in machine.stated} <= set(names)
+    assert {each.id for each in machine.complaints} <= MEANING.keys()
+    for each in (*machine.gpus, *machine.nics):
+        assert not each.pci or not each.path or each.path[-1] == each.pci
+
+
+@settings(deadline=None, max_examples=200)
+@given(text=st.text(max_size=300))
+def test_any_text_is_read_or_an_error(text: str) -> None:
+    with contextlib.suppress(SettingError):
+        read_file(text, "f")
