@@ -164,6 +164,19 @@ def test_hwloc_3_has_bits_where_others_have_numbers() -> None:
     assert [(each.name, each.netdevs) for each in machine.nics] == [("bnxt_re0", ("ens1",))]
 
 
+def test_hwloc_memory_of_a_gpu_is_a_node_that_hides_no_other() -> None:
+    text = """<topology version="2.0"><object type="Machine" nodeset="0x7">
+      <object type="Package" cpuset="0xf" nodeset="0x5">
+        <object type="NUMANode" os_index="0" cpuset="0xf" nodeset="0x1"/>
+        <object type="NUMANode" os_index="2" cpuset="0xf" nodeset="0x4" subtype="GPUMemory"/>
+        <object type="PCIDev" pci_busid="0009:01:00.0" pci_type="0302 [10de:2941] [0:0] a1"/>
+      </object>
+      <object type="NUMANode" os_index="1" cpuset="0xf0" nodeset="0x2"/>
+      <object type="PCIDev" pci_busid="0019:01:00.0" pci_type="0302 [10de:2941] [0:0] a1"/>
+    </object></topology>"""
+    assert [each.numa for each in read_file(text, "f").gpus] == [0, None]
+
+
 def test_matrix_names_nics_by_its_legend_and_states_distances() -> None:
     machine = read("topo_m.txt")
     assert machine.complaints == ()
@@ -205,6 +218,7 @@ def test_matrix_of_old_drivers_has_names_in_its_columns_and_other_distances() ->
         "     GPU0\tGPU1\tNIC0\nGPU1\tNV18\t X \tPXB\n",
         "\t\tGPU0\tGPU1\tNIC0\n\t\tGPU1\tNV18\t X \tPXB\n",
         "GPU0 GPU1 NIC0 CPU Affinity NUMA Affinity GPU NUMA ID\nGPU1 NV18 X PXB 0-7 N/A N/A",
+        "     GPU0 GPU1 NIC0 NIC1 NUMA\nGPU1 NV18 X PXBNODE 0\n",
         "some words\n[4mGPU0 GPU1 NIC0[0m\nNIC0 PHX PXB X\nNIC0 PHB PXB X\n",
     ],
 )

@@ -58,7 +58,8 @@ class _Reader:
         self.complaints: list[Complaint] = []
         self._name = name
         self._bits = (devices.integer(topology.get("version").partition(".")[0]) or 0) >= 3
-        self._knows_rdma = any(self._is(each, _RDMA) for each in _descendants(topology))
+        self._nearest = _nearest_nodes(topology)
+        self._knows_rdma = any(self._is(each, _RDMA) for each in _objects_below(topology))
 
     def read(self, element: Element, path: tuple[str, ...], numa: int | None) -> None:
         """Read what is inside of an element.
@@ -71,7 +72,7 @@ class _Reader:
         """
         for child in _objects(element):
             kind = child.get("type")
-            near = _numa(child, numa)
+            near = self._numa(child, numa)
             if kind == "PCIDev":
                 self._pci(child, path, near)
             elif kind == "OSDev":
@@ -80,6 +81,14 @@ class _Reader:
                 if kind == "NUMANode":
                     self._node(child)
                 self.read(child, (*path, *_bridge(child)), near)
+
+    def _numa(self, element: Element, outer: int | None) -> int | None:
+        """Return the only node of an object that has a set of nodes, or the one around it."""
+        if "nodeset" not in element.attributes:
+            inside = element.get("type") == "NUMANode"
+            return devices.integer(element.get("os_index")) if inside else outer
+        nodes = {self._nearest.get(node, node) for node in parse_mask(element.get("nodeset"))}
+        return nodes.pop() if len(nodes) == 1 else None
 
     def _node(self, element: Element) -> None:
         number = devices.integer(element.get("os_index"))
@@ -96,7 +105,8 @@ class _Reader:
             return
         match = _PCI_TYPE.match(element.get("pci_type"))
         kind, vendor = (int(match[1], 16), (match[2] or "").lower()) if match else (None, "")
-        function = _Function(pci, (*path, pci), numa, kind, vendor, list(_descendants(element)))
+        systems = [each for each in _objects_below(element) if each.get("type") == "OSDev"]
+        function = _Function(pci, (*path, pci), numa, kind, vendor, systems)
         # Without a vendor of GPUs it is the screen of a management controller.
         by_class = kind in devices.GPU_CLASSES and devices.gpu_vendor(vendor[:4])
         if by_class or function.gpu_name()[1] is not None:
@@ -196,25 +206,29 @@ def _objects(element: Element) -> list[Element]:
     return [child for child in element.children if child.tag == "object"]
 
 
-def _descendants(element: Element) -> Iterator[Element]:
-    """Yield the operating system's devices inside of an element."""
+def _objects_below(element: Element) -> Iterator[Element]:
     for child in _objects(element):
-        if child.get("type") == "OSDev":
-            yield child
-        yield from _descendants(child)
+        yield child
+        yield from _objects_below(child)
 
 
 def _infos(element: Element) -> dict[str, str]:
     return {child.get("name"): child.get("value") for child in element.children}
 
 
-def _numa(element: Element, outer: int | None) -> int | None:
-    """Return the only node of an object that has a set of nodes, or the one around it."""
-    if "nodeset" not in element.attributes:
-        inside = element.get("type") == "NUMANode"
-        return devices.integer(element.get("os_index")) if inside else outer
-    nodes = parse_mask(element.get("nodeset"))
-    return nodes[0] if len(nodes) == 1 else None
+def _nearest_nodes(topology: Element) -> dict[int, int]:
+    """Map each NUMA node to the first one with the same CPUs.
+
+    The memory of a GPU of Grace, and HBM beside DRAM, are nodes of their own.
+    """
+    first: dict[str, int] = {}
+    nodes = sorted(
+        (number, element.get("cpuset"))
+        for element in _objects_below(topology)
+        if element.get("type") == "NUMANode"
+        and (number := devices.integer(element.get("os_index"))) is not None
+    )
+    return {number: first.setdefault(cpus, number) if cpus else number for number, cpus in nodes}
 
 
 def _bridge(element: Element) -> tuple[str, ...]:

@@ -23,8 +23,10 @@ _LEGEND = re.compile(r"\s*(NIC\d+)\s*[:=]\s*(\S+)")
 # Names of older drivers beside those of today.
 _DISTANCES = {"SOC": Distance.SYS, "PSB": Distance.PIX} | {each.name: each for each in Distance}
 _CELL = re.compile(rf"X|NV\d+|NVB|C2C|P2C|N/A|-|{'|'.join(_DISTANCES)}", re.ASCII)
+# Where columns are narrower than the names of their devices, cells run together: `NODEPIX`.
+_JOINED = re.compile(rf"NV\d+|{'|'.join(_DISTANCES)}|X", re.ASCII)
 _NOTHING = {"", "-", "N/A"}
-_AFFINITIES = ("CPU Affinity", "NUMA Affinity", "GPU NUMA ID")
+_AFFINITY = re.compile(r"CPU(?: Affinity)?|GPU NUMA(?: ID)?|NUMA(?: Affinity)?")
 
 
 @dataclass
@@ -33,7 +35,7 @@ class _Matrix:
 
     Attributes:
         columns: names of devices.
-        tail: which affinities come behind them, in order.
+        tail: what comes behind them, in order: ``CPU``, ``NUMA`` or ``GPU``.
         rows: cells of each device, those of the tail behind the others.
         legend: name by ``NIC0``.
         more: further matrices follow.
@@ -100,21 +102,24 @@ def _cells(line: str) -> list[str]:
     elif "\t" in line:
         parts = line.split("\t")
     else:
-        parts = line.split()
+        parts = [cell for word in line.split() for cell in _apart(word)]
     cells = [part.strip().strip("*`") for part in parts]
     # The corner of the matrix, or an indentation by tabs.
     return list(itertools.dropwhile(lambda cell: not cell, cells))
+
+
+def _apart(word: str) -> list[str]:
+    cells = _JOINED.findall(word)
+    return cells if "".join(cells) == word else [word]
 
 
 def _header(cells: Sequence[str]) -> _Matrix | None:
     """Return an empty matrix if these are the names of its columns."""
     columns = list(itertools.takewhile(_DEVICE.fullmatch, cells))
     rest = " ".join(cells[len(columns) :])
-    tail = [each for each in _AFFINITIES if each in rest]
-    for each in tail:
-        rest = rest.replace(each, "", 1)
+    tail = [each[:4].strip() for each in _AFFINITY.findall(rest)]
     known = any(re.match(r"(GPU|NIC)\d", each) for each in columns)
-    return _Matrix(columns, tail) if known and not rest.strip() else None
+    return _Matrix(columns, tail) if known and not _AFFINITY.sub("", rest).strip() else None
 
 
 def _is_row(cells: Sequence[str]) -> bool:
@@ -135,9 +140,7 @@ class _Reader:
         # What two have in common is a name of neither.
         named = Counter([*self._nics, *matrix.legend.values()])
         self._legend = {nic: its for nic, its in matrix.legend.items() if named[its] == 1}
-        self._numa = {
-            gpu: devices.integer(self._affinity(gpu, "NUMA Affinity")) for gpu in self._gpus
-        }
+        self._numa = {gpu: devices.integer(self._affinity(gpu, "NUMA")) for gpu in self._gpus}
 
     def complain(self, what: str, part: str, text: str) -> None:
         self.complaints.append(complaint(what, f"{self._name}, {part}", text))
@@ -166,7 +169,7 @@ class _Reader:
     def nodes(self) -> tuple[Node, ...]:
         """Return the NUMA nodes that the affinities of the GPUs name."""
         cpus = {
-            numa: parse_cpus(self._affinity(gpu, "CPU Affinity"))
+            numa: parse_cpus(self._affinity(gpu, "CPU"))
             for gpu, numa in self._numa.items()
             if numa is not None
         }
