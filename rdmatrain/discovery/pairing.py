@@ -1,0 +1,78 @@
+"""Which NIC each GPU uses, and why: the nearest that an even division leaves it.
+
+Distances are measured; where they do not tell, the table of a cloud does; where that does not
+either, NICs are dealt in order. Among all even divisions the best is taken.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from rdmatrain.discovery.assignment import assign, deal, one_after_another, out_of_order
+from rdmatrain.discovery.clouds import Cloud, recognise
+from rdmatrain.discovery.complaints import complaint
+from rdmatrain.discovery.distance import distance, explain, stated
+from rdmatrain.discovery.model import Complaint, Distance, Gpu, Machine, Nic, Pair
+from rdmatrain.discovery.reasons import Choice, Gap
+from rdmatrain.discovery.source import natural
+
+
+def pair(
+    machine: Machine, gpus: Sequence[Gpu], nics: Sequence[Nic]
+) -> tuple[tuple[Pair, ...], tuple[Complaint, ...]]:
+    """Give each GPU its NIC, and what is left to GPUs that are as near to it as to their own.
+
+    There are no pairs without NICs. The order in which devices come does not matter.
+
+    Args:
+        machine: what the source shows, for distances.
+        gpus: those to pair.
+        nics: those to choose from.
+
+    """
+    gpus = sorted(dict.fromkeys(gpus), key=lambda gpu: (gpu.index, gpu.pci, gpu.name))
+    nics = _in_order(dict.fromkeys(nics))
+    if not gpus or not nics:
+        text = f"there is no RDMA device for {len(gpus)} GPUs, which leaves them TCP"
+        return (), (complaint("no-nic", machine.origin, text),) if gpus else ()
+    fit = _fastest([nic for nic in nics if not nic.unfit] or nics)
+    choice = _choose(machine, gpus, fit)
+    left_out = [nic for nic in nics if nic not in fit]
+    return choice.pairs(left_out), (*choice.complaints(), *choice.hidden())
+
+
+def _choose(machine: Machine, gpus: Sequence[Gpu], nics: Sequence[Nic]) -> Choice:
+    cloud = recognise(machine)
+    gaps = [[_gap(gpu, nic, machine, cloud) for nic in nics] for gpu in gpus]
+    levels = [[gap.level for gap in row] for row in gaps]
+    nearness = one_after_another(
+        levels,
+        [[gap.apart for gap in row] for row in gaps],
+        [[gap.bridges for gap in row] for row in gaps],
+    )
+    chosen = assign(levels, nearness, out_of_order(nearness))
+    return Choice(machine, cloud, gpus, nics, gaps, chosen, deal(levels, chosen))
+
+
+def _in_order(nics: Iterable[Nic]) -> list[Nic]:
+    """Sort by PCI address, which no renaming changes; by name where one has none."""
+    by_name = sorted(nics, key=lambda nic: natural(nic.name))
+    if not all(nic.pci for nic in by_name):
+        return by_name
+    return sorted(by_name, key=lambda nic: (len(nic.pci), nic.pci))
+
+
+def _fastest(nics: list[Nic]) -> list[Nic]:
+    """Leave out those of half the speed and less, unless most of the bandwidth is theirs."""
+    top = max(nic.gbps for nic in nics)
+    fast = [nic for nic in nics if not nic.gbps or nic.gbps * 2 > top]
+    return fast if 2 * sum(nic.gbps for nic in fast) >= sum(nic.gbps for nic in nics) else nics
+
+
+def _gap(gpu: Gpu, nic: Nic, machine: Machine, cloud: Cloud | None) -> Gap:
+    level, bridges = distance(gpu, nic, machine)
+    words = explain(gpu, nic, machine)
+    if not cloud or not cloud.together(gpu, nic):
+        return Gap(level, True, bridges, words)
+    by_table = f"by the table of {cloud.name}"
+    if level < Distance.NODE or stated(gpu, nic, machine) is not None:
+        return Gap(level, False, bridges, f"{words}, and together {by_table}")
+    return Gap(min(level, cloud.near), False, bridges, f"together {by_table}; {words}")

@@ -1,0 +1,144 @@
+"""Why a GPU has the NIC it has, in words, and what is wrong with that."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rdmatrain.discovery.clouds import Cloud
+from rdmatrain.discovery.complaints import complaint
+from rdmatrain.discovery.distance import AT_ROOT, bridges_above, distance
+from rdmatrain.discovery.model import Complaint, Distance, Gpu, Machine, Nic, Pair
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What is between a GPU and a NIC.
+
+    Attributes:
+        level: how far they are apart.
+        apart: no table of a cloud has them in one group.
+        bridges: between them.
+        words: how that is known.
+
+    """
+
+    level: Distance
+    apart: bool
+    bridges: int
+    words: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and from what.
+
+    Attributes:
+        machine: what the source shows.
+        cloud: what kind of machine it is, where a table has it.
+        gpus: by index.
+        nics: those that there were to choose from.
+        gaps: between each GPU and each NIC.
+        chosen: the place in ``nics`` of each GPU's own.
+        more: the places of those that each GPU gets beside it.
+
+    """
+
+    machine: Machine
+    cloud: Cloud | None
+    gpus: Sequence[Gpu]
+    nics: Sequence[Nic]
+    gaps: Sequence[Sequence[Gap]]
+    chosen: Sequence[int]
+    more: Sequence[Sequence[int]]
+
+    def pairs(self, left_out: Sequence[Nic]) -> tuple[Pair, ...]:
+        """Return the pairs; ``left_out`` are NICs that were not to choose from."""
+        return tuple(
+            Pair(
+                gpu,
+                self.nics[column],
+                tuple(self.nics[other] for other in self.more[row]),
+                self.gaps[row][column].level,
+                self._reason(row, left_out),
+            )
+            for row, (gpu, column) in enumerate(zip(self.gpus, self.chosen, strict=True))
+        )
+
+    def _reason(self, row: int, left_out: Sequence[Nic]) -> str:
+        gap = self.gaps[row][self.chosen[row]]
+        return "; ".join(
+            [
+                f"{gap.level.name}: {gap.words}",
+                *self._others(row, gap),
+                *self._shared(row),
+                *self._left_out(row, gap, left_out),
+            ]
+        )
+
+    def complaints(self) -> list[Complaint]:
+        """Say what is wrong: shared NICs, and GPUs whose NIC is far while others' are near."""
+        found = []
+        if len(self.gpus) > len(self.nics):
+            text = f"{len(self.gpus)} GPUs share {len(self.nics)} NICs, and their bandwidth"
+            found.append(complaint("nic-shared", self.machine.origin, text))
+        own = [row[column] for row, column in zip(self.gaps, self.chosen, strict=True)]
+        nearest = min(gap.level for gap in own)
+        for row, gap in enumerate(own):
+            if nearest < Distance.NODE <= gap.level:
+                text = (
+                    f"its NIC {self.nics[self.chosen[row]].name} is {gap.level.name} ({gap.words}),"
+                    f" while others are {nearest.name}: a NIC near it was not granted, or its place"
+                    " cannot be read"
+                )
+                found.append(complaint("pairing-far", self.gpus[row].name, text))
+        return found
+
+    def hidden(self) -> list[Complaint]:
+        """Complain if the place of a device is not visible, so that others had to tell."""
+        unseen = self._unseen()
+        if self.machine.stated or not unseen:
+            return []
+        where = "this virtual machine" if self.machine.virtual else "this source"
+        what = ", ".join(unseen[:3]) + (f" and {len(unseen) - 3} others" if unseen[3:] else "")
+        cloud = self.cloud
+        table = f"the table of {cloud.name} ({cloud.source})" if cloud else "NUMA node, in order"
+        text = f"{where} does not show the place of {what} in the PCI tree: paired by {table}"
+        return [complaint("pci-hidden", self.machine.origin, text)]
+
+    def _unseen(self) -> list[str]:
+        machine = self.machine
+        devices: list[Gpu | Nic] = [*self.gpus, *self.nics]
+        measured = [distance(gpu, nic, machine)[0] for gpu in self.gpus for nic in self.nics]
+        # A root alone tells something only where several devices are at it.
+        least = 1 if min(measured) < Distance.NODE else AT_ROOT
+        return [each.name for each in devices if len(bridges_above(each, machine)) < least]
+
+    def _others(self, row: int, gap: Gap) -> list[str]:
+        """Say what became of NICs that are nearer; else, how many are as near."""
+        key = (gap.level, gap.apart, gap.bridges)
+        keys = [(each.level, each.apart, each.bridges) for each in self.gaps[row]]
+        nearer = [column for column, each in enumerate(self.gaps[row]) if each.level < gap.level]
+        if nearer:
+            first = min(nearer, key=lambda column: (keys[column], column))
+            holders = self._holders(first)
+            return [f"the nearest that is left: {self.nics[first].name} is taken by {holders}"]
+        alike = keys.count(key)
+        return [f"dealt in order among {alike} that are as near"] if alike > 1 else []
+
+    def _shared(self, row: int) -> list[str]:
+        column = self.chosen[row]
+        if self.chosen.count(column) == 1:
+            return []
+        counts = f"{len(self.gpus)} GPUs and {len(self.nics)} NICs"
+        return [f"shared with {self._holders(column, row)}: {counts}"]
+
+    def _holders(self, column: int, beside: int = -1) -> str:
+        rows = [row for row, own in enumerate(self.chosen) if own == column and row != beside]
+        return " and ".join(self.gpus[row].name for row in rows)
+
+    def _left_out(self, row: int, gap: Gap, left_out: Sequence[Nic]) -> list[str]:
+        gpu = self.gpus[row]
+        return [
+            f"nearer {nic.name} {nic.unfit or 'is slower'} and was left out"
+            for nic in left_out
+            if distance(gpu, nic, self.machine)[0] < gap.level
+        ]
