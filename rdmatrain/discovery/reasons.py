@@ -128,7 +128,7 @@ class Choice:
         column = self.chosen[row]
         if self.chosen.count(column) == 1:
             return []
-        counts = f"{len(self.gpus)} GPUs and {len(self.nics)} NICs"
+        counts = f"{len(self.nics)} NICs for {len(self.gpus)}"
         return [f"shared with {self._holders(column, row)}: {counts}"]
 
     def _holders(self, column: int, beside: int = -1) -> str:

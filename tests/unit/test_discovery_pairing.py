@@ -101,7 +101,7 @@ def test_gb200_is_told_by_numa_nodes_that_gpus_do_not_say() -> None:
 def test_eight_gpus_share_four_nics() -> None:
     pairs, complaints = solve(eight_gpus_four_nics())
     assert names(pairs) == {i: f"mlx5_{3 - i // 2}" for i in range(8)}
-    assert pairs[0].reason.endswith("shared with GPU1: 8 GPUs and 4 NICs")
+    assert pairs[0].reason.endswith("shared with GPU1: 4 NICs for 8")
     assert ids(complaints) == ["nic-shared"]
 
 
@@ -183,7 +183,7 @@ def test_one_nic_serves_all_and_the_reason_names_the_others() -> None:
     machine = hgx_h100()
     pairs, complaints = pair(machine, machine.gpus[:3], machine.nics[:1])
     assert names(pairs) == dict.fromkeys(range(3), machine.nics[0].name)
-    assert "shared with GPU1 and GPU2: 3 GPUs and 1 NICs" in pairs[0].reason
+    assert "shared with GPU1 and GPU2: 1 NICs for 3" in pairs[0].reason
     assert ids(complaints) == ["nic-shared", "pairing-far", "pairing-far"]
 
 
