@@ -1,13 +1,17 @@
-"""Taking secrets and names out of a snapshot, so that it still replays to the same answers."""
+"""Taking secrets, names and addresses out of a snapshot, without changing what it replays to."""
 
+import posixpath
 import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rdmatrain.discovery.aliases import Addresses, Names
 
 # Variables that discovery, NCCL and launchers read; a redacted snapshot has no others.
 _KNOWN = re.compile(
-    r"(PCIDEVICE|SRIOVNETWORK|NVIDIA|CUDA|HIP|ROCR|AMD|GPU|ZE|NCCL|RCCL|UCX|FI|RDMATRAIN|PET|VC|VK"
-    r"|SLURM|OMPI|PRTE|PMI|PMIX|MPI|I_MPI|HYDRA|HYDI|K_MPI|LWS|JOBSET|JOB|MASTER|LOCAL|GROUP|ROLE"
-    r"|TORCHELASTIC|KUBEFLOW|OMP|TPU)_.*"
-    r"|JOBSET.*|HOSTNAME|RANK|WORLD_SIZE|PMI.*|NODE_RANK|NNODES|TF_CONFIG"
+    r"(PCIDEVICE|SRIOVNETWORK|NVIDIA|CUDA|HIP|ROCR|AMD|GPU|NCCL|RCCL|UCX|FI|RDMATRAIN|PET|VC|VK|K"
+    r"|SLURM|OMPI|PRTE|PMI|PMIX|MPI|I_MPI|HYDRA|HYDI|LWS|JOB|MASTER|LOCAL|GROUP|ROLE|TORCHELASTIC"
+    r"|KUBEFLOW|OMP)_.*|JOBSET.*|PMI.*|HOSTNAME|RANK|WORLD_SIZE|NODE_RANK|NNODES"
 )
 # What names of secrets have in them. A partition key (PKEY) is none.
 _SECRET = re.compile(
@@ -16,7 +20,24 @@ _SECRET = re.compile(
 )
 _USERINFO = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s@]+@", re.IGNORECASE)
 # Where users, folders and command lines are named.
-_PERSONAL = re.compile(r"USER|ACCOUNT|HOME|DIR$|_WDIR|COMMAND|COMMENT|ARGV|EMAIL", re.IGNORECASE)
+_PERSONAL = re.compile(r"USER|ACCOUNT|HOME|_W?DIR$|COMMAND|COMMENT|ARGV|EMAIL", re.IGNORECASE)
+# Annotations and labels of what schedules a pod and gives it devices.
+_KNOWN_NOTES = re.compile(
+    r"(k8s\.v1\.cni\.cncf\.io|([a-z-]+\.)*(volcano\.sh|kubeflow\.org|x-k8s\.io|sigs\.k8s\.io)"
+    r"|scheduling\.k8s\.io|batch\.kubernetes\.io|topology\.kubernetes\.io|nvidia\.com|hccl)/.*"
+)
+_NOTE = re.compile(r'([^\s="]+)="((?:[^"\\]|\\.)*)"')
+
+# Where hosts and jobs are named.
+_NAMING_FILE = re.compile(r"/etc/(hostname|hosts|volcano/.*|mpi/hostfile)|.*/hostname")
+_NAMING_VARIABLE = re.compile(
+    r"HOSTNAME|.*(_ADDR|_ADDRESS|_HOSTS?|_ENDPOINT|NODELIST|NODENAME|JOB_NAME|_NODE|_RDZV_ID)"
+)
+_NAMING_NOTE = re.compile(r".*(name|namespace|coordinator|workload|queue|subdomain|-group)")
+_ROLE_NOTE = re.compile(r".*/(replicatedjob-name|task-spec|replica-type)")
+_NAMESPACE = re.compile(r'"namespace\\?"\s*:\s*\\?"([^"\\/]+)|\\?"name\\?"\s*:\s*\\?"([^"\\/]+)/')
+_ENVIRON = re.compile(r"/proc/[^/]+/environ")
+_TABLE = re.compile(r".*/net/(route|if_inet6|ipv6_route)")
 
 
 def drop_variables(files: dict[str, str], only_known: bool) -> list[str]:
@@ -31,9 +52,7 @@ def drop_variables(files: dict[str, str], only_known: bool) -> list[str]:
 
     """
     removed = []
-    for path in sorted(files):
-        if not re.fullmatch(r"/proc/[^/]+/environ", path):
-            continue
+    for path in sorted(filter(_ENVIRON.fullmatch, files)):
         kept, others = [], 0
         for variable in files[path].split("\0"):
             name, _, value = variable.partition("=")
@@ -49,5 +68,102 @@ def drop_variables(files: dict[str, str], only_known: bool) -> list[str]:
     return removed
 
 
+def drop_notes(files: dict[str, str]) -> list[str]:
+    """Take annotations and labels that discovery does not know out of downward API files."""
+    removed = []
+    for path in filter(_is_of_pod, sorted(files)):
+        lines = files[path].split("\n")
+        notes = [_NOTE.fullmatch(line) for line in lines]
+        kept = [
+            line
+            for line, note in zip(lines, notes, strict=True)
+            if not note or _KNOWN_NOTES.fullmatch(note[1])
+        ]
+        files[path] = "\n".join(kept)
+        if len(kept) < len(lines):
+            count = len(lines) - len(kept)
+            removed.append(f"{path}: {count} annotations or labels that discovery does not read")
+    return removed
+
+
+def rename(saved: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Give hosts, jobs and addresses other names.
+
+    Args:
+        saved: sections of a snapshot.
+
+    Returns:
+        The same with placeholders, and what was replaced, in words.
+
+    """
+    files: dict[str, str] = saved["files"]
+    addresses, names = Addresses(), Names(_naming(files), _roles(files))
+    renamed = {path: _renamed(path, text, addresses, names) for path, text in sorted(files.items())}
+    probes = _in_json(saved["probes"], addresses.in_text)
+    done = {"addresses": len(addresses), "names": len(names)}
+    return saved | {"files": renamed, "probes": probes}, [
+        f"{count} {what} were replaced" for what, count in done.items() if count
+    ]
+
+
 def _is_known(name: str) -> bool:
     return bool(_KNOWN.fullmatch(name)) and not _PERSONAL.search(name)
+
+
+def _is_of_pod(path: str) -> bool:
+    return not path.startswith(("/sys/", "/proc/"))
+
+
+def _naming(files: dict[str, str]) -> Iterator[str]:
+    """Yield texts in which hosts, jobs or namespaces are named."""
+    for path, text in files.items():
+        if _NAMING_FILE.fullmatch(path):
+            yield text
+        elif _ENVIRON.fullmatch(path):
+            for variable in text.split("\0"):
+                name, _, value = variable.partition("=")
+                if _NAMING_VARIABLE.fullmatch(name):
+                    yield value
+        elif _is_of_pod(path):
+            for key, value in _NOTE.findall(text):
+                if _NAMING_NOTE.fullmatch(key) and not _ROLE_NOTE.fullmatch(key):
+                    yield value
+            yield from map("".join, _NAMESPACE.findall(text))
+
+
+def _roles(files: dict[str, str]) -> Iterator[str]:
+    """Yield words that say what a host does in its job: its tasks, in Volcano's and JobSet's."""
+    for path, text in files.items():
+        if path.startswith("/etc/volcano/"):
+            yield posixpath.basename(path).removesuffix(".host")
+        elif _is_of_pod(path):
+            yield from (value for key, value in _NOTE.findall(text) if _ROLE_NOTE.fullmatch(key))
+
+
+def _renamed(path: str, text: str, addresses: Addresses, names: Names) -> str:
+    if _TABLE.fullmatch(path):
+        return addresses.in_table(text)
+    text = addresses.in_text(text, dotted=not path.startswith("/sys/"))
+    if _ENVIRON.fullmatch(path):
+        return "\0".join(_after("=", variable, names) for variable in text.split("\0"))
+    if path.endswith("/hostname"):
+        return names.in_text(text)
+    if _is_of_pod(path):
+        return "\n".join(_after('="', line, names) for line in text.split("\n"))
+    return text
+
+
+def _after(mark: str, text: str, names: Names) -> str:
+    """Replace names in what follows a mark; in all of a text without it."""
+    key, found, value = text.partition(mark)
+    return key + found + names.in_text(value) if found else names.in_text(text)
+
+
+def _in_json(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_in_json(each, change) for each in value]
+    if isinstance(value, dict):
+        return {name: _in_json(each, change) for name, each in value.items()}
+    return value

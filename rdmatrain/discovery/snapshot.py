@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 from rdmatrain import __version__
-from rdmatrain.discovery.redact import drop_variables
+from rdmatrain.discovery.redact import drop_notes, drop_variables, rename
 from rdmatrain.discovery.source import Source
 from rdmatrain.errors import SettingError
 
@@ -105,11 +105,16 @@ def dump(source: Recorder | Replay, redact: bool) -> str:
 
     Args:
         source: after everything that should be in it was asked for.
-        redact: leave out all variables that discovery does not know.
+        redact: leave out all variables, annotations and labels that discovery does not know, and
+            give hosts, jobs and addresses other names.
 
     """
     saved = asdict(source.record)
     removed = drop_variables(saved["files"], only_known=redact)
+    if redact:
+        removed += drop_notes(saved["files"])
+        saved, renamed = rename(saved)
+        removed += renamed
     about = {
         "schema": SCHEMA,
         "version": __version__,
