@@ -31,6 +31,11 @@ MEANING = {
     "stale-hosts": "a list of hosts is older than the job, or does not tell its hosts apart",
     "unreadable": "a file, variable or probe has content that cannot be parsed; it was left out",
     "vanished": "a device is listed and cannot be read: it was taken away, or its link is broken",
+    "variable-device": "the user's own variable names RDMA devices that are missing or foreign",
+    "variable-gid": "the user's own GID index is not right for every NIC that it is applied to",
+    "variable-interface": "the user's own variable names a network interface that cannot be used",
+    "variable-prefix": "the user's own variable takes more names, which begin alike, than one",
+    "variable-rdma-off": "the user's own variable turns RDMA off, and there are NICs to use",
 }
 
 

@@ -1,0 +1,120 @@
+"""Which network interface carries the address that this pod's name resolves to."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from rdmatrain.discovery.model import Machine, Pod
+from rdmatrain.discovery.source import Source
+
+# Of the network plumbing group's specification; the second is how Multus 3 spelt it.
+STATUS = ("k8s.v1.cni.cncf.io/network-status", "k8s.v1.cni.cncf.io/networks-status")
+
+_UP, _REJECT = 0x1, 0x200  # RTF_UP and RTF_REJECT of linux/route.h
+
+
+@dataclass(frozen=True)
+class Interface:
+    """An interface for what is not RDMA: rendezvous, sockets.
+
+    Attributes:
+        name: empty if none was found.
+        reason: why this one, or why none, in words.
+
+    """
+
+    name: str
+    reason: str
+
+
+def control_interface(source: Source, machine: Machine, pod: Pod) -> Interface:
+    """Find the interface that other pods reach this one by.
+
+    The cluster's default network has the pod's address, and the pod's DNS name leads there. An
+    additional network may have taken the default route, so Multus' word goes before that.
+
+    Args:
+        source: has the routes.
+        machine: has the interfaces of this network namespace.
+        pod: has the annotations.
+
+    """
+    rejected: list[str] = []
+    for name, reason in (*_by_status(machine, pod), *_by_route(source), *_by_exclusion(machine)):
+        why_not = _why_not(machine, name)
+        if not why_not:
+            return Interface(name, "; ".join([reason, *rejected]))
+        rejected.append(f"not {name}, which {why_not}")
+    return Interface("", "; ".join(rejected) or "no default route and no single interface with IP")
+
+
+def _by_status(machine: Machine, pod: Pod) -> list[tuple[str, str]]:
+    """Return the interface of the default network, if an annotation of Multus tells."""
+    annotations = dict(pod.annotations)
+    text = next((annotations[name] for name in STATUS if annotations.get(name)), "")
+    try:
+        entries = json.loads(text) if text else []
+    except (ValueError, RecursionError):
+        return []  # Whoever read the annotations has complained.
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, dict) and entry.get("default") is True:
+            name = _status_interface(machine, entry)
+            return [(name, "the pod's default network, by network-status")] if name else []
+    return []
+
+
+def _status_interface(machine: Machine, entry: dict[str, Any]) -> str:
+    name, ips = entry.get("interface"), entry.get("ips")
+    if isinstance(name, str) and name:
+        return name
+    wanted = {str(ip).partition("/")[0] for ip in ips} if isinstance(ips, list) else set()
+    return next((dev.name for dev in machine.netdevs if wanted & set(dev.addresses)), "")
+
+
+def _by_route(source: Source) -> list[tuple[str, str]]:
+    """Return the interfaces of default routes, the best first, IPv4 before IPv6."""
+    routes = [
+        # This file has metrics in decimal, the other one in hexadecimal.
+        (4, _number(row[6], 10), _number(row[3], 16), row[0])
+        for row in _rows(source, "/proc/net/route", 8)
+        if row[1] == row[7] == "00000000"
+    ]
+    routes += [
+        (6, _number(row[5], 16), _number(row[8], 16), row[9])
+        for row in _rows(source, "/proc/net/ipv6_route", 10)
+        if row[0] == "0" * 32 and row[1] == "00"
+    ]
+    return [
+        (name, f"it has the default route of IPv{version}")
+        for version, _, flags, name in sorted(routes)
+        if flags & (_UP | _REJECT) == _UP and name != "lo"
+    ]
+
+
+def _rows(source: Source, path: str, columns: int) -> list[list[str]]:
+    rows = [line.split() for line in (source.text(path) or "").splitlines()]
+    return [row for row in rows if len(row) >= columns]
+
+
+def _by_exclusion(machine: Machine) -> list[tuple[str, str]]:
+    with_address = [dev.name for dev in machine.netdevs if dev.addresses and dev.name != "lo"]
+    return [(with_address[0], "the only one with an address")] if len(with_address) == 1 else []
+
+
+def _why_not(machine: Machine, name: str) -> str:
+    """Return why it cannot be used; empty also where that is not known."""
+    addresses = {dev.name: dev.addresses for dev in machine.netdevs}
+    if not addresses:
+        return ""
+    if name not in addresses:
+        return "is not here"
+    # Nobody could read addresses if no interface has one.
+    known = any(addresses.values())
+    return "has no IP address" if known and not addresses[name] else ""
+
+
+def _number(text: str, base: int) -> int:
+    try:
+        return int(text, base)
+    except ValueError:
+        return 0
