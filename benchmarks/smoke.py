@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common import Case, append_records, commit, machine, pin, where
@@ -43,12 +43,20 @@ def main() -> int:
     )
     parser.add_argument("--op", choices=OPS, action="append", help="only this one; may be repeated")
     parser.add_argument("--max-bytes", type=int, default=SIZES[-1], help="no larger cases")
+    parser.add_argument(
+        "--bytes", type=int, action="append", help="this size instead of all; may be repeated"
+    )
+    parser.add_argument(
+        "--no-pin", action="store_true", help="leave the ranks where the kernel puts them"
+    )
     args = parser.parse_args()
     if "RANK" in os.environ:
         return run_rank(args)
     command = [sys.executable, "-m", "rdmatrain.cli", "run", "--nproc-per-node", str(args.nproc)]
     forwarded = ["--json", str(args.json.resolve())] if args.json else []
     forwarded += [f"--op={op}" for op in args.op or ()] + [f"--max-bytes={args.max_bytes}"]
+    forwarded += [f"--bytes={nbytes}" for nbytes in args.bytes or ()]
+    forwarded += ["--no-pin"] if args.no_pin else []
     # The old names of some collectives warn in torch 2.13.
     env = os.environ | {"PYTHONWARNINGS": "ignore::FutureWarning"}
     return subprocess.run([*command, __file__, *forwarded], env=env, check=False).returncode
@@ -59,16 +67,18 @@ def run_rank(args: argparse.Namespace) -> int:
     import torch  # noqa: PLC0415 - the process that only starts the ranks needs none
     import torch.distributed as dist  # noqa: PLC0415
 
-    pin(int(os.environ["RANK"]))  # before the backends start threads
+    if not args.no_pin:
+        pin(int(os.environ["RANK"]))  # before the backends start threads
     torch.set_num_threads(1)
     dist.init_process_group("rdmatrain")
     rank, world = dist.get_rank(), dist.get_world_size()
     groups = {"rdmatrain": dist.group.WORLD, "gloo": dist.new_group(backend="gloo")}
     if rank == 0:
         print(f"# float32, SUM, {world} ranks, torch {torch.__version__}, {machine()}")
-        print(f"# commit {commit()}, p50 in us over {ROUNDS} alternating rounds, ranks pinned")
+        pinned = "not pinned" if args.no_pin else "pinned"
+        print(f"# commit {commit()}, p50 in us over {ROUNDS} alternating rounds, ranks {pinned}")
         print(HEADER, flush=True)
-    chosen = [case for case in cases(world) if is_chosen(case, args)]
+    chosen = [case for case in cases(world, args.bytes or SIZES) if is_chosen(case, args)]
     failed_at = [str(case) for case in chosen if not compare(case, groups, args.json)]
     if rank == 0:
         verdict = f"slower or wrong in {failed_at}" if failed_at else "faster in every case"
@@ -82,10 +92,10 @@ def is_chosen(case: Case, args: argparse.Namespace) -> bool:
     return case.nbytes <= args.max_bytes and (not args.op or case.op in args.op)
 
 
-def cases(world: int) -> list[Case]:
+def cases(world: int, nbytes: Sequence[int]) -> list[Case]:
     """Return what is measured; sizes are rounded up to as many elements for each rank."""
     unit = 4 * world
-    sizes = [-(-nbytes // unit) * unit for nbytes in SIZES]
+    sizes = [-(-each // unit) * unit for each in nbytes]
     sized = [Case(op, "float32", nbytes) for op in OPS for nbytes in sizes]
     return [*sized, Case("barrier", "float32", 0)]
 
