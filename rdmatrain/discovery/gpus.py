@@ -1,7 +1,7 @@
 """GPUs that this container can use: as NVML shows them, or else as the kernel does."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,14 @@ from rdmatrain.discovery.model import Complaint, Gpu
 from rdmatrain.discovery.pci import parse_pci
 from rdmatrain.discovery.probes import NO_PYNVML
 from rdmatrain.discovery.source import Source
-from rdmatrain.discovery.sysfs import addresses, attribute, bus_order, class_of, function_at
+from rdmatrain.discovery.sysfs import (
+    Function,
+    addresses,
+    attribute,
+    bus_order,
+    class_of,
+    function_at,
+)
 
 DRIVER = "/proc/driver/nvidia/gpus"
 NVIDIA, AMD = "10de", "1002"
@@ -27,7 +34,7 @@ def read_gpus(source: Source) -> tuple[list[Gpu], list[Complaint]]:
     if shown is None:
         shown = _of_driver(source, complaints) or _of_bus(source)
         shown = _with_nodes(source, shown, complaints)
-    gpus = sorted([*shown, *_of_amd(source)], key=lambda gpu: bus_order(gpu.pci))
+    gpus = sorted([*shown, *_of_amd(source, complaints)], key=lambda gpu: bus_order(gpu.pci))
     numbered = [replace(gpu, index=i, name=f"GPU{i}") for i, gpu in enumerate(gpus)]
     return numbered, complaints
 
@@ -108,28 +115,35 @@ def _of_bus(source: Source) -> list[Gpu]:
     ]
 
 
-def _of_amd(source: Source) -> list[Gpu]:
+def _of_amd(source: Source, complaints: list[Complaint]) -> list[Gpu]:
     """Return AMD's GPUs: those that have a render node here, where /dev is shown."""
-    nodes = set(source.names("/dev/dri"))
-    gpus = []
-    for pci in addresses(source, AMD):
-        function = function_at(source, pci)
-        if class_of(source, pci) not in ACCELERATORS or function.driver not in {"", "amdgpu"}:
-            continue
-        render = [name for name in source.names(f"{function.folder}/drm") if "render" in name]
-        if source.names("/dev") and not nodes.intersection(render):
-            continue
-        unique = attribute(source, f"{function.folder}/unique_id")
-        gpu = Gpu(
-            index=0,
-            name="",
-            pci=pci,
-            vendor="amd",
-            uuid=f"GPU-{unique.removeprefix('0x')}" if unique else "",
-            model=attribute(source, f"{function.folder}/product_name"),
-        )
-        gpus.append(_placed(source, gpu))
-    return gpus
+    functions = [
+        function
+        for pci in addresses(source, AMD)
+        if class_of(source, pci) in ACCELERATORS
+        and (function := function_at(source, pci)).driver in {"", "amdgpu"}
+    ]
+    shown = functions
+    if source.names("/dev"):
+        nodes = set(source.names("/dev/dri"))
+        shown = [each for each in functions if nodes & set(source.names(f"{each.folder}/drm"))]
+    if functions and not shown:
+        complaints.append(_hidden(len(functions), "/dev/dri/renderDN"))
+    return [_amd_gpu(source, each) for each in shown]
+
+
+def _amd_gpu(source: Source, function: Function) -> Gpu:
+    unique = attribute(source, f"{function.folder}/unique_id")
+    return Gpu(
+        index=0,
+        name="",
+        pci=function.pci,
+        path=function.path,
+        numa=function.numa,
+        vendor="amd",
+        uuid=f"GPU-{unique.removeprefix('0x')}" if unique else "",
+        model=attribute(source, f"{function.folder}/product_name"),
+    )
 
 
 def _nodes(source: Source) -> set[int]:
@@ -150,17 +164,22 @@ def _with_nodes(source: Source, gpus: list[Gpu], complaints: list[Complaint]) ->
         return gpus
     nodes = _nodes(source)
     if not nodes:
-        text = f"the kernel shows {_counted(gpus)}, and /dev/nvidiaN of none: they were left out"
-        complaints.append(complaint("gpus-hidden", "/dev", text))
+        complaints.append(_hidden(len(gpus), "/dev/nvidiaN"))
         return []
     kept = [gpu for gpu in gpus if gpu.minor in nodes]
     if kept and all(gpu.minor is not None for gpu in gpus):
         return kept
     if len(nodes) != len(gpus):
-        text = f"{len(nodes)} of {_counted(gpus)} have a node, and nothing says which: all are kept"
+        seen = f"{len(nodes)} of {_counted(len(gpus))} have a node"
+        text = f"{seen}, and nothing says which: all are kept"
         complaints.append(complaint("gpus-unclear", "/dev", text))
     return gpus
 
 
-def _counted(gpus: Sequence[Gpu]) -> str:
-    return "1 GPU" if len(gpus) == 1 else f"{len(gpus)} GPUs"
+def _hidden(num: int, node: str) -> Complaint:
+    text = f"the kernel shows {_counted(num)}, and there is no {node} of any: left out"
+    return complaint("gpus-hidden", "/dev", text)
+
+
+def _counted(num: int) -> str:
+    return "1 GPU" if num == 1 else f"{num} GPUs"
