@@ -21,7 +21,7 @@ def load_documents(text: str) -> list[Any]:
         try:
             return [json.loads(text, parse_int=str, parse_float=str)]
         except RecursionError:
-            raise ValueError("is nested too deep") from None
+            raise ValueError("nested too deep") from None
         except ValueError:
             pass  # YAML may begin like this, too
     return _load_yaml(text)
@@ -35,8 +35,8 @@ def _load_yaml(text: str) -> list[Any]:
     try:
         return list(yaml.load_all(text, Loader=loader))
     except RecursionError:
-        raise ValueError("is nested too deep") from None
+        raise ValueError("nested too deep") from None
     except UnicodeError as error:
-        raise ValueError(f"holds bytes that are no text: {error}") from None
+        raise ValueError(f"bytes that are no text: {error}") from None
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None

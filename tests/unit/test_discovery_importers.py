@@ -2,6 +2,7 @@
 """Files of other tools are read as machines; expectations were counted by hand in the fixtures."""
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from hypothesis import strategies as st
 
 from rdmatrain.discovery.complaints import MEANING
 from rdmatrain.discovery.importers import merge, read_file
-from rdmatrain.discovery.model import Distance, Gpu, Machine, Nic
+from rdmatrain.discovery.importers.fitness import NO_RDMA, judge
+from rdmatrain.discovery.model import Distance, Gpu, Machine, Nic, Port
+from rdmatrain.discovery.pci import parse_mask
+from rdmatrain.discovery.yaml_text import load_documents
 from rdmatrain.errors import SettingError
 
 OURS = Path(__file__).parents[1] / "fixtures/discovery"
@@ -60,6 +64,7 @@ def test_nccl_ports_of_one_device_are_one_nic_and_devices_of_one_function_are_tw
         ("mlx5_0/1", 400.0, "InfiniBand"),
         ("mlx5_0/2", 200.0, "InfiniBand"),
     ]
+    assert nic(machine, "mlx5_0").gbps == 400.0
     assert nic(machine, "mlx5_0").pci == nic(machine, "mlx5_9").pci == "0000:15:00.0"
     assert nic(machine, "mlx5_0").vendor == "15b3:1021"
 
@@ -70,6 +75,44 @@ def test_nccl_nic_without_net_is_known_by_its_address_and_one_without_pci_by_its
     assert (bare.pci, bare.numa, bare.efa, bare.unfit) == ("0000:24:00.0", 1, True, "")
     assert (plain.pci, plain.path, plain.numa) == ("", ("cpu0", "eth0"), 0)
     assert "no RDMA" in plain.unfit
+
+
+def test_nccl_device_of_one_name_at_two_places_is_a_complaint() -> None:
+    text = """<system version="1"><cpu numaid="0">
+      <pci busid="0000:01:00.0" class="0x020700"><nic><net name="mlx5_0" port="1"/></nic></pci>
+      <pci busid="0000:02:00.0" class="0x020700"><nic><net name="mlx5_0" port="2"/></nic></pci>
+    </cpu></system>"""
+    machine = read_file(text, "f")
+    assert [(each.pci, len(each.ports)) for each in machine.nics] == [("0000:01:00.0", 1)]
+    assert [(each.id, each.source) for each in machine.complaints] == [
+        ("file-contradiction", "f, line 3")
+    ]
+
+
+def unfit(*nics: Nic) -> list[str]:
+    return [each.unfit for each in judge(nics)]
+
+
+def test_slow_nics_and_few_bonds_are_unfit() -> None:
+    assert unfit(Nic("a", gbps=400), Nic("b", gbps=200), Nic("c", gbps=100), Nic("d")) == [
+        "",
+        "",
+        "has 100 Gbit/s, while the fastest has 400",
+        "",
+    ]
+    bonds = [Nic("mlx5_bond_0"), Nic("mlx5_bond_1")]
+    rails = [Nic("mlx5_1"), Nic("mlx5_2")]
+    assert unfit(bonds[0], *rails) == ["is a bond, beside NICs that are none", "", ""]
+    # Each is a rail.
+    assert unfit(*bonds, rails[0]) == ["", "", ""]
+
+
+def test_ports_that_are_down_are_unfit_only_beside_active_ones() -> None:
+    down, up = (Nic(state, ports=(Port("x", 1, state, ""),)) for state in ("DOWN", "ACTIVE"))
+    assert unfit(down, up) == ["its port is DOWN", ""]
+    assert unfit(down, down) == ["", ""]
+    # What is out already sets no measure.
+    assert unfit(replace(down, gbps=400.0), replace(up, gbps=100.0)) == ["its port is DOWN", ""]
 
 
 def test_the_only_nics_of_a_machine_are_fit_even_without_rdma() -> None:
@@ -86,6 +129,16 @@ def test_of_several_hosts_the_first_is_read() -> None:
     assert [(each.name, each.pci) for each in machine.nics] == [("mlx5_0_dma", "0008:03:00.0")]
     assert [each.id for each in machine.complaints] == ["several-machines"]
     assert "0xa" in machine.complaints[0].text
+
+
+def test_devices_without_a_function_of_their_own_hang_below_the_bridge() -> None:
+    text = """<system version="1"><cpu arch="arm64"><pci busid="0000:01:00.0" class="0x060400">
+      <gpu sm="80"/><nic><net name="mlx5_0"/></nic><nic net="mlx5_1"/>
+    </pci></cpu></system>"""
+    machine = read_file(text, "f")
+    assert machine.gpus[0].path[:2] == machine.nics[0].path[:2] == ("cpu0", "0000:01:00.0")
+    assert (machine.gpus[0].pci, machine.nics[0].pci) == ("", "")
+    assert [each.source for each in machine.complaints] == ["f, line 2"]
 
 
 def test_what_is_broken_in_a_readable_file_is_a_complaint_with_line_and_value() -> None:
@@ -146,6 +199,15 @@ def test_hwloc_nics_are_rdma_devices_and_others_are_listed_as_unfit() -> None:
     ]
     assert [each.id for each in machine.complaints] == ["unreadable"]
     assert "'not an address'" in machine.complaints[0].text
+
+
+def test_hwloc_nic_without_rdma_device_is_fit_only_where_no_other_has_one() -> None:
+    bare = '<object type="PCIDev" pci_busid="0000:01:00.0" pci_type="0200 [15b3:101e]"/>'
+    other = """<object type="PCIDev" pci_busid="0000:02:00.0" pci_type="0200 [15b3:101d]">
+      <object type="OSDev" name="mlx5_0" osdev_type="OpenFabrics"/></object>"""
+    for parts, reasons in ((bare, [""]), (bare + other, [NO_RDMA, ""])):
+        machine = read_file(f'<topology version="2.0">{parts}</topology>', "f")
+        assert [each.unfit for each in machine.nics] == reasons
 
 
 def test_hwloc_1_has_devices_inside_of_nodes_and_a_nic_without_driver() -> None:
@@ -283,6 +345,34 @@ def test_merged_slices_are_one_machine_and_nics_tell_the_node_of_gpus() -> None:
     assert [(each.name, each.numa) for each in machine.gpus] == [("gpu-0", 1), ("gpu-1", 0)]
     assert [each.name for each in machine.nics] == ["mlx5_3", "eth0", "0000-08-00-4"]
     assert machine.product == "Standard_Example"
+
+
+def test_yaml_and_json_keep_what_looks_like_a_number() -> None:
+    assert load_documents("a: 0000:16:00.0\n---\nb: [1e3, 0x10, yes, null]") == [
+        {"a": "0000:16:00.0"},
+        {"b": ["1e3", "0x10", "yes", "null"]},
+    ]
+    assert load_documents('{"a": 10, "b": [1.50, true, null]}') == [
+        {"a": "10", "b": ["1.50", True, None]}
+    ]
+    assert load_documents("{a: 0000:16:00.0}") == [{"a": "0000:16:00.0"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus"),
+    [
+        ("00000001,80000000", (31, 32)),
+        ("0x00000003,,0x1", (0, 64, 65)),
+        ("3f", (0, 1, 2, 3, 4, 5)),
+        ("0", ()),
+        ("", ()),
+        ("0xf...f", ()),
+        ("123456789", ()),
+        ("1," * 3000, ()),
+    ],
+)
+def test_masks_of_cpus(text: str, cpus: tuple[int, ...]) -> None:
+    assert parse_mask(text) == cpus
 
 
 def test_kind_is_told_by_content_not_by_name() -> None:

@@ -51,7 +51,9 @@ def read_file(text: str, name: str) -> Machine:
     try:
         documents = load_documents(text)
     except ValueError as error:
-        raise SettingError(f"{name} is no YAML either: it {error}; {_UNDERSTOOD}") from None
+        raise SettingError(
+            f"{name} is of no kind that is understood, nor YAML: {error}; {_UNDERSTOOD}"
+        ) from None
     if resource_slice.are_slices(documents):
         return resource_slice.read(documents, name)
     raise SettingError(f"{name} looks like {_describe(documents)}; {_UNDERSTOOD}")

@@ -92,7 +92,7 @@ class _Reader:
             elif child.tag == "gpu":
                 self._gpu(child, place)
             elif child.tag == "nic":
-                self.read(child, place)
+                self._nic(child, place)
             elif child.tag == "net":
                 self._net(child, place)
 
@@ -145,6 +145,11 @@ class _Reader:
         gpu = Gpu(0, "", pci=place.pci, path=place.path, numa=place.numa, vendor=vendor)
         self.gpus.append((number, gpu))
 
+    def _nic(self, element: Element, place: _Place) -> None:
+        if not element.children and _is_bridge(place):
+            self.complain("unreadable", element, "<nic> has no <net>, and is in no PCI function")
+        self.read(element, place)
+
     def _net(self, element: Element, place: _Place) -> None:
         name = element.get("name") or place.pci or f"nic{element.line}"
         place = self._own(element, place, name)
@@ -168,7 +173,7 @@ class _Reader:
     def _own(self, element: Element, place: _Place, label: str) -> _Place:
         """Return the place of a device: the function that it is in, or it itself in a bridge."""
         self._found += 1
-        if place.kind is not None and place.kind >> 8 == _BRIDGES:
+        if _is_bridge(place):
             return replace(place, path=(*place.path, label), pci="")
         if not place.pci:
             self.complain("unreadable", element, f"busid is {place.path[-1]!r}, no PCI address")
@@ -182,6 +187,10 @@ class _Reader:
             return False
         self.complain("file-contradiction", element, f"{name} is also at {' > '.join(first)}")
         return True
+
+
+def _is_bridge(place: _Place) -> bool:
+    return place.kind is not None and place.kind >> 8 == _BRIDGES
 
 
 def _is_socket(net: Element) -> bool:
