@@ -4,10 +4,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from rdmatrain.discovery.claims import Finding
+from rdmatrain.discovery.claims.device_nodes import device_nodes
 from rdmatrain.discovery.claims.downward import read_annotations, read_labels
+from rdmatrain.discovery.claims.dra import dra
 from rdmatrain.discovery.claims.network_status import network_status
 from rdmatrain.discovery.claims.pcidevice import pcidevice
+from rdmatrain.discovery.claims.sriovnetwork import sriovnetwork
 from rdmatrain.discovery.claims.variables import read_variables
+from rdmatrain.discovery.claims.visible import visible
 from rdmatrain.discovery.complaints import complaint
 from rdmatrain.discovery.model import Claim, Complaint, Pod, Request, Restriction, Variable
 from rdmatrain.discovery.source import Source
@@ -59,4 +63,8 @@ def _findings(
     source: Source, variables: Sequence[Variable], annotations: Sequence[Variable]
 ) -> Iterator[Finding]:
     yield from network_status(annotations, variables)
+    yield from dra(source)
     yield from pcidevice(variables)
+    yield from sriovnetwork(variables)
+    yield from visible(source, variables)
+    yield from device_nodes(source)

@@ -15,6 +15,7 @@ from rdmatrain.discovery.claims.values import (
     Json,
     address,
     mapping,
+    origin,
     shown,
     unreadable,
     word,
@@ -63,11 +64,11 @@ def _statuses(
 def _attached(status: Variable) -> Iterator[Finding]:
     if not status.value.strip():
         return
-    reader = Json(_source(status))
+    reader = Json(origin(status))
     entries = reader.items(status.value)
     yield from reader.complaints
     for entry in entries:
-        yield from _network(entry, _source(status))
+        yield from _network(entry, origin(status))
 
 
 def _network(entry: Any, source: str) -> Iterator[Finding]:
@@ -99,7 +100,7 @@ def _network(entry: Any, source: str) -> Iterator[Finding]:
 
 
 def _requests(annotation: Variable) -> Iterator[Request | Complaint]:
-    source = _source(annotation)
+    source = origin(annotation)
     if annotation.value.lstrip()[:1] in ("[", "{"):
         reader = Json(source)
         elements = reader.items(annotation.value)
@@ -128,10 +129,6 @@ def _request(source: str, space: str, name: str, netdev: str) -> Request:
     return Request(Evidence(source, text), network, netdev)
 
 
-def _source(variable: Variable) -> str:
-    return f"{shown(variable.name)} in {variable.source}"
-
-
 def _late(statuses: Sequence[Variable], requested: int) -> Iterator[Complaint]:
     # Nobody asks for the default network.
     attached = max(
@@ -145,7 +142,7 @@ def _late(statuses: Sequence[Variable], requested: int) -> Iterator[Complaint]:
     if attached < requested or (statuses and not told):
         yield complaint(
             "network-status-late",
-            _source(statuses[0]) if statuses else NETWORK_STATUS,
+            origin(statuses[0]) if statuses else NETWORK_STATUS,
             f"tells of {attached} networks, and {requested or 'some'} were asked for: Multus may "
             "not have written it yet. A variable stays so; a downward API volume is refreshed "
             "within 90 s: look again",

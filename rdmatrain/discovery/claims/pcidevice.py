@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rdmatrain.discovery.claims.values import Json, mapping, shown, unreadable, word, words
+from rdmatrain.discovery.claims.values import Json, mapping, origin, shown, unreadable, word, words
 from rdmatrain.discovery.claims.variables import PLUGIN
 from rdmatrain.discovery.complaints import complaint
 from rdmatrain.discovery.model import Claim, Complaint, Evidence, Trust, Variable
@@ -61,11 +61,11 @@ def _read_list(variable: Variable) -> Iterator[Claim | Complaint]:
     yield from _claims(variable, variable.name, dict.fromkeys(devices))
     twice = ", ".join(device for device in devices if devices[device] > 1)
     if twice:
-        yield complaint("listed-twice", _source(variable), f"lists {shown(twice)} twice")
+        yield complaint("listed-twice", origin(variable), f"lists {shown(twice)} twice")
 
 
 def _read_info(variable: Variable, name: str) -> Iterator[Claim | Complaint]:
-    source = _source(variable)
+    source = origin(variable)
     reader = Json(source)
     devices = reader.value(variable.value)
     yield from reader.complaints
@@ -89,12 +89,12 @@ def _claims(
     for device, details in devices.items():
         pci = parse_pci(device)
         if not pci and not _AUXILIARY.fullmatch(device):
-            yield unreadable(_source(variable), device, "is no PCI address")
+            yield unreadable(origin(variable), device, "is no PCI address")
             continue
         rdma = mapping(mapping(details).get("rdma"))
         told = [f"{key} {word(value)}" for key, value in sorted(rdma.items()) if word(value)]
         yield Claim(
-            Evidence(_source(variable), shown(", ".join([device, *told]))),
+            Evidence(origin(variable), shown(", ".join([device, *told]))),
             Trust.VARIABLE,
             "nic",
             pci=pci,
@@ -103,10 +103,6 @@ def _claims(
             uverbs=posixpath.basename(word(rdma.get("uverbs"))),
             auxiliary="" if pci else device,
         )
-
-
-def _source(variable: Variable) -> str:
-    return f"{shown(variable.name)} in {variable.source}"
 
 
 def _differing(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rdmatrain.discovery.complaints import complaint
-from rdmatrain.discovery.model import Complaint
+from rdmatrain.discovery.model import Complaint, Variable
 
 # A complaint shows no more of a value; names are shorter than MAX_WORD.
 MAX_SHOWN = 200
@@ -30,6 +30,11 @@ def shown(value: object, most: int = MAX_SHOWN) -> str:
     return safe[:most] + ("..." if max(len(text), len(safe)) > most else "")
 
 
+def origin(variable: Variable) -> str:
+    """Return how evidence and complaints name a variable."""
+    return f"{shown(variable.name)} in {variable.source}"
+
+
 def unreadable(source: str, value: object, why: str) -> Complaint:
     """Complain of a value that is left out."""
     return complaint("unreadable", source, f"{why}: '{shown(value)}'")
@@ -40,12 +45,14 @@ class Json:
 
     Attributes:
         complaints: what could not be read so far.
+        torn: the text ended, or went on, in a way that is no JSON.
 
     """
 
     def __init__(self, source: str) -> None:
         """Read for ``source``, which complaints name."""
         self.complaints: list[Complaint] = []
+        self.torn = False
         self._source = source
         self._decoder = json.JSONDecoder(
             object_pairs_hook=self._object,
@@ -74,6 +81,7 @@ class Json:
             try:
                 value, end = self._decoder.raw_decode(text, start)
             except (ValueError, RecursionError) as error:
+                self.torn = True
                 self._complain(text[start:], f"is not JSON ({shown(str(error))})")
                 return
             yield value
