@@ -141,17 +141,25 @@ def test_a_list_for_cuda_restricts(value: str, expected: tuple[int | str, ...]) 
 def test_a_list_for_cuda_ends_where_cuda_ends_it(
     value: str, expected: tuple[int | str, ...], what: str
 ) -> None:
-    pod = pod_of({"CUDA_VISIBLE_DEVICES": value, "HIP_VISIBLE_DEVICES": "0"})
+    pod = pod_of({"CUDA_VISIBLE_DEVICES": value})
     assert [each.devices for each in pod.restrictions if each.vendor == "nvidia"] == [expected]
     assert [complaint.id for complaint in pod.complaints] == ([what] if what else [])
 
 
 def test_what_follows_a_number_is_left_unread_by_cuda_only() -> None:
-    pod = pod_of({"CUDA_VISIBLE_DEVICES": "1gpu2,2", "HIP_VISIBLE_DEVICES": "1gpu2,2"})
+    pod = pod_of({"CUDA_VISIBLE_DEVICES": "1gpu2,2"})
+    assert pod.complaints == ()
     assert [(each.vendor, each.devices) for each in pod.restrictions] == [
         ("amd", ()),
         ("nvidia", (1, 2)),
     ]
+
+
+def test_a_list_for_amd_ends_at_what_is_no_device_or_was_there() -> None:
+    for value, what in (("0,x,1", "unreadable"), ("0,0,1", "listed-twice"), ("0,-1,1", "")):
+        pod = pod_of({"ROCR_VISIBLE_DEVICES": value})
+        assert [each.devices for each in pod.restrictions] == [(0,)]
+        assert [complaint.id for complaint in pod.complaints] == ([what] if what else [])
 
 
 def test_lists_for_amd_apply_one_after_the_other() -> None:

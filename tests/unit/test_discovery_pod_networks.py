@@ -183,6 +183,11 @@ def test_a_variable_may_have_the_status(name: str) -> None:
     assert (claim.pci, claim.evidence.source) == ("0000:03:00.3", f"{name} in environment")
 
 
+def test_a_variable_of_that_name_may_be_something_else() -> None:
+    pod = pod_of(variables={"WIFI_NETWORK_STATUS": "up", "NETWORK_STATUS_URL": ""})
+    assert (pod.claims, pod.complaints) == ((), ())
+
+
 def test_a_file_may_have_the_status_alone() -> None:
     path = "/etc/podinfo/network-status"
     pod = read_pod(MemorySource({path: json.dumps([VF])}))

@@ -52,13 +52,19 @@ def _statuses(
 ) -> tuple[Variable, ...]:
     every = [
         *(each for name in STATUS_NAMES for each in annotations if each.name == name),
-        *(each for each in variables if STATUS_VARIABLE.fullmatch(each.name)),
+        *(each for each in variables if _is_status(each)),
     ]
     # The same text under several names says no more.
     different: dict[str, Variable] = {}
     for each in every:
         different.setdefault(each.value.strip(), each)
     return tuple(different.values())
+
+
+def _is_status(variable: Variable) -> bool:
+    # Others may mean something else by such a name.
+    looks = variable.value.lstrip()[:1] in {"", "["}
+    return looks and STATUS_VARIABLE.fullmatch(variable.name) is not None
 
 
 def _attached(status: Variable) -> Iterator[Finding]:

@@ -26,8 +26,7 @@ RUNTIME = ("NVIDIA_VISIBLE_DEVICES", "AMD_VISIBLE_DEVICES")
 MOUNTS = "/var/run/nvidia-container-devices"
 # cdi/nvidia.com/gpu/0 and MIG-GPU-<uuid>/1/0 are the deepest names.
 MOUNTS_DEPTH = 4
-CUDA = "CUDA_VISIBLE_DEVICES"
-HIP = ("HIP_VISIBLE_DEVICES", CUDA)
+ROCR, HIP, CUDA = "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"
 
 _NONE = {"", "all", "none", "void"}
 # A number, AMD's range, or the number of a GPU and of its slice.
@@ -92,12 +91,15 @@ def _leaves(source: Source, folder: str, depth: int) -> Iterator[str]:
 
 
 def _restrictions(own: Mapping[str, Variable]) -> Iterator[Restriction | Complaint]:
-    if "ROCR_VISIBLE_DEVICES" in own:
-        yield from _restriction(own["ROCR_VISIBLE_DEVICES"], "amd")
-    # HIP reads the next one if the first is empty, and empty hides nothing.
-    hip = [own[name] for name in HIP if name in own and own[name].value]
-    if hip:
-        yield from _restriction(hip[0], "amd")
+    if ROCR in own:
+        yield from _restriction(own[ROCR], "amd")
+    # Empty hides nothing from HIP, which then reads CUDA's.
+    if HIP in own and own[HIP].value:
+        yield from _restriction(own[HIP], "amd")
+    elif CUDA in own and own[CUDA].value:
+        # What is wrong with it is said below, for those whose it is.
+        findings = _restriction(own[CUDA], "amd")
+        yield from (each for each in findings if isinstance(each, Restriction))
     if CUDA in own:
         yield from _restriction(own[CUDA], "nvidia")
 
