@@ -101,13 +101,14 @@ def whoami(source: Source, pod: Pod) -> Identity:
     """
     own, everybody = Facts(source, pod, only_own=True), Facts(source, pod)
     recognised = [
-        (adapter, facts, group)
+        (adapter, facts, markers[0])
         for adapter in ADAPTERS
         for facts in [own if adapter.of_process else everybody]
-        for group in list(_groups_there(adapter, facts))[:1]
+        for markers in [list(_markers(adapter, facts))]
+        if markers
     ]
-    (adapter, facts, group), *within = recognised
-    reader = _Reader(adapter, facts, " and ".join(group) or "no marker of any orchestrator is here")
+    (adapter, facts, marker), *within = recognised
+    reader = _Reader(adapter, facts, marker or "no marker of any orchestrator is here")
     numbers = {name: reader.number(name) for name in _LIMITS}
     leader = reader.leader()
     reader.check(numbers)
@@ -122,9 +123,12 @@ def whoami(source: Source, pod: Pod) -> Identity:
     )
 
 
-def _groups_there(adapter: Adapter, facts: Facts) -> Iterator[tuple[str, ...]]:
-    """Find the groups of markers that are there."""
-    return (group for group in adapter.markers if all(map(facts.has, group)))
+def _markers(adapter: Adapter, facts: Facts) -> Iterator[str]:
+    """Find the groups of its markers that are there; return where, in words."""
+    for group in adapter.markers:
+        found = [evidence for evidence in map(facts.find, group) if evidence]
+        if len(found) == len(group):
+            yield " and ".join(evidence.source for evidence in found)
 
 
 class _Reader:
@@ -206,7 +210,7 @@ class _Reader:
             self._complain("not-a-number", evidence, f"is no {name}, {smallest} to {largest}")
             return None
         if number < most:
-            self._complain("elastic-nodes", evidence, f"{number} to {most} nodes; the least counts")
+            self._complain("elastic-nodes", evidence, f"is a range; the least, {number}, counts")
         return number
 
     def _complain(self, what: str, evidence: Evidence, text: str) -> None:

@@ -59,7 +59,7 @@ class Adapter:
     Attributes:
         name: as ``rdmatrain whoami`` shows it.
         markers: it is recognised where all of one of these groups are there, see
-            :meth:`~rdmatrain.discovery.orchestrators.facts.Facts.has`.
+            :meth:`~rdmatrain.discovery.orchestrators.facts.Facts.find`.
         rules: for each field of an identity, where it stands, the best first.
         agree: for some fields, what must say the same if it says anything.
         unknown: for some fields, why they are not known and what to do.
@@ -87,10 +87,13 @@ _SLURM: Rules = {
     "leader_port": ("MASTER_PORT",),
     "epoch": ("SLURM_RESTART_COUNT", never_requeued),
 }
-_NO_TASK = "this is no task of Slurm: start it with srun"
 _SLURM_UNKNOWN = {
-    **dict.fromkeys(("nnodes", "node_rank", "nproc_per_node", "leader", "epoch"), _NO_TASK),
+    "nnodes": "no task of Slurm, or no list of nodes: start it with srun",
+    "node_rank": "no task of Slurm: start it with srun",
+    "nproc_per_node": "no task of Slurm, or no list of tasks: start it with srun",
+    "leader": "no task of Slurm, or no list of nodes: start it with srun",
     "leader_port": "Slurm gives no port: export MASTER_PORT, the same on every node",
+    "epoch": "no job of Slurm",
 }
 _RESTARTS = partial(total, keys=(f"{JOBSET}restart-attempt", f"{JOBSET}in-place-restart-attempt"))
 _MOUNT = "mount the pod's annotations (downward API) at /etc/podinfo"
@@ -287,6 +290,7 @@ ADAPTERS = (
         checks=(of_jobset, rank_of_pod),
         unknown={
             "nnodes": "a Job does not tell its pods: set PET_NNODES to its completions",
+            "leader": "pod 0 has a name for others where spec.subdomain names a headless Service",
             "epoch": "a Job does not count the restarts of its pods together",
         },
     ),

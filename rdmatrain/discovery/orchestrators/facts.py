@@ -62,11 +62,11 @@ class Facts:
         """Return the same as a number; None if it is none."""
         return parse_number(self.text(*keys))
 
-    def has(self, marker: str) -> bool:
-        """Tell whether a key is there, as in ``VC_*_HOSTS`` or ``KEY=pattern``."""
+    def find(self, marker: str) -> Evidence | None:
+        """Return what is under a marker, as ``VC_*_HOSTS`` or ``KEY=pattern``; None if nothing."""
         name, _, value = marker.partition("=")
-        value = value or "?*"
-        return any(fnmatchcase(said.text, value) for _, said in self.matching(name))
+        said = (evidence for _, evidence in self.matching(name))
+        return next((each for each in said if fnmatchcase(each.text, value or "?*")), None)
 
     def matching(self, pattern: str) -> Iterator[tuple[str, Evidence]]:
         """Find what is said under the keys that match, in order of key."""

@@ -203,7 +203,7 @@ def not_listed(facts: Facts, roster: Roster | None) -> None:
 
 def batch_script(facts: Facts, roster: Roster | None) -> None:
     """Complain of a job's script that runs on the first of several nodes only."""
-    if roster and roster.size > 1 and not facts.text("SLURM_STEP_ID"):
+    if roster and roster.size > 1 and not facts.text("SLURM_STEP_ID", "SLURM_STEPID"):
         facts.complain(
             "not-in-a-step",
             "SLURM_STEP_ID",
