@@ -29,6 +29,7 @@ from rdmatrain.discovery.device_lists import LISTS, nccl_allows, usable_nics, us
 from rdmatrain.discovery.gid_index import STEERING, differ, label, one_index, steer
 from rdmatrain.discovery.interfaces import Interface
 from rdmatrain.discovery.model import Allocation, Binding, GrantedNic, Machine, Nic
+from rdmatrain.discovery.nccl_topo import merges_vfs
 
 # PCI vendor Amazon, and how rdma-core names its devices.
 _AMAZON = "1d0f:"
@@ -101,10 +102,12 @@ def variables(
     """
     chooser = _Chooser(user)
     nics = usable_nics(allocation)
+    for_nccl = used_nics(allocation, user.get("NCCL_IB_HCA", ""), nccl_allows)
     common = [
         *_nccl_devices(chooser, allocation, nics),
-        *_nccl_gids(chooser, used_nics(allocation, user.get("NCCL_IB_HCA", ""), nccl_allows)),
+        *_nccl_gids(chooser, for_nccl),
         chooser.choose("NCCL_SOCKET_IFNAME", _exactly(interface.name), interface.reason),
+        _nccl_cards(chooser, for_nccl),
         _nccl_topology(chooser, allocation, topology_file),
         _efa_provider(chooser, allocation, nics),
     ]
@@ -165,6 +168,13 @@ def _nccl_gids(chooser: _Chooser, nics: Sequence[GrantedNic]) -> list[Choice]:
         chooser.choose("NCCL_IB_GID_INDEX", index, reason),
         *(chooser.choose(name, value, why_steered) for name, value in steering.items()),
     ]
+
+
+def _nccl_cards(chooser: _Chooser, nics: Sequence[GrantedNic]) -> Choice:
+    if merges_vfs([each.nic for each in nics], {}):
+        return chooser.choose("NCCL_IB_MERGE_VFS", "", "NICs of one bus are of one card")
+    why = "several cards share a bus, and NCCL would take them for one"
+    return chooser.choose("NCCL_IB_MERGE_VFS", "0", why)
 
 
 def _nccl_topology(chooser: _Chooser, allocation: Allocation, path: str) -> Choice:

@@ -243,6 +243,14 @@ def test_an_index_of_ours_does_not_override_how_the_user_steers_nccl(name: str) 
     assert name in reason(found, "NCCL_IB_GID_INDEX")
 
 
+def test_cards_of_a_hypervisor_that_share_a_bus_stay_apart_for_nccl() -> None:
+    apart = [granted(nic(f"mlx5_{n}", pci=f"0000:00:0{5 + n}.0")) for n in range(2)]
+    found = environment(*apart)
+    assert found.to_set(0)["NCCL_IB_MERGE_VFS"] == "0"
+    assert "NCCL_IB_MERGE_VFS" not in environment(apart[0]).to_set(0)
+    assert "NCCL_IB_MERGE_VFS" not in environment(*apart, user={"NCCL_IB_HCA": "mlx5_1"}).to_set(0)
+
+
 def test_nccl_is_not_steered_beside_the_users_own_index() -> None:
     nics = (roce("mlx5_0", "10.1.0.7", "net1", 3), roce("mlx5_1", "10.2.0.8", "net2", 5))
     found = environment(*nics, user={"NCCL_IB_GID_INDEX": "3"})
