@@ -56,6 +56,7 @@ def test_what_images_and_cdi_write_claims_nothing(name: str, value: str) -> None
         (f"management.nvidia.com/gpu={A}", [A]),
         ("runtime.nvidia.com/gpu=all", []),
         ("nvidia.com/gpu=0:1,nvidia.com/gds=all,nvidia.com/mofed=all", [0]),
+        ("nvidia.com/imex-channel=0,nvidia.com/mig=MIG-1", ["MIG-1"]),
         (f"0,0,{A},{A}", [0, A]),
     ],
 )
@@ -174,6 +175,7 @@ def test_lists_for_amd_apply_one_after_the_other() -> None:
 def test_hip_reads_the_variable_of_cuda_if_its_own_is_empty() -> None:
     assert left("CUDA_VISIBLE_DEVICES", "1") == [("amd", (1,)), ("nvidia", (1,))]
     assert left("HIP_VISIBLE_DEVICES", "") == []
+    assert left("CUDA_VISIBLE_DEVICES", "") == [("nvidia", ())]
     both = pod_of({"HIP_VISIBLE_DEVICES": "", "CUDA_VISIBLE_DEVICES": "3"})
     assert [(each.vendor, each.devices) for each in both.restrictions] == [
         ("amd", (3,)),

@@ -292,6 +292,15 @@ ENVIRONMENT = {
     f"{VF}_INFO": INFO,
     "PCIDEVICE_INTEL_COM_SRIOV": "0000:03:02.1,nonsense",
     "PCIDEVICE_INTEL_COM_OTHER": "0000:03:02.1",
+    "SRIOVNETWORK_VF_DEVICE_0000_08_00_1": "0000:08:00.1",
+    "SRIOVNETWORK_VF_DEVICE_0000_08_00_2": "0000:08:00.2",
+    "SRIOVNETWORK_0000_08_00_1_RDMA_DEVICE": "mlx5_4",
+    "SRIOVNETWORK_PCI_ADDRESSES": "0000:08:00.2,0000:08:00.3",
+    "NETWORK_STATUS": '[{"name": "train/net1", "interface": "net1"}]',
+    "OTHER_NETWORK_STATUS": '[{"name": "train/net2", "interface": "net2"}]',
+    "NVIDIA_VISIBLE_DEVICES": "GPU-8a10b6f7,3",
+    "CUDA_VISIBLE_DEVICES": "1,0,x",
+    "ROCR_VISIBLE_DEVICES": "1",
     "PATH": "/bin",
 }
 
@@ -303,6 +312,7 @@ def test_the_order_of_variables_does_not_matter(
 ) -> None:
     lost = {name: value for name, value in own if "-" not in name}
     expected = pod_of({k: v for k, v in ENVIRONMENT.items() if "-" not in k}, first=ENVIRONMENT)
+    assert (len(expected.claims), len(expected.restrictions)) == (12, 3)
     assert pod_of(lost, first=dict(first)) == expected
 
 
