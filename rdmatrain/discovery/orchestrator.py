@@ -32,9 +32,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from rdmatrain.discovery.claims.values import MAX_WORD, shown
 from rdmatrain.discovery.model import Complaint, Evidence, Pod
 from rdmatrain.discovery.orchestrators.adapters import ADAPTERS, BY_HAND, Adapter
-from rdmatrain.discovery.orchestrators.facts import Facts, parse_number, printable, shown
+from rdmatrain.discovery.orchestrators.facts import Facts, parse_number
 from rdmatrain.discovery.orchestrators.hosts import Roster
 from rdmatrain.discovery.orchestrators.rules import Rule
 from rdmatrain.discovery.source import Source
@@ -117,7 +118,7 @@ def whoami(source: Source, pod: Pod) -> Identity:
         # The last one needs no marker, and is always there.
         within=tuple(each.name for each, _, _ in within[:-1]),
         leader=leader,
-        decided_by={name: printable(words) for name, words in reader.decided_by.items()},
+        decided_by={name: shown(words, MAX_WORD) for name, words in reader.decided_by.items()},
         complaints=tuple(facts.complaints),
         **numbers,
     )
@@ -214,7 +215,7 @@ class _Reader:
         return number
 
     def _complain(self, what: str, evidence: Evidence, text: str) -> None:
-        self._facts.complain(what, evidence.source, f"{shown(evidence.text)} {text}")
+        self._facts.complain(what, evidence.source, f"'{shown(evidence.text)}' {text}")
 
     def _why_not(self, name: str) -> str:
         return self._adapter.unknown.get(name, _UNKNOWN[name])

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory_source import MemorySource
+from memory_source import MemorySource, environ
 
-from rdmatrain.discovery.model import Pod, Variable
 from rdmatrain.discovery.orchestrator import Identity, whoami
+from rdmatrain.discovery.pod import read_pod
 from rdmatrain.discovery.orchestrators.adapters import ADAPTERS
 from rdmatrain.discovery.orchestrators.hosts import slurm_nodes, slurm_tasks
 
@@ -26,27 +26,25 @@ NUMBERS = ("nnodes", "node_rank", "nproc_per_node", "leader_port", "epoch")
 def ask(golden: Mapping[str, Any], order: random.Random | None = None) -> Identity:
     """Ask who a process is in an environment that is written down."""
 
-    def pairs(name: str) -> list[tuple[str, str]]:
-        found = list(golden.get(name, {}).items())
+    def part(name: str) -> dict[str, str]:
+        pairs = list(golden.get(name, {}).items())
         if order:
-            order.shuffle(found)
-        return found
+            order.shuffle(pairs)
+        return dict(pairs)
 
-    own = pairs("env")
-    variables = [Variable(name, value, "environment") for name, value in own]
-    variables += [
-        Variable(name, value, "/proc/1/environ")
-        for name, value in pairs("env_of_process_1")
-        if name not in dict(own)
-    ]
-    if order:
-        order.shuffle(variables)
-    pod = Pod(
-        variables=tuple(variables),
-        annotations=tuple(pairs("annotations")),
-        labels=tuple(pairs("labels")),
+    def volume(name: str) -> str:
+        return "\n".join(f"{key}={json.dumps(value)}" for key, value in part(name).items())
+
+    source = MemorySource(
+        {
+            **part("files"),
+            "/proc/self/environ": environ(part("env")),
+            "/proc/1/environ": environ(part("env_of_process_1")),
+            "/etc/podinfo/annotations": volume("annotations"),
+            "/etc/podinfo/labels": volume("labels"),
+        }
     )
-    return whoami(MemorySource(dict(pairs("files"))), pod)
+    return whoami(source, read_pod(source))
 
 
 @pytest.mark.parametrize("name", GOLDEN)

@@ -4,14 +4,11 @@ import re
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 
+from rdmatrain.discovery.claims.values import MAX_WORD, shown
+from rdmatrain.discovery.claims.variables import OWN
 from rdmatrain.discovery.complaints import complaint
 from rdmatrain.discovery.model import Complaint, Evidence, Pod
 from rdmatrain.discovery.source import Source
-
-# The source of this process's own variables; those of others are named by their file.
-OWN = "environment"
-# Of a value, in a complaint.
-MAX_SHOWN = 80
 
 
 class Facts:
@@ -76,7 +73,7 @@ class Facts:
 
     def complain(self, what: str, source: str, text: str) -> None:
         """Add a complaint, unless it is there already."""
-        new = complaint(what, printable(source), printable(text))
+        new = complaint(what, shown(source, MAX_WORD), shown(text, MAX_WORD))
         if new not in self.complaints:
             self.complaints.append(new)
 
@@ -115,16 +112,6 @@ def _table(text: str) -> Iterator[list[str]]:
 def parse_number(text: str) -> int | None:
     """Read a count, which has at most nine digits; None if it is none."""
     return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
-
-
-def shown(text: str) -> str:
-    """Return a value as a complaint shows it: quoted, and cut if it is long."""
-    return repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...")
-
-
-def printable(text: str) -> str:
-    """Return a text whose control characters, and bytes that are no text, are escaped."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def host_label(host: str) -> str:

@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rdmatrain.discovery.claims.values import shown
 from rdmatrain.discovery.model import Evidence
-from rdmatrain.discovery.orchestrators.facts import Facts, host_label, parse_number, shown
+from rdmatrain.discovery.orchestrators.facts import Facts, host_label, parse_number
 from rdmatrain.discovery.source import natural
 
 # Of one list; a longer one is garbage, or an attempt to fill the memory.
@@ -115,7 +116,7 @@ def slurm_roster(facts: Facts) -> Roster | None:
         nodes = slurm_nodes(evidence.text)
         if nodes:
             return Roster(evidence.source, nodes, len(nodes))
-        facts.complain("unreadable", evidence.source, f"no list of nodes: {shown(evidence.text)}")
+        facts.complain("unreadable", evidence.source, f"no list of nodes: '{shown(evidence.text)}'")
     return None
 
 

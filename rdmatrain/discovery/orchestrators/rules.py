@@ -7,8 +7,9 @@ cannot be read is returned as it is, so that whoever asked complains of it.
 import re
 from collections.abc import Callable
 
+from rdmatrain.discovery.claims.values import shown
 from rdmatrain.discovery.model import Evidence
-from rdmatrain.discovery.orchestrators.facts import Facts, parse_number, shown
+from rdmatrain.discovery.orchestrators.facts import Facts, parse_number
 from rdmatrain.discovery.orchestrators.hosts import Roster, mpi_sizes, slurm_tasks
 
 Rule = str | Callable[[Facts, Roster | None], Evidence | None]
