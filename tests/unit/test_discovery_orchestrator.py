@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from memory_source import MemorySource, environ
 
 from rdmatrain.discovery.orchestrator import Identity, whoami
-from rdmatrain.discovery.pod import read_pod
 from rdmatrain.discovery.orchestrators.adapters import ADAPTERS
 from rdmatrain.discovery.orchestrators.hosts import slurm_nodes, slurm_tasks
+from rdmatrain.discovery.pod import read_pod
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "orchestrators"
 GOLDEN = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
