@@ -98,6 +98,13 @@ _SLURM_UNKNOWN = {
 _RESTARTS = partial(total, keys=(f"{JOBSET}restart-attempt", f"{JOBSET}in-place-restart-attempt"))
 _MOUNT = "mount the pod's annotations (downward API) at /etc/podinfo"
 
+_RESERVED = (
+    "PET_NNODES",
+    "PET_NODE_RANK",
+    "PET_NPROC_PER_NODE",
+    "PET_MASTER_ADDR",
+    "PET_MASTER_PORT",
+)
 # What a person may have set by hand, for torchrun, where the orchestrator says nothing.
 BY_HAND: Rules = {
     "nnodes": ("PET_NNODES",),
@@ -192,6 +199,8 @@ ADAPTERS = (
         markers=(
             ("PET_NNODES", "PET_NODE_RANK", "PET_MASTER_ADDR", f"{JOBSET}jobset-name"),
             ("PET_NNODES", "PET_MASTER_ADDR=*-node-0-0.*"),
+            # All that it reserves, in an indexed Job: the name of its replicated job may differ.
+            (*_RESERVED, INDEX),
             ("KUBEFLOW_TRAINER_SERVER_URL",),
         ),
         rules={

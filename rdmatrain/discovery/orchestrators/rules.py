@@ -195,7 +195,8 @@ def worker_index(facts: Facts, _roster: Roster | None) -> Evidence | None:
 
 def not_listed(facts: Facts, roster: Roster | None) -> None:
     """Complain where this host has no place in the list of its job's hosts."""
-    if roster and not place(facts, roster) and not volcano_task_place(facts, roster):
+    known = place(facts, roster) or volcano_task_place(facts, roster) or facts.get("SLURM_NODEID")
+    if roster and not known:
         names = ", ".join(facts.names) or "no name"
         facts.complain(
             "not-in-hosts", roster.source, f"none of its {roster.size} hosts is this one: {names}"
