@@ -2,6 +2,7 @@
 """Files of other tools are read as machines; expectations were counted by hand in the fixtures."""
 
 import contextlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -345,6 +346,36 @@ def test_merged_slices_are_one_machine_and_nics_tell_the_node_of_gpus() -> None:
     assert [(each.name, each.numa) for each in machine.gpus] == [("gpu-0", 1), ("gpu-1", 0)]
     assert [each.name for each in machine.nics] == ["mlx5_3", "eth0", "0000-08-00-4"]
     assert machine.product == "Standard_Example"
+
+
+def slices(node: str, driver: str, pci: str) -> str:
+    attributes = {"resource.kubernetes.io/pciBusID": {"string": pci}}
+    device = {"name": f"{driver}-0", "attributes": attributes}
+    spec = {"driver": driver, "nodeName": node, "devices": [device]}
+    return json.dumps({"kind": "ResourceSlice", "spec": spec})
+
+
+def test_of_a_cluster_the_first_node_with_gpus_is_read() -> None:
+    parts = [
+        slices("a", "dra.net", "0000:01:00.0"),
+        slices("b", "dra.net", "0000:02:00.0"),
+        slices("b", "gpu.nvidia.com", "0000:03:00.0"),
+    ]
+    machine = read_file("\n---\n".join(parts), "f")
+    assert machine.origin == "f, ResourceSlices of b"
+    assert [each.pci for each in (*machine.gpus, *machine.nics)] == ["0000:03:00.0", "0000:02:00.0"]
+    assert [each.text for each in machine.complaints] == ["2; b is shown"]
+
+
+def test_slices_of_two_nodes_in_two_files_are_a_complaint() -> None:
+    one, other = (read_file(slices(node, "dra.net", "0000:01:00.0"), node) for node in "ab")
+    assert merge([one, one]).complaints == ()
+    assert [each.id for each in merge([one, other]).complaints] == ["several-machines"]
+
+
+def test_machines_of_other_kinds_are_not_merged() -> None:
+    with pytest.raises(SettingError, match=r"nccl\.xml"):
+        merge([read("slices.yaml"), read("nccl.xml")])
 
 
 def test_yaml_and_json_keep_what_looks_like_a_number() -> None:

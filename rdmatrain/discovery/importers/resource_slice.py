@@ -13,7 +13,9 @@ from rdmatrain.discovery.complaints import complaint
 from rdmatrain.discovery.importers import devices, fitness
 from rdmatrain.discovery.model import Complaint, Gpu, Machine, Netdev, Nic
 from rdmatrain.discovery.pci import parse_pci
+from rdmatrain.errors import SettingError
 
+KIND = "ResourceSlices"
 _STANDARD = "resource.kubernetes.io/"
 _LISTS = {"List", "ResourceSliceList"}
 _GPU_TYPES = {"gpu", "amdgpu"}
@@ -63,15 +65,17 @@ def read(documents: Sequence[Any], name: str) -> Machine:
     """
     slices = list(_slices(documents))
     nodes = list(dict.fromkeys(_node(each) for each in slices))
+    # Of all nodes of a cluster, some have no GPU.
+    node = next((_node(each) for each in slices if _is_of_gpus(each)), nodes[0])
     reader = _Reader(name)
     if len(nodes) > 1:
-        reader.complain("several-machines", "nodes", f"{len(nodes)}; {nodes[0]} is shown")
+        reader.complain("several-machines", "nodes", f"{len(nodes)}; {node} is shown")
     for each in slices:
-        if _node(each) == nodes[0]:
+        if _node(each) == node:
             for device in _devices(each):
                 reader.read(device)
     machine = Machine(
-        origin=f"{name}, ResourceSlices",
+        origin=f"{name}, {KIND} of {node or 'a node without a name'}",
         gpus=devices.numbered(reader.gpus),
         nics=tuple(reader.nics),
         netdevs=tuple(reader.netdevs),
@@ -85,12 +89,16 @@ def merge(machines: Sequence[Machine]) -> Machine:
     """Return one machine of several: GPUs and NICs often come in separate files.
 
     Args:
-        machines: at least one; all of the same node.
+        machines: at least one, each from the slices of one node.
+
+    Raises:
+        SettingError: one is from a file of another kind, which describes a machine of its own.
 
     """
+    strangers = _strangers(machines)
 
     def every(part: str) -> tuple[Any, ...]:
-        return tuple(each for machine in machines for each in getattr(machine, part))
+        return tuple(dict.fromkeys(each for machine in machines for each in getattr(machine, part)))
 
     # Two drivers, or two files, may list the same device.
     nics = list({nic.name: nic for nic in reversed(every("nics"))}.values())[::-1]
@@ -102,8 +110,19 @@ def merge(machines: Sequence[Machine]) -> Machine:
         nics=fitness.judge(nics),
         netdevs=every("netdevs"),
         product=next((machine.product for machine in machines if machine.product), ""),
-        complaints=every("complaints"),
+        complaints=(*every("complaints"), *strangers),
     )
+
+
+def _strangers(machines: Sequence[Machine]) -> list[Complaint]:
+    for machine in machines:
+        if KIND not in machine.origin:
+            raise SettingError(
+                f"only {KIND} of a node can be put together, and one is {machine.origin}"
+            )
+    nodes = list(dict.fromkeys(machine.origin.rpartition(" of ")[2] for machine in machines))
+    text = f"{' and '.join(nodes)} are put together, as if they were one"
+    return [complaint("several-machines", "the files", text)] if nodes[1:] else []
 
 
 def _with_numa(gpus: Sequence[Gpu], nics: Sequence[Nic]) -> tuple[Gpu, ...]:
@@ -245,6 +264,14 @@ def _node(spec: Mapping[str, Any]) -> str:
     return _text(spec.get("nodeName")) or _text(_mapping(spec.get("pool")).get("name"))
 
 
+def _is_of_gpus(spec: Mapping[str, Any]) -> bool:
+    return _driver(spec).startswith("gpu.")
+
+
+def _driver(spec: Mapping[str, Any]) -> str:
+    return _text(spec.get("driver") or spec.get("driverName"))
+
+
 def _devices(spec: Mapping[str, Any]) -> Iterator[_Device]:
     listed = spec.get("devices")
     for device in listed if isinstance(listed, list) else []:
@@ -255,8 +282,7 @@ def _devices(spec: Mapping[str, Any]) -> Iterator[_Device]:
             key = _text(name).rpartition("/")[2].lower()
             if _text(name).startswith(_STANDARD) or key not in attributes:
                 attributes[key] = _value(value)
-        driver = _text(spec.get("driver") or spec.get("driverName"))
-        yield _Device(_text(_mapping(device).get("name")), driver, attributes)
+        yield _Device(_text(_mapping(device).get("name")), _driver(spec), attributes)
 
 
 def _value(value: Any) -> str:
