@@ -214,7 +214,8 @@ class Machine:
         cpus: what this process may run on; empty where that is not known.
         stated: distances that the source states, by index of the GPU and name of the NIC. They go
             before those that paths give.
-        collapsed: a PCIe switch is one entry of a path, not an upstream and a downstream port.
+        collapsed: a PCIe switch is one entry of a path, not an upstream and a downstream port, and
+            the root is a NUMA node, ``cpu0``: as NCCL has it.
         product: what DMI says the machine is (``Standard_ND96asr_v4``...); empty if not known.
         virtual: it runs under a hypervisor, which may hide the PCI tree; None if not known.
         complaints: what could not be read.

@@ -5,6 +5,9 @@ YAML 1.1 reads an unquoted PCI address, ``0000:16:00.0``, as a number to the bas
 
 from typing import Any
 
+# A line of YAML takes a hundred times its length while it is read, JSON a tenth of that.
+MAX_YAML = 8 << 20
+
 
 def load_documents(text: str) -> list[Any]:
     """Return the documents of a YAML stream, or the one of a JSON text.
@@ -28,6 +31,8 @@ def load_documents(text: str) -> list[Any]:
 
 
 def _load_yaml(text: str) -> list[Any]:
+    if len(text) > MAX_YAML:
+        raise ValueError(f"{len(text)} characters, more than {MAX_YAML} (JSON may be longer)")
     # It takes 0.02 s to import, and the start of the command line has no need of it.
     import yaml  # noqa: PLC0415
 

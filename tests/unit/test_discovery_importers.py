@@ -442,9 +442,12 @@ def test_other_files_are_an_error_that_says_what_is_understood(text: str, words:
     assert len(str(raised.value)) < 600
 
 
-def test_huge_files_are_refused_before_they_are_looked_at() -> None:
+def test_huge_files_are_refused_before_they_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingError, match="more than"):
         read_file("x" * ((64 << 20) + 1), "f")
+    monkeypatch.setattr("rdmatrain.discovery.yaml_text.MAX_YAML", 10)
+    with pytest.raises(SettingError, match="nor YAML: 15 characters, more than 10"):
+        read_file("a: b\n" * 3, "f")
 
 
 def test_external_entities_are_not_opened() -> None:

@@ -18,6 +18,7 @@ from rdmatrain.discovery.pci import parse_cpus
 # nvidia-smi underlines its header; a paste may have lost the escape character.
 _ESCAPE = re.compile(r"\x1b?\[[0-9;]*m")
 _DEVICE = re.compile(r"(?=.*\d)[A-Za-z][\w.+-]{1,63}", re.ASCII)
+_NUMBERED = re.compile(r"(GPU|NIC)\d", re.ASCII)
 _GPU = re.compile(r"GPU(\d{1,4})", re.ASCII)
 _LEGEND = re.compile(r"\s*(NIC\d+)\s*[:=]\s*(\S+)")
 # Names of older drivers beside those of today.
@@ -51,7 +52,7 @@ class _Matrix:
 
 def is_matrix(text: str) -> bool:
     """Return whether there is a matrix in the text: a header, and a row below it."""
-    matrix = _parse(text)
+    matrix = _parse(text) if _NUMBERED.search(text) else None
     return matrix is not None and bool(matrix.rows)
 
 
@@ -118,7 +119,7 @@ def _header(cells: Sequence[str]) -> _Matrix | None:
     columns = list(itertools.takewhile(_DEVICE.fullmatch, cells))
     rest = " ".join(cells[len(columns) :])
     tail = [each[:4].strip() for each in _AFFINITY.findall(rest)]
-    known = any(re.match(r"(GPU|NIC)\d", each) for each in columns)
+    known = any(_NUMBERED.match(each) for each in columns)
     return _Matrix(columns, tail) if known and not _AFFINITY.sub("", rest).strip() else None
 
 
@@ -133,6 +134,9 @@ class _Reader:
         self.complaints: list[Complaint] = []
         self._name = name
         self._matrix = matrix
+        # Of two columns of one name the first counts.
+        columns = list(enumerate(matrix.columns))
+        self._column = {column: place for place, column in reversed(columns)}
         self._rows = {name: row for name, row in matrix.rows.items() if self._is_straight(name)}
         devices_ = [*matrix.columns, *matrix.rows]
         self._gpus = {each: int(match[1]) for each in devices_ if (match := _GPU.fullmatch(each))}
@@ -204,10 +208,11 @@ class _Reader:
 
     def _is_straight(self, device: str) -> bool:
         """Return whether a row has its X where its column is: else cells are missing in it."""
-        columns, row = self._matrix.columns, self._matrix.rows[device]
-        if len(row) < len(columns):
-            self.complain("unreadable", f"row {device}", f"{len(row)} cells of {len(columns)}")
-        if device not in columns or row[columns.index(device) :][:1] in ([], ["X"]):
+        row, columns = self._matrix.rows[device], len(self._matrix.columns)
+        if len(row) < columns:
+            self.complain("unreadable", f"row {device}", f"{len(row)} cells of {columns}")
+        place = self._column.get(device, len(row))
+        if place >= len(row) or row[place] == "X":
             return True
         self.complain("unreadable", f"row {device}", "X is not in its own column; it is left out")
         return False
