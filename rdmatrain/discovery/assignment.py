@@ -37,29 +37,29 @@ def assign(levels: Costs, *finer: Costs) -> list[int]:
     return chosen
 
 
-def deal(levels: Costs, chosen: Sequence[int]) -> list[list[int]]:
+def deal(levels: Costs, chosen: Sequence[int], limits: Sequence[int]) -> list[list[int]]:
     """Return the columns that each row gets beside the chosen one, one a row in each round.
 
-    No row gets one that is further than its own; what nobody may have stays.
+    No row gets one that is further than its limit; what nobody may have stays.
     """
     more: list[list[int]] = [[] for _ in chosen]
     left = sorted({column for row in levels for column in range(len(row))} - set(chosen))
-    while got := _deal_a_round(levels, chosen, left):
+    while got := _deal_a_round(levels, limits, left):
         for row, column in got.items():
             more[row].append(column)
             left.remove(column)
     return more
 
 
-def _deal_a_round(levels: Costs, chosen: Sequence[int], left: list[int]) -> dict[int, int]:
+def _deal_a_round(levels: Costs, limits: Sequence[int], left: list[int]) -> dict[int, int]:
     if not left:
         return {}
     far = [
-        [2 * (row[column] > row[own]) for column in left]
-        for row, own in zip(levels, chosen, strict=True)
+        [2 * (row[column] > limit) for column in left]
+        for row, limit in zip(levels, limits, strict=True)
     ]
     # As many columns again stand for none, which is better than one too far.
-    rows = len(chosen)
+    rows = len(levels)
     places = assign(
         [row + [1] * rows for row in far], [row + [0] * rows for row in out_of_order(far)]
     )
@@ -70,14 +70,16 @@ def out_of_order(keys: Costs) -> list[list[int]]:
     """Return what it costs to leave the order, for :func:`assign` as the last of the finer costs.
 
     Rows to which the same columns are the nearest, by their keys, are spread evenly over these.
-    Costs are squares, so that two rows that cross cost more than two that do not.
+    Costs are squares, and no two such rows aim at quite the same place, so that two rows that cross
+    cost more than two that do not.
     """
     nearest = [tuple(column for column, key in enumerate(row) if key == min(row)) for row in keys]
+    fine = 2 * len(keys)
     costs = []
     for row, columns in enumerate(nearest):
         before, alike = nearest[:row].count(columns), nearest.count(columns)
-        aim = columns[before * len(columns) // alike]
-        costs.append([(aim - column) ** 2 for column in range(len(keys[row]))])
+        aim = fine * columns[before * len(columns) // alike] + before
+        costs.append([(aim - fine * column) ** 2 for column in range(len(keys[row]))])
     return costs
 
 

@@ -11,7 +11,7 @@ from rdmatrain.discovery.clouds import Cloud, recognise
 from rdmatrain.discovery.complaints import complaint
 from rdmatrain.discovery.distance import distance, explain, stated
 from rdmatrain.discovery.model import Complaint, Distance, Gpu, Machine, Nic, Pair
-from rdmatrain.discovery.reasons import Choice, Gap
+from rdmatrain.discovery.reasons import Choice, Gap, is_far
 from rdmatrain.discovery.source import natural
 
 
@@ -49,7 +49,13 @@ def _choose(machine: Machine, gpus: Sequence[Gpu], nics: Sequence[Nic]) -> Choic
         [[gap.bridges for gap in row] for row in gaps],
     )
     chosen = assign(levels, nearness, out_of_order(nearness))
-    return Choice(machine, cloud, gpus, nics, gaps, chosen, deal(levels, chosen))
+    own = [row[column] for row, column in zip(levels, chosen, strict=True)]
+    return Choice(machine, cloud, gpus, nics, gaps, chosen, deal(levels, chosen, _limits(own)))
+
+
+def _limits(own: Sequence[Distance]) -> list[int]:
+    """Return how far more NICs may be: none for a GPU that has only a far one, unlike others."""
+    return [-1 if is_far(level, min(own)) else level for level in own]
 
 
 def _in_order(nics: Iterable[Nic]) -> list[Nic]:
@@ -72,7 +78,7 @@ def _gap(gpu: Gpu, nic: Nic, machine: Machine, cloud: Cloud | None) -> Gap:
     words = explain(gpu, nic, machine)
     if not cloud or not cloud.together(gpu, nic):
         return Gap(level, True, bridges, words)
-    by_table = f"by the table of {cloud.name}"
+    by_table = f"together by the table of {cloud.name}"
     if level < Distance.NODE or stated(gpu, nic, machine) is not None:
-        return Gap(level, False, bridges, f"{words}, and together {by_table}")
-    return Gap(min(level, cloud.near), False, bridges, f"together {by_table}; {words}")
+        return Gap(level, False, bridges, f"{words}, {by_table}" if level > Distance.PXB else words)
+    return Gap(cloud.near, False, bridges, f"{by_table}; {words}")

@@ -27,6 +27,11 @@ class Gap:
     words: str
 
 
+def is_far(level: Distance, nearest: Distance) -> bool:
+    """Tell whether a GPU's NIC is beyond its host bridge, while the nearest one of all is not."""
+    return nearest < Distance.NODE <= level
+
+
 @dataclass(frozen=True)
 class Choice:
     """What was chosen, and from what.
@@ -78,12 +83,13 @@ class Choice:
         """Say what is wrong: shared NICs, and GPUs whose NIC is far while others' are near."""
         found = []
         if len(self.gpus) > len(self.nics):
-            text = f"{len(self.gpus)} GPUs share {len(self.nics)} NICs, and their bandwidth"
+            shared = _count(len(self.nics), "NIC")
+            text = f"{len(self.gpus)} GPUs share {shared}: each has a part of the bandwidth"
             found.append(complaint("nic-shared", self.machine.origin, text))
         own = [row[column] for row, column in zip(self.gaps, self.chosen, strict=True)]
         nearest = min(gap.level for gap in own)
         for row, gap in enumerate(own):
-            if nearest < Distance.NODE <= gap.level:
+            if is_far(gap.level, nearest):
                 text = (
                     f"its NIC {self.nics[self.chosen[row]].name} is {gap.level.name} ({gap.words}),"
                     f" while others are {nearest.name}: a NIC near it was not granted, or its place"
@@ -98,10 +104,10 @@ class Choice:
         if self.machine.stated or not unseen:
             return []
         where = "this virtual machine" if self.machine.virtual else "this source"
-        what = ", ".join(unseen[:3]) + (f" and {len(unseen) - 3} others" if unseen[3:] else "")
         cloud = self.cloud
         table = f"the table of {cloud.name} ({cloud.source})" if cloud else "NUMA node, in order"
-        text = f"{where} does not show the place of {what} in the PCI tree: paired by {table}"
+        what = f"the place of {_listed(unseen)} in the PCI tree"
+        text = f"{where} does not show {what}: paired by {table}"
         return [complaint("pci-hidden", self.machine.origin, text)]
 
     def _unseen(self) -> list[str]:
@@ -128,12 +134,12 @@ class Choice:
         column = self.chosen[row]
         if self.chosen.count(column) == 1:
             return []
-        counts = f"{len(self.nics)} NICs for {len(self.gpus)}"
-        return [f"shared with {self._holders(column, row)}: {counts}"]
+        nics = _count(len(self.nics), "NIC")
+        return [f"shared with {self._holders(column, row)}: {nics} for {len(self.gpus)}"]
 
     def _holders(self, column: int, beside: int = -1) -> str:
         rows = [row for row, own in enumerate(self.chosen) if own == column and row != beside]
-        return " and ".join(self.gpus[row].name for row in rows)
+        return _listed([self.gpus[row].name for row in rows])
 
     def _left_out(self, row: int, gap: Gap, left_out: Sequence[Nic]) -> list[str]:
         gpu = self.gpus[row]
@@ -142,3 +148,14 @@ class Choice:
             for nic in left_out
             if distance(gpu, nic, self.machine)[0] < gap.level
         ]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) > 4:
+        names = [*names[:3], f"{len(names) - 3} others"]
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdmatrain.discovery.assignment import assign
+from rdmatrain.discovery.assignment import assign, deal, out_of_order
 
 Costs = list[list[int]]
 
@@ -119,3 +119,35 @@ def test_loads_are_even_even_where_that_is_dear(rows: int, columns: int) -> None
 def test_without_rows_there_is_nothing_to_assign() -> None:
     assert assign([]) == []
     assert assign([], []) == []
+
+
+@settings(deadline=None, max_examples=200)
+@given(trees(), st.lists(st.integers(0, 3), max_size=3))
+def test_rows_that_are_alike_keep_their_order(levels: Costs, again: list[int]) -> None:
+    levels += [levels[row % len(levels)] for row in again]
+    chosen = assign(levels, out_of_order(levels))
+    for row, other in ((a, b) for b in range(len(levels)) for a in range(b)):
+        if levels[row] == levels[other]:
+            assert chosen[row] <= chosen[other]
+
+
+@pytest.mark.parametrize("rows", range(1, 9))
+@pytest.mark.parametrize("columns", range(1, 9))
+def test_rows_are_spread_over_columns_that_are_all_alike(rows: int, columns: int) -> None:
+    levels = [[3] * columns] * rows
+    expected = [row * columns // rows for row in range(rows)]
+    assert assign(levels, out_of_order(levels)) == expected
+
+
+def test_what_is_left_is_dealt_in_rounds_and_never_too_far() -> None:
+    # The first two rows are beside the first five columns, the last row beside the last two.
+    levels = [[0] * 5 + [4] * 2] * 2 + [[4] * 5 + [0] * 2]
+    assert deal(levels, [0, 2, 5], [0, 0, 0]) == [[1, 4], [3], [6]]
+    assert deal(levels, [0, 2, 5], [0, -1, 3]) == [[1, 3, 4], [], [6]]
+    assert deal([[4, 4, 5]], [0], [4]) == [[1]]
+    assert deal([], [], []) == []
+
+
+def test_what_only_one_row_may_have_is_not_dealt_to_another_first() -> None:
+    # Both may have the second column, and only the first row the third: each gets one.
+    assert deal([[0, 0, 0, 4], [4, 0, 4, 0]], [0, 3], [0, 0]) == [[2], [1]]

@@ -91,6 +91,14 @@ def test_more_ranks_than_gpus_share_them_and_are_told_so() -> None:
     assert bindings[9].nics == bindings[1].nics
 
 
+def test_ranks_count_gpus_as_the_driver_does() -> None:
+    machine = hgx_h100()
+    pairs, _ = pair(machine, machine.gpus, machine.nics)
+    allocation = granted(machine)
+    turned = replace(allocation, gpus=allocation.gpus[::-1])
+    assert bind(machine, turned, pairs[::-1], 3) == bind(machine, allocation, pairs, 3)
+
+
 def test_a_gpu_without_numa_node_has_that_of_its_nic_or_none() -> None:
     machine = eight_gpus_four_nics()
     gpus = tuple(replace(gpu, numa=None) for gpu in machine.gpus)

@@ -98,6 +98,38 @@ def test_gb200_is_told_by_numa_nodes_that_gpus_do_not_say() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("level", [NODE, PHB])
+def test_a_table_decides_between_nics_that_a_source_states_as_equally_far(
+    level: Distance,
+) -> None:
+    turned = tuple(replace(gpu, index=7 - gpu.index) for gpu in ndv4().gpus)
+    stated = tuple((gpu.index, nic.name, level) for gpu in turned for nic in ndv4().nics)
+    machine = replace(ndv4(), gpus=turned, stated=stated)
+    pairs, complaints = solve(machine)
+    group = {"0001": {"0101", "0102"}, "0003": {"0103", "0104"}, "000b": {"0105", "0106"}}
+    for each in pairs:
+        if each.gpu.pci[:4] in group:
+            assert each.nic.pci[:4] in group[each.gpu.pci[:4]]
+    # What is stated stays.
+    assert {each.distance for each in pairs} == {level}
+    assert "a virtual machine says so, together by the table of Azure" in pairs[0].reason
+    assert complaints == ()
+
+
+def test_of_nics_across_several_switches_the_one_over_fewer_bridges_is_nearer() -> None:
+    top = ("pci0000:10", "0000:10:01.0", "0000:11:00.0")
+    low = (*top, "0000:12:00.0", "0000:13:00.0")
+    gpu = gpu_at(0, (*low, "0000:14:00.0", "0000:15:00.0"))
+    lowest = (*low, "0000:14:01.0", "0000:16:00.0", "0000:17:00.0", "0000:18:00.0")
+    nics = (
+        nic_at("mlx5_0", (*lowest, "0000:19:00.0", "0000:1a:00.0", "0000:1b:00.0")),
+        nic_at("mlx5_1", (*top, "0000:12:01.0", "0000:1c:00.0")),
+    )
+    (only,), _ = pair(Machine("here", (gpu,), nics), [gpu], nics)
+    assert (only.nic.name, only.distance) == ("mlx5_1", PXB)
+    assert distance(gpu, nics[0], Machine("here"))[0] is PXB
+
+
 def test_eight_gpus_share_four_nics() -> None:
     pairs, complaints = solve(eight_gpus_four_nics())
     assert names(pairs) == {i: f"mlx5_{3 - i // 2}" for i in range(8)}
@@ -183,8 +215,24 @@ def test_one_nic_serves_all_and_the_reason_names_the_others() -> None:
     machine = hgx_h100()
     pairs, complaints = pair(machine, machine.gpus[:3], machine.nics[:1])
     assert names(pairs) == dict.fromkeys(range(3), machine.nics[0].name)
-    assert "shared with GPU1 and GPU2: 1 NICs for 3" in pairs[0].reason
+    assert "shared with GPU1 and GPU2: 1 NIC for 3" in pairs[0].reason
     assert ids(complaints) == ["nic-shared", "pairing-far", "pairing-far"]
+
+
+def test_many_that_share_a_nic_are_counted() -> None:
+    machine = hgx_h100()
+    pairs, _ = pair(machine, machine.gpus, machine.nics[:1])
+    assert "shared with GPU1, GPU2, GPU3 and 4 others: 1 NIC for 8" in pairs[0].reason
+
+
+def test_a_gpu_that_has_only_a_far_nic_is_not_given_more_of_them() -> None:
+    machine = hgx_h100()
+    own = hgx_h100_pairs()
+    left = [nic for nic in machine.nics if nic.name != own[7]]
+    pairs, complaints = pair(machine, machine.gpus, left)
+    assert [each.more for each in pairs] == [()] * 8
+    assert pairs[7].distance is NODE
+    assert [each.source for each in complaints] == ["GPU7"]
 
 
 def test_stated_distances_pair_what_has_no_path() -> None:
