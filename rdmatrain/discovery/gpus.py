@@ -7,22 +7,19 @@ from typing import Any
 
 from rdmatrain.discovery.complaints import complaint
 from rdmatrain.discovery.model import Complaint, Gpu
-from rdmatrain.discovery.pci import parse_pci
+from rdmatrain.discovery.pci import GPU_CLASSES, bus_order, parse_pci
 from rdmatrain.discovery.probes import NO_PYNVML
 from rdmatrain.discovery.source import Source
 from rdmatrain.discovery.sysfs import (
     Function,
     addresses,
     attribute,
-    bus_order,
     class_of,
     function_at,
 )
 
 DRIVER = "/proc/driver/nvidia/gpus"
 NVIDIA, AMD = "10de", "1002"
-# Class and subclass: VGA, 3D, other display controller, processing accelerator.
-DISPLAY, ACCELERATORS = {0x0300, 0x0302}, {0x0300, 0x0302, 0x0380, 0x1200}
 
 _NODE = re.compile("nvidia([0-9]{1,5})")
 
@@ -111,7 +108,7 @@ def _of_bus(source: Source) -> list[Gpu]:
     return [
         _placed(source, Gpu(0, "", pci, vendor="nvidia"))
         for pci in addresses(source, NVIDIA)
-        if class_of(source, pci) in DISPLAY
+        if class_of(source, pci) in GPU_CLASSES
     ]
 
 
@@ -120,7 +117,7 @@ def _of_amd(source: Source, complaints: list[Complaint]) -> list[Gpu]:
     functions = [
         function
         for pci in addresses(source, AMD)
-        if class_of(source, pci) in ACCELERATORS
+        if class_of(source, pci) in GPU_CLASSES
         and (function := function_at(source, pci)).driver in {"", "amdgpu"}
     ]
     shown = functions

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rdmatrain.discovery.complaints import complaint
+from rdmatrain.discovery.fitness import judge
 from rdmatrain.discovery.model import Complaint, Nic, Port
-from rdmatrain.discovery.pci import parse_pci
+from rdmatrain.discovery.pci import bus_order, parse_pci
 from rdmatrain.discovery.ports import DEVICES, read_ports
 from rdmatrain.discovery.source import Source
 from rdmatrain.discovery.sysfs import (
     Function,
     addresses,
     attribute,
-    bus_order,
     folder_of,
     function_at,
     function_of,
@@ -30,7 +30,6 @@ VF_IDS |= {f"{MELLANOX}:101e", f"{MELLANOX}:a2d3", "8086:1889", "1dd8:1003", "14
 
 _MANAGEMENT = re.compile("smi[0-9]+")
 _AUXILIARY = re.compile(r"/[a-z0-9_]+\.[a-z0-9_]+\.[0-9]+$")
-_BOND = re.compile(".*_bond_?[0-9]+")
 
 
 def read_nics(source: Source) -> tuple[list[Nic], list[Complaint]]:
@@ -49,7 +48,7 @@ def read_nics(source: Source) -> tuple[list[Nic], list[Complaint]]:
             continue
         own = tuple(port for port in ports if port.device == name)
         nics.append(_read_nic(source, name, own, uverbs.get(name, "")))
-    return [replace(nic, unfit=_unfit(nic, nics)) for nic in nics], complaints
+    return list(judge([replace(nic, unfit=_unfit(nic, nics)) for nic in nics])), complaints
 
 
 def _read_nic(source: Source, name: str, ports: tuple[Port, ...], uverbs: str) -> Nic:
@@ -138,24 +137,15 @@ def _routing_id(pci: str) -> int:
 
 
 def _unfit(nic: Nic, nics: Sequence[Nic]) -> str:
-    """Return why others should be taken, where there are others; empty if there is no reason."""
-    others = [each for each in nics if each is not nic]
-    if not nic.pci and any(each.pci for each in others):
+    """Return why programs should take another one, where there is another; empty if they can."""
+    if not nic.pci and any(each.pci for each in nics):
         return "is software, or not on the PCI bus"
-    if _is_management(nic, others):
+    if _is_management(nic, nics):
         return "is for management: programs cannot open it"
-    if _is_slow_bond(nic, others):
-        return "is a bond, beside NICs that are as fast"
     return ""
 
 
-def _is_management(nic: Nic, others: Sequence[Nic]) -> bool:
-    """Say whether it is one of several devices of its function that has no device node of verbs."""
-    beside = [each for each in others if each.pci == nic.pci and each.uverbs]
+def _is_management(nic: Nic, nics: Sequence[Nic]) -> bool:
+    """Say whether it is one of several devices of its function, and has no node as others have."""
+    beside = [each for each in nics if each.pci == nic.pci and each.uverbs]
     return bool(_MANAGEMENT.fullmatch(nic.name)) or bool(nic.pci and not nic.uverbs and beside)
-
-
-def _is_slow_bond(nic: Nic, others: Sequence[Nic]) -> bool:
-    """Say whether it is a bond that is no faster than NICs beside it: for storage, as a rule."""
-    single = [each.gbps for each in others if not _BOND.fullmatch(each.name)]
-    return bool(_BOND.fullmatch(nic.name)) and max(single, default=-1.0) >= nic.gbps

@@ -10,6 +10,8 @@ _ADDRESS = re.compile(
 _WORD = re.compile(r"(?:0x)?[0-9a-f]{1,8}|", re.IGNORECASE | re.ASCII)
 _RANGE = re.compile(r"(\d{1,7})(?:-(\d{1,7}))?", re.ASCII)
 MAX_CPUS = 1 << 16
+# Display controllers and processing accelerators: NVIDIA has 0300 and 0302, AMD also 0380 and 1200.
+GPU_CLASSES = frozenset({0x0300, 0x0302, 0x0380, 0x1200})
 
 
 def parse_pci(text: str) -> str:
@@ -27,6 +29,11 @@ def parse_pci(text: str) -> str:
         return ""
     domain, bus, slot = (int(match[part] or "0", 16) for part in ("domain", "bus", "slot"))
     return f"{domain:04x}:{bus:02x}:{slot:02x}.{match['function']}" if slot < 32 else ""
+
+
+def bus_order(pci: str) -> tuple[int, ...]:
+    """Sort key: the order of the bus, by which CUDA counts too; what has no address is last."""
+    return tuple(int(part, 16) for part in re.split("[:.]", pci)) if pci else (1 << 32,)
 
 
 def parse_cpus(text: str) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ import posixpath
 import re
 from dataclasses import dataclass
 
-from rdmatrain.discovery.pci import parse_pci
+from rdmatrain.discovery.pci import bus_order, parse_pci
 from rdmatrain.discovery.source import Source
 
 FUNCTIONS = "/sys/bus/pci/devices"
@@ -106,11 +106,6 @@ def addresses(source: Source, vendor: str = "") -> list[str]:
         shown = f"0x{vendor}"
         found = [pci for pci in found if attribute(source, f"{FUNCTIONS}/{pci}/vendor") == shown]
     return sorted(found, key=bus_order)
-
-
-def bus_order(pci: str) -> tuple[int, ...]:
-    """Sort key: the order of the bus, by which CUDA counts too; what has no address is last."""
-    return tuple(int(part, 16) for part in re.split("[:.]", pci)) if pci else (1 << 32,)
 
 
 def _is_address(name: str) -> bool:

@@ -1,13 +1,12 @@
-"""What PCI classes and vendors mean, and the order of GPUs: the same in all kinds of files."""
+"""What PCI classes and vendors mean, and the numbers of GPUs: the same in all kinds of files."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 from rdmatrain.discovery.model import Gpu
+from rdmatrain.discovery.pci import bus_order
 
-# Display controllers and processing accelerators: NVIDIA has 0300 and 0302, AMD also 0380 and 1200.
-GPU_CLASSES = frozenset({0x0300, 0x0302, 0x0380, 0x1200})
 ETHERNET, INFINIBAND = 0x0200, 0x0207
 _VENDORS = {0x10DE: "nvidia", 0x1002: "amd"}
 
@@ -61,13 +60,9 @@ def numbered(found: Sequence[tuple[int | None, Gpu]]) -> tuple[Gpu, ...]:
     if len(numbers) < len(found):
         gpus = [gpu for _, gpu in found]
         if all(gpu.pci for gpu in gpus):
-            gpus.sort(key=_by_address)
+            gpus.sort(key=lambda gpu: bus_order(gpu.pci))
         numbers = dict(enumerate(gpus))
     return tuple(
         replace(gpu, index=number, name=gpu.name or f"GPU{number}")
         for number, gpu in sorted(numbers.items())
     )
-
-
-def _by_address(gpu: Gpu) -> list[int]:
-    return [int(part, 16) for part in re.split("[:.]", gpu.pci)]

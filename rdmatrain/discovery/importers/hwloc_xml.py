@@ -8,11 +8,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rdmatrain.discovery import fitness
 from rdmatrain.discovery.complaints import complaint
-from rdmatrain.discovery.importers import devices, fitness
+from rdmatrain.discovery.importers import devices
 from rdmatrain.discovery.importers.xml_tree import Element
 from rdmatrain.discovery.model import Complaint, Gpu, Machine, Netdev, Nic, Node, Port
-from rdmatrain.discovery.pci import parse_mask, parse_pci
+from rdmatrain.discovery.pci import GPU_CLASSES, parse_mask, parse_pci
 
 # `osdev_type` of hwloc 1 and 2, and the bit of hwloc 3; people also write the name.
 _NETWORK = ("2", 1 << 4, "net")
@@ -108,7 +109,7 @@ class _Reader:
         systems = [each for each in _objects_below(element) if each.get("type") == "OSDev"]
         function = _Function(pci, (*path, pci), numa, kind, vendor, systems)
         # Without a vendor of GPUs it is the screen of a management controller.
-        by_class = kind in devices.GPU_CLASSES and devices.gpu_vendor(vendor[:4])
+        by_class = kind in GPU_CLASSES and devices.gpu_vendor(vendor[:4])
         if by_class or function.gpu_name()[1] is not None:
             self._gpu(element, function)
         else:

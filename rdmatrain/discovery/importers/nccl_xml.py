@@ -6,11 +6,12 @@ The grammar is that of NCCL's ``NCCL_TOPO_FILE``: ``<system>``, ``<cpu>`` for a 
 
 from dataclasses import dataclass, replace
 
+from rdmatrain.discovery import fitness
 from rdmatrain.discovery.complaints import complaint
-from rdmatrain.discovery.importers import devices, fitness
+from rdmatrain.discovery.importers import devices
 from rdmatrain.discovery.importers.xml_tree import Element
 from rdmatrain.discovery.model import Complaint, Gpu, Machine, Nic, Node, Port
-from rdmatrain.discovery.pci import parse_cpus, parse_mask, parse_pci
+from rdmatrain.discovery.pci import GPU_CLASSES, parse_cpus, parse_mask, parse_pci
 
 # What a `<system>` consists of; there are other kinds of systems in XML.
 PARTS = frozenset({"cpu", "pci", "gpu", "nic", "net"})
@@ -124,7 +125,7 @@ class _Reader:
 
     def _bare(self, element: Element, place: _Place, is_nic: bool) -> None:
         """Take a PCI function with no word on what it is for what its class says."""
-        if place.kind in devices.GPU_CLASSES:
+        if place.kind in GPU_CLASSES:
             self._gpu(element, place)
         elif is_nic or devices.is_network(place.kind):
             self._net(element, place)

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rdmatrain.discovery import fitness
 from rdmatrain.discovery.complaints import complaint
-from rdmatrain.discovery.importers import devices, fitness
+from rdmatrain.discovery.importers import devices
 from rdmatrain.discovery.model import Complaint, Gpu, Machine, Netdev, Nic
 from rdmatrain.discovery.pci import parse_pci
 from rdmatrain.errors import SettingError

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from rdmatrain.discovery import fitness
 from rdmatrain.discovery.complaints import complaint
-from rdmatrain.discovery.importers import devices, fitness
+from rdmatrain.discovery.importers import devices
 from rdmatrain.discovery.model import Complaint, Distance, Gpu, Machine, Nic, Node
 from rdmatrain.discovery.pci import parse_cpus
 

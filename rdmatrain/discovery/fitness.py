@@ -1,4 +1,4 @@
-"""Which NICs of a file pairing should leave out: only those with a clear sign, and never all."""
+"""Which NICs pairing should leave out: only those with a clear sign, and never all."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -35,9 +35,15 @@ def _down(fit: Sequence[Nic]) -> Callable[[Nic], str]:
 
 def _bond(fit: Sequence[Nic]) -> Callable[[Nic], str]:
     bonds = {nic.name for nic in fit if _BOND.search(nic.name)}
+    single = [nic.gbps for nic in fit if nic.name not in bonds]
     # Where most are bonds, each of them is a rail.
-    few = len(bonds) < len(fit) / 2
-    return lambda nic: "is a bond, beside NICs that are none" if few and nic.name in bonds else ""
+    few = len(bonds) <= len(single)
+
+    def reason(nic: Nic) -> str:
+        out = few and nic.name in bonds and nic.gbps <= max(single)
+        return "is a bond, beside NICs that are as fast" if out else ""
+
+    return reason
 
 
 def _slow(fit: Sequence[Nic]) -> Callable[[Nic], str]:
