@@ -100,6 +100,11 @@ def test_nodes_that_fit_no_gpu_are_a_complaint(builder: Builder) -> None:
     assert "1 of 3 GPUs" in complaint.text
 
 
+def test_a_node_of_none_of_the_gpus_is_a_complaint_too(builder: Builder) -> None:
+    gpus, (complaint,) = found(host(builder).file("/dev/nvidia7"))
+    assert (len(gpus), complaint.id) == (3, "gpus-unclear")
+
+
 def test_a_gpu_that_nobody_has_opened_has_no_uuid_yet(builder: Builder) -> None:
     builder.gpu("0000:0b:00.0", uuid="GPU-????????-????-????-????-????????????")
     ((gpu,), complaints) = found(builder)
@@ -175,6 +180,9 @@ def test_gpus_of_amd_have_a_unique_id(builder: Builder) -> None:
     builder.gpu("0000:11:00.0", ROOT, ids="1002:74a1", uuid="b1f5a8c9d0e1f234", numa=1, minor=1)
     builder.gpu("0000:0b:00.0", ROOT, ids="1002:74a1", uuid="0xb1f5a8c9d0e1f235", minor=0)
     builder.function("0000:05:00.0", ROOT, ids="1002:1479", pci_class="0x060400")  # a bridge
+    builder.function("0000:06:00.0", ids="1002:74a1", pci_class="0x120000", driver="vfio-pci")
+    # The folder of drivers need not be shown.
+    (builder.root / "sys/bus/pci/devices/0000:11:00.0/driver").unlink()
     gpus, complaints = found(builder)
     assert [(gpu.index, gpu.pci, gpu.uuid, gpu.vendor, gpu.numa) for gpu in gpus] == [
         (0, "0000:0b:00.0", "GPU-b1f5a8c9d0e1f235", "amd", None),

@@ -74,7 +74,7 @@ def test_an_empty_root_is_a_machine_of_which_nothing_is_known(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "virtual"),
     [
-        ("flags\t\t: fpu vme\n", False),
+        ("vmx flags\t: hypervisor\nflags\t\t: fpu vme\n", False),
         ("flags\t\t: fpu hypervisor\n", True),
         ("Features\t: fp asimd\n", None),
         ("", None),

@@ -78,6 +78,14 @@ def test_the_smallest_network_around_an_address_has_it(builder: Builder) -> None
     assert addresses(builder) == {"eth0": ("10.244.1.7",), "net1": ("10.0.3.9",)}
 
 
+def test_a_network_behind_a_gateway_is_not_around_an_address(builder: Builder) -> None:
+    builder.netdev("net1").netdev("eth0", addresses=("10.0.3.9/8",))
+    routes = builder.root / "proc/net/route"
+    far = "net1\t0003000A\t0100010A\t0003\t0\t0\t0\t00FFFFFF\t0\t0\t0\n"
+    routes.write_text(routes.read_text() + far)
+    assert addresses(builder) == {"eth0": ("10.0.3.9",), "net1": ()}
+
+
 def test_an_address_alone_is_of_the_default_route(builder: Builder) -> None:
     for name in ("eth0", "net1", "lo"):
         builder.netdev(name)

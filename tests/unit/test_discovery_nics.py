@@ -80,8 +80,9 @@ def test_the_physical_function_is_computed_where_the_link_to_it_is_hidden(builde
             f"/{home.resolve().relative_to(builder.root)}",
             **{"sriov_numvfs": 8, "sriov_offset": 9 - first, "sriov_stride": 2},
         )
+    names = {"a": "0c:01.0", "b": "0c:02.6", "c": "2a:01.0", "d": "2a:01.2", "e": "2a:01.1"}
     # Function 0 and offset 8 make slot 1, function 0; function 1 and offset 7 likewise.
-    for name, pci in {"a": "0c:01.0", "b": "0c:02.6", "c": "2a:01.0", "d": "2a:01.2"}.items():
+    for name, pci in names.items():
         builder.nic(name, f"0000:{pci}", SWITCH, ids="15b3:101e")
     found = {name: (nic.is_vf, nic.pf) for name, nic in nics_of(builder).items()}
     assert found == {
@@ -89,6 +90,7 @@ def test_the_physical_function_is_computed_where_the_link_to_it_is_hidden(builde
         "b": (True, "0000:0c:00.0"),
         "c": (True, "0000:2a:00.1"),
         "d": (True, "0000:2a:00.1"),
+        "e": (True, ""),  # between two of the stride
     }
 
 
@@ -116,13 +118,17 @@ def test_of_two_siblings_none_is_taken(builder: Builder) -> None:
         ("15b3:1021", False),
         ("8086:1889", True),
         ("8086:1592", None),
+        ("8086:159b with SR-IOV", False),
         ("1d0f:efa1", None),
     ],
 )
-def test_in_a_virtual_machine_the_device_id_tells(
+def test_without_a_link_the_device_id_or_sriov_tells(
     builder: Builder, ids: str, is_vf: bool | None
 ) -> None:
+    ids, _, sriov = ids.partition(" ")
     builder.nic("nic0", "0000:00:05.0", ids=ids)
+    if sriov:
+        builder.files("/sys/devices/pci0000:00/0000:00:05.0", sriov_totalvfs=64)
     assert nics_of(builder)["nic0"].is_vf is is_vf
     assert nics_of(builder)["nic0"].vendor == ids
 
@@ -133,9 +139,10 @@ def test_in_a_virtual_machine_the_device_id_tells(
 def test_two_devices_share_a_function_and_one_is_for_management(builder: Builder) -> None:
     builder.nic("mlx5_0", "0000:0c:00.0", SWITCH).nic("smi1", "0000:0c:00.0", SWITCH, uverbs="")
     builder.nic("odd", "0000:0c:00.0", SWITCH, uverbs="")
+    builder.nic("mlx5_1", "0000:2a:00.0", SWITCH, uverbs="")  # verbs are not in this container
     found = nics_of(builder)
-    assert {nic.pci for nic in found.values()} == {"0000:0c:00.0"}
-    assert found["mlx5_0"].unfit == ""
+    assert [nic.pci for nic in found.values()].count("0000:0c:00.0") == 3
+    assert found["mlx5_0"].unfit == found["mlx5_1"].unfit == ""
     assert "for management" in found["smi1"].unfit and "for management" in found["odd"].unfit
 
 
@@ -226,6 +233,13 @@ def test_a_device_whose_link_leads_nowhere_still_has_its_address(builder: Builde
     nic = nics_of(builder)["mlx5_0"]
     assert (nic.pci, nic.path) == ("0000:c3:00.0", ("pci0000:c0", "0000:c3:00.0"))
     assert (nic.vendor, nic.numa, nic.is_vf) == ("", None, None)
+
+
+def test_a_place_without_a_root_is_no_path(builder: Builder) -> None:
+    builder.files("/sys/class/infiniband/mlx5_0", fw_ver="1.2.3", board_id="caf\u00e9")
+    builder.link("/sys/class/infiniband/mlx5_0/device", "/sys/class/0000:19:00.0")
+    nic = nics_of(builder)["mlx5_0"]
+    assert (nic.pci, nic.path, nic.board) == ("0000:19:00.0", (), "1.2.3")
 
 
 def test_a_device_that_vanishes_is_left_out_with_a_complaint(builder: Builder) -> None:

@@ -55,7 +55,7 @@ def test_entries_that_cannot_be_read_do_no_harm(tmp_path: Path) -> None:
         (table / "0").read_text()
     (table / "3").write_text("not a gid\n")
     (table / "4").write_bytes(b"\xff\xfe\n")
-    (table / "not a place").write_text(full("10.0.0.4"))
+    (table / "5 is not a place").write_text(full("10.0.0.4"))
     (port,) = ports_of(tmp_path)
     assert port.gids == (Gid(1, "10.0.0.2", "", ""), Gid(2, "10.0.0.3", "RoCE v2", ""))
 
