@@ -167,7 +167,7 @@ def _bridges(machine: Machine, device: Gpu | Nic) -> tuple[str, ...]:
     if not all(map(_ADDRESS.fullmatch, above)):
         return ()
     seen = above if machine.collapsed else above[-2::-2][::-1]
-    return tuple(dict.fromkeys(seen))[:MAX_BRIDGES]
+    return seen[:MAX_BRIDGES]
 
 
 def _members(pair: Pair, card: Mapping[str, str]) -> list[str]:

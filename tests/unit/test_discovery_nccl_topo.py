@@ -173,6 +173,29 @@ def test_efa_keeps_its_address_and_an_affinity_that_is_too_long_is_left_out() ->
     assert "affinity" not in text
 
 
+def test_more_than_nccl_has_room_for_is_left_out() -> None:
+    gpus = tuple(Gpu(n, f"GPU{n}", f"0000:{n:02x}:00.0", numa=n // 40) for n in range(42))
+    found = read(Machine("a test", gpus=gpus))
+    assert list(found.values()) == ["0"] * 32 + ["1"] * 2
+
+
+def test_nodes_are_in_the_order_of_their_numbers() -> None:
+    gpus = [Gpu(n, f"GPU{n}", f"0000:{n:02x}:00.0", numa=numa) for n, numa in enumerate((10, 9))]
+    text = topology_xml(Machine("a test"), gpus, [])
+    assert list(parents(Reader(text).read()).values()) == ["9", "10"]
+
+
+def test_a_card_whose_address_is_a_bridges_is_left_to_nccl() -> None:
+    machine = hgx()
+    vf = replace(machine.nics[0], pci="0000:08:01.2", pf="")
+    assert read(replace(machine, nics=(vf,))) == read(replace(machine, nics=()))
+
+
+def test_efa_shares_a_bus_without_being_merged() -> None:
+    nics = [Nic(f"rdmap16s{n}", f"0000:10:{n:02x}.0", efa=True) for n in (27, 28)]
+    assert merges_vfs(nics, {})
+
+
 @pytest.mark.parametrize(
     ("nics", "merged"),
     [
