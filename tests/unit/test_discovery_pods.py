@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a pod really got, in each situation that misled its users: tests/fixtures/pods has them."""
+
+from pathlib import Path
+
+import pytest
+from pod_scenarios import NAMES, answer, load, write
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_pod_gets_what_it_was_given(name: str, tmp_path: Path) -> None:
+    scenario = load(name)
+    found = answer(write(scenario, tmp_path))
+    expected = scenario["expect"]
+    nics = {
+        each.nic.name: {"port": each.port}
+        | ({"gid": each.gid.index} if each.gid else {})
+        | ({"network": each.network} if each.network else {})
+        for each in found.allocation.nics
+    }
+    told = "\n".join(map(str, found.complaints))
+    assert nics == expected.get("nics", {}), told
+    assert [each.gpu.uuid for each in found.allocation.gpus] == expected.get("gpus", []), told
+    others = {nic.name: why for nic, why in found.allocation.others}
+    assert list(others) == expected.get("others", []), others
+    assert found.allocation.namespaces == expected.get("namespaces", "")
+    assert found.ids == sorted(expected.get("complaints", [])), told
+
+
+def test_there_is_a_scenario_for_each_trap() -> None:
+    assert len(NAMES) >= 40
