@@ -17,8 +17,9 @@
 #include "transport/wire.h"
 
 #define PSN_MASK 0xffffffu
-/* How long a close waits, for all peers together, for what is under way. */
+/* How long a close waits, for all peers together, for what is under way; how often it looks who is there. */
 #define LINGER_NS (300 * RDT_NS_PER_MS)
+#define LINGER_CHECK_NS RDT_NS_PER_MS
 
 typedef struct verbs_offer {
     uint32_t num_rails, slots;
@@ -322,10 +323,11 @@ static bool is_idle(const verbs_conn_t *conn)
     return true;
 }
 
-/* Until the peers' NICs have everything: what was inline or copied counts as flushed long before. */
+/* Until the peers' NICs have everything: what was inline or copied counts as flushed long before. A peer
+ * that has left takes nothing more, and its NIC never answers. */
 static void drain(verbs_ctx_t *ctx)
 {
-    uint64_t deadline_ns = rdt_now_ns() + LINGER_NS;
+    uint64_t now_ns = rdt_now_ns(), check_ns = now_ns, deadline_ns = now_ns + LINGER_NS;
     bool idle = false;
 
     for (uint32_t i = 0; i < ctx->num_conns; i++)
@@ -333,7 +335,11 @@ static void drain(verbs_ctx_t *ctx)
             if (ctx->conns[i].base.status == RDT_OK &&
                 ctx->conns[i].qps[r].signaled != ctx->conns[i].qps[r].posted)
                 rdt_verbs_probe(&ctx->conns[i], r);
-    while (!idle && rdt_now_ns() < deadline_ns) {
+    for (; !idle && now_ns < deadline_ns; now_ns = rdt_now_ns()) {
+        if (now_ns >= check_ns) {
+            rdt_verbs_check(&ctx->base);
+            check_ns = now_ns + LINGER_CHECK_NS;
+        }
         rdt_verbs_poll(&ctx->base);
         idle = true;
         for (uint32_t i = 0; i < ctx->num_conns; i++)
