@@ -42,8 +42,10 @@ def explain(gpu: Gpu, nic: Nic, machine: Machine) -> str:
 
 def stated(gpu: Gpu, nic: Nic, machine: Machine) -> Distance | None:
     """Return what the source states of a pair: of contradicting words the worst; None if none."""
-    pair = (gpu.index, nic.name)
-    return max((level for *which, level in machine.stated if tuple(which) == pair), default=None)
+    words = (
+        level for index, name, level in machine.stated if index == gpu.index and name == nic.name
+    )
+    return max(words, default=None)
 
 
 def bridges_above(device: Gpu | Nic, machine: Machine) -> tuple[str, ...]:
