@@ -1,6 +1,10 @@
-"""Which NICs pairing should leave out: only those with a clear sign, and never all."""
+"""Which NICs pairing should leave out: only those with a clear sign, and never all.
+
+Those that are slower than others are for pairing to judge, which sees what they add up to.
+"""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -8,6 +12,8 @@ from rdmatrain.discovery.model import Nic
 
 # What a reader writes into `Nic.unfit` of a NIC that cannot do RDMA.
 NO_RDMA = "has no RDMA, which others here have"
+# So many times as many NICs are the fabric, and the few are not.
+MANY = 2
 _BOND = re.compile(r"bond|lag", re.IGNORECASE)
 
 
@@ -16,7 +22,7 @@ def judge(nics: Sequence[Nic]) -> tuple[Nic, ...]:
     if all(nic.unfit == NO_RDMA for nic in nics):
         nics = [replace(nic, unfit="") for nic in nics]
     # One after the other, so that no rule compares with a NIC that is out already.
-    for rule in (_down, _bond, _slow):
+    for rule in (_down, _bond, _other_fabric):
         reason = rule([nic for nic in nics if not nic.unfit])
         nics = [nic if nic.unfit else replace(nic, unfit=reason(nic)) for nic in nics]
     return tuple(nics)
@@ -46,11 +52,18 @@ def _bond(fit: Sequence[Nic]) -> Callable[[Nic], str]:
     return reason
 
 
-def _slow(fit: Sequence[Nic]) -> Callable[[Nic], str]:
-    fastest = max((nic.gbps for nic in fit), default=0.0)
+def _other_fabric(fit: Sequence[Nic]) -> Callable[[Nic], str]:
+    """Few of Ethernet beside InfiniBand are for storage and management, and the other way round."""
+    counts = Counter(_layer(nic) for nic in fit if _layer(nic))
+    common = max(counts, key=lambda layer: counts[layer], default="")
 
     def reason(nic: Nic) -> str:
-        slow = 0 < nic.gbps * 2 < fastest
-        return f"has {nic.gbps:g} Gbit/s, while the fastest has {fastest:g}" if slow else ""
+        own = _layer(nic)
+        few = own and counts[common] >= MANY * counts[own]
+        return f"is of {own}, while most are of {common}" if few and own != common else ""
 
     return reason
+
+
+def _layer(nic: Nic) -> str:
+    return nic.ports[0].link_layer if nic.ports else ""

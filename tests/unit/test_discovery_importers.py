@@ -94,18 +94,22 @@ def unfit(*nics: Nic) -> list[str]:
     return [each.unfit for each in judge(nics)]
 
 
-def test_slow_nics_and_few_bonds_are_unfit() -> None:
-    assert unfit(Nic("a", gbps=400), Nic("b", gbps=200), Nic("c", gbps=100), Nic("d")) == [
-        "",
-        "",
-        "has 100 Gbit/s, while the fastest has 400",
-        "",
-    ]
+def test_few_bonds_are_unfit() -> None:
     bonds = [Nic("mlx5_bond_0"), Nic("mlx5_bond_1")]
     rails = [Nic("mlx5_1"), Nic("mlx5_2")]
     assert unfit(bonds[0], *rails) == ["is a bond, beside NICs that are none", "", ""]
     # Each is a rail.
     assert unfit(*bonds, rails[0]) == ["", "", ""]
+
+
+def test_few_nics_of_another_fabric_are_unfit() -> None:
+    one, two, other = (
+        Nic(name, ports=(Port(name, 1, "", layer),))
+        for name, layer in (("a", "InfiniBand"), ("b", "InfiniBand"), ("c", "Ethernet"))
+    )
+    assert unfit(one, two, other) == ["", "", "is of Ethernet, while most are of InfiniBand"]
+    assert unfit(one, other) == ["", ""]
+    assert unfit(other, Nic("unknown")) == ["", ""]
 
 
 def test_ports_that_are_down_are_unfit_only_beside_active_ones() -> None:
@@ -339,6 +343,45 @@ def test_slices_of_gpus_have_slices_of_mig_and_no_passthrough_twins() -> None:
     ]
     # Of Grace sockets the domain tells the node; of others nothing does.
     assert [(each.numa, each.minor) for each in machine.gpus] == [(1, None), (None, 3)]
+
+
+def test_slices_of_partitioned_gpus() -> None:
+    text = """
+kind: ResourceSlice
+spec:
+  driver: gpu.amd.com
+  devices:
+  - {name: gpu-0-128, basic: {attributes: {type: {string: amdgpu}, pciAddr: 0002:00:00.0}}}
+  - &part
+    name: gpu-1-129
+    basic: {attributes: {type: {string: amdgpu-partition}, parentPciAddr: 0001:00:00.0}}
+  - {<<: *part, name: gpu-2-130, basic: {attributes: {type: amdgpu, pciAddr: 0001:00:00.0}}}
+"""
+    machine = read_file(text, "f")
+    assert [(each.index, each.name, each.pci) for each in machine.gpus] == [
+        (0, "gpu-1-129", "0001:00:00.0"),
+        (1, "gpu-2-130", "0001:00:00.0"),
+        (2, "gpu-0-128", "0002:00:00.0"),
+    ]
+    assert {each.vendor for each in machine.gpus} == {"amd"}
+
+
+def test_slices_of_mig_whose_gpu_is_not_on_offer_are_on_one_gpu() -> None:
+    devices = [
+        {
+            "name": f"gpu-0-mig-{number}",
+            "attributes": {
+                "type": {"string": "mig"},
+                "uuid": {"string": f"MIG-{number}"},
+                "parentUUID": {"string": "GPU-a"},
+                "pcieBusID": {"string": "0000:07:00.0"},
+            },
+        }
+        for number in range(2)
+    ]
+    spec = {"driver": "gpu.nvidia.com", "devices": devices}
+    (only,) = read_file(json.dumps({"kind": "ResourceSlice", "spec": spec}), "f").gpus
+    assert (only.uuid, only.pci, only.mig) == ("GPU-a", "0000:07:00.0", ("MIG-0", "MIG-1"))
 
 
 def test_merged_slices_are_one_machine_and_nics_tell_the_node_of_gpus() -> None:

@@ -8,6 +8,7 @@ from rdmatrain.discovery.model import Gpu
 from rdmatrain.discovery.pci import bus_order
 
 ETHERNET, INFINIBAND = 0x0200, 0x0207
+LAYERS = {ETHERNET: "Ethernet", INFINIBAND: "InfiniBand"}
 _VENDORS = {0x10DE: "nvidia", 0x1002: "amd"}
 
 

@@ -136,7 +136,7 @@ class _Reader:
         """Read the NICs of a function: RDMA devices; or one that has none, if it is a NIC."""
         names = self._netdevs(function)
         rdma = [each for each in function.systems if self._is(each, _RDMA)]
-        ports = {each.get("name") or function.pci: _ports(each) for each in rdma}
+        ports = {each.get("name") or function.pci: _ports(each, function) for each in rdma}
         unfit = ""
         if not ports and devices.is_network(function.kind):
             ports = {(*names, function.pci)[0]: ()}
@@ -243,14 +243,16 @@ def _bridge(element: Element) -> tuple[str, ...]:
     return (parse_pci(text) or text or f"line {element.line}",)
 
 
-def _ports(element: Element) -> tuple[Port, ...]:
+def _ports(element: Element, function: _Function) -> tuple[Port, ...]:
     infos = _infos(element)
+    efa = devices.is_efa(function.vendor, element.get("name"))
+    by_class = "" if efa else devices.LAYERS.get(function.kind or 0, "")
     ports = []
     for number in range(1, 10):
         state = infos.get(f"Port{number}State")
         if state is not None:
             # Ethernet has no LIDs.
             lid = devices.integer(infos.get(f"Port{number}LID", ""), 16)
-            layer = "InfiniBand" if lid else ""
+            layer = "InfiniBand" if lid else by_class
             ports.append(Port(element.get("name"), number, _STATES.get(state, ""), layer))
     return tuple(ports)

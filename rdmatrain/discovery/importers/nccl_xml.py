@@ -15,7 +15,6 @@ from rdmatrain.discovery.pci import GPU_CLASSES, parse_cpus, parse_mask, parse_p
 
 # What a `<system>` consists of; there are other kinds of systems in XML.
 PARTS = frozenset({"cpu", "pci", "gpu", "nic", "net"})
-_LAYERS = {devices.ETHERNET: "Ethernet", devices.INFINIBAND: "InfiniBand"}
 _PORTS = range(1, 256)
 _BRIDGES, _HOST_BRIDGE = 0x06, 0x0600
 
@@ -202,5 +201,5 @@ def _is_socket(net: Element) -> bool:
 
 def _ports(net: Element, nic: Nic, place: _Place) -> tuple[Port, ...]:
     number = devices.integer(net.get("port")) or 0
-    layer = "" if nic.efa else _LAYERS.get(place.kind or 0, "")
+    layer = "" if nic.efa else devices.LAYERS.get(place.kind or 0, "")
     return (Port(nic.name, number, "", layer, gbps=nic.gbps),) if number in _PORTS else ()

@@ -19,7 +19,9 @@ from rdmatrain.errors import SettingError
 KIND = "ResourceSlices"
 _STANDARD = "resource.kubernetes.io/"
 _LISTS = {"List", "ResourceSliceList"}
-_GPU_TYPES = {"gpu", "amdgpu"}
+# An AMD GPU in a partitioned mode is several, all at the address of the whole.
+_GPU_TYPES = {"gpu", "amdgpu", "amdgpu-partition"}
+_GPU_NAME = re.compile(r"gpu-(\d{1,4})", re.ASCII)
 # What only network devices have, and words in the names of their drivers.
 _NIC_ATTRIBUTES = {"ifname", "interfacename", "linktype", "mac", "pfname", "rdma", "rdmadevice"}
 _NIC_DRIVER = re.compile(r"^dra\.net$|efa|network|rdma|sriov")
@@ -103,7 +105,7 @@ def merge(machines: Sequence[Machine]) -> Machine:
 
     # Two drivers, or two files, may list the same device.
     nics = list({nic.name: nic for nic in reversed(every("nics"))}.values())[::-1]
-    gpus = list({gpu.pci or gpu.name: gpu for gpu in reversed(every("gpus"))}.values())[::-1]
+    gpus = list({(gpu.pci, gpu.name): gpu for gpu in reversed(every("gpus"))}.values())[::-1]
     return replace(
         machines[0],
         origin=" and ".join(machine.origin for machine in machines),
@@ -156,7 +158,7 @@ class _Reader:
     def read(self, device: _Device) -> None:
         """Take a device for what it is; processors, memory and channels are left out."""
         kind = device.get("type").lower()
-        self.product = self.product or device.get("vmsize", "instancetype")
+        self.product = self.product or device.get("vmsize", "instancetype", "shape")
         if kind == "mig":
             self._mig(device)
         elif kind in _GPU_TYPES or (kind != "vfio" and device.driver.startswith("gpu.")):
@@ -170,7 +172,7 @@ class _Reader:
         numa = devices.integer(device.get("numanode"))
         if numa is None and pci and _GRACE.search(model):
             numa = int(pci.partition(":")[0], 16) >> 4
-        number = devices.integer(device.get("index") or device.name.rpartition("-")[2])
+        match = _GPU_NAME.fullmatch(device.name)
         gpu = Gpu(
             0,
             device.name,
@@ -182,15 +184,21 @@ class _Reader:
             minor=devices.integer(device.get("minor")),
             model=model,
         )
+        number = devices.integer(device.get("index") or (match[1] if match else ""))
         self.gpus.append((number, gpu))
 
     def _mig(self, device: _Device) -> None:
+        parent = device.get("parentuuid")
+        if not parent:
+            self.complain("unreadable", device.name, "is a slice of MIG without a parentUUID")
+        elif all(gpu.uuid != parent for _, gpu in self.gpus):
+            # Only the slices of a GPU may be on offer.
+            attributes = {**device.attributes, "uuid": parent}
+            self._gpu(replace(device, name=f"{device.name} and others", attributes=attributes))
         for place, (number, gpu) in enumerate(self.gpus):
-            if gpu.uuid and gpu.uuid == device.get("parentuuid"):
+            if parent and gpu.uuid == parent:
                 slices = (*gpu.mig, device.get("uuid") or device.name)
                 self.gpus[place] = number, replace(gpu, mig=slices)
-                return
-        self.complain("unreadable", device.name, "is a MIG slice of a GPU that is not listed above")
 
     def _nic(self, device: _Device) -> None:
         pci = self._pci(device)
@@ -216,7 +224,7 @@ class _Reader:
         self.nics.append(nic)
 
     def _pci(self, device: _Device) -> str:
-        text = device.get("pcibusid", "pciaddress", "pciaddr")
+        text = device.get("pcibusid", "pciaddress", "pciebusid", "pciaddr", "parentpciaddr")
         pci = parse_pci(text)
         if text and not pci:
             self.complain("unreadable", device.name, f"{text!r} is no PCI address")

@@ -128,6 +128,11 @@ def _is_row(cells: Sequence[str]) -> bool:
     return len(cells) > 1 and bool(_DEVICE.fullmatch(cells[0]) and _CELL.fullmatch(cells[1]))
 
 
+def _first_places(columns: Sequence[str]) -> dict[str, int]:
+    """Return where each name is; of two of one name the first counts."""
+    return {column: place for place, column in reversed(list(enumerate(columns)))}
+
+
 class _Reader:
     """Makes sense of a matrix."""
 
@@ -135,9 +140,7 @@ class _Reader:
         self.complaints: list[Complaint] = []
         self._name = name
         self._matrix = matrix
-        # Of two columns of one name the first counts.
-        columns = list(enumerate(matrix.columns))
-        self._column = {column: place for place, column in reversed(columns)}
+        self._column = _first_places(matrix.columns)
         self._rows = {name: row for name, row in matrix.rows.items() if self._is_straight(name)}
         devices_ = [*matrix.columns, *matrix.rows]
         self._gpus = {each: int(match[1]) for each in devices_ if (match := _GPU.fullmatch(each))}
