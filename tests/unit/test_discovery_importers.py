@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdmatrain.discovery.complaints import MEANING
+from rdmatrain.discovery.fitness import NO_RDMA, judge
 from rdmatrain.discovery.importers import merge, read_file
-from rdmatrain.discovery.importers.fitness import NO_RDMA, judge
 from rdmatrain.discovery.model import Distance, Gpu, Machine, Nic, Port
 from rdmatrain.discovery.pci import parse_mask
 from rdmatrain.discovery.yaml_text import load_documents
@@ -97,9 +97,11 @@ def unfit(*nics: Nic) -> list[str]:
 def test_few_bonds_are_unfit() -> None:
     bonds = [Nic("mlx5_bond_0"), Nic("mlx5_bond_1")]
     rails = [Nic("mlx5_1"), Nic("mlx5_2")]
-    assert unfit(bonds[0], *rails) == ["is a bond, beside NICs that are none", "", ""]
+    assert unfit(bonds[0], *rails) == ["is a bond, beside NICs that are as fast", "", ""]
     # Each is a rail.
     assert unfit(*bonds, rails[0]) == ["", "", ""]
+    assert unfit(bonds[0], rails[0]) == ["is a bond, beside NICs that are as fast", ""]
+    assert unfit(replace(bonds[0], gbps=200.0), replace(rails[0], gbps=100.0)) == ["", ""]
 
 
 def test_few_nics_of_another_fabric_are_unfit() -> None:
