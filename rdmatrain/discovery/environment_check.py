@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+from rdmatrain.discovery.claims.values import shown
 from rdmatrain.discovery.complaints import complaint
 from rdmatrain.discovery.device_lists import LISTS, Allows, nccl_allows, usable_nics, used_nics
 from rdmatrain.discovery.gid_index import label, port_of
@@ -37,46 +39,45 @@ def _nccl_devices(
 ) -> Iterable[Complaint]:
     if "NCCL_IB_HCA" not in user:
         return
-    source = f"NCCL_IB_HCA={user['NCCL_IB_HCA']}"
-    wanted = NameList.parse(user["NCCL_IB_HCA"])
+    given = _Given("NCCL_IB_HCA", user["NCCL_IB_HCA"])
+    wanted = NameList.parse(given.value)
     visible = _visible(machine, allocation)
     for name, port in () if wanted.exclude else wanted.entries:
         taken = {
             each for each, number in _ports(visible) if wanted.names((name, port), each, number)
         }
         if not taken:
-            yield _not_here(source, name if port is None else f"{name}:{port}", visible)
+            yield _not_here(given, name if port is None else f"{name}:{port}", visible)
         elif name in taken and len(taken) > 1:
             text = f"{name} takes {_listed(taken - {name})} too: write ={name} for that one only"
-            yield complaint("variable-prefix", source, text)
-    yield from _foreign(source, allocation, visible, nccl_allows)
+            yield given.complaint("variable-prefix", text)
+    yield from _foreign(given, allocation, visible, nccl_allows)
 
 
 def _nccl_off(allocation: Allocation, user: Mapping[str, str]) -> Iterable[Complaint]:
-    value = user.get("NCCL_IB_DISABLE", "")
-    nics = usable_nics(allocation)
-    if (_number(value) or 0) != 0 and nics:
-        yield complaint(
-            "variable-rdma-off",
-            f"NCCL_IB_DISABLE={value}",
-            f"NCCL will use sockets, though {_listed(each.nic.name for each in nics)} can be used",
-        )
+    names = _listed(each.nic.name for each in usable_nics(allocation))
+    off = {
+        "NCCL_IB_DISABLE": bool(_number(user.get("NCCL_IB_DISABLE", ""))),
+        "NCCL_NET": user.get("NCCL_NET", "").lower() == "socket",
+    }
+    for name in (name for name in off if off[name] and names):
+        text = f"NCCL will use sockets, though {names} can be used"
+        yield _Given(name, user[name]).complaint("variable-rdma-off", text)
 
 
 def _nccl_sockets(machine: Machine, user: Mapping[str, str]) -> Iterable[Complaint]:
-    value = user.get("NCCL_SOCKET_IFNAME", "")
-    if not value or not machine.netdevs:
+    given = _Given("NCCL_SOCKET_IFNAME", user.get("NCCL_SOCKET_IFNAME", ""))
+    if not given.value or not machine.netdevs:
         return
-    source = f"NCCL_SOCKET_IFNAME={value}"
-    wanted = NameList.parse(value)
+    wanted = NameList.parse(given.value)
     names = [dev.name for dev in machine.netdevs]
     missing = _absent(wanted, names)
     if missing:
         text = f"there is no interface {_listed(missing)} here: there are {_listed(names)}"
-        yield complaint("variable-interface", source, text)
+        yield given.complaint("variable-interface", text)
     elif not _has_address(machine, taken := {name for name in names if wanted.allows(name)}):
         text = f"takes no interface with an IP address; it takes {_listed(taken) or 'none'}"
-        yield complaint("variable-interface", source, text)
+        yield given.complaint("variable-interface", text)
 
 
 def _absent(wanted: NameList, names: Sequence[str]) -> list[str]:
@@ -98,14 +99,14 @@ def _lists(
     visible = _visible(machine, allocation)
     netdevs = {dev.name for dev in machine.netdevs}
     for variable, allows, _ in LISTS[1:]:
-        value = user.get(variable, "")
-        if not value:
+        given = _Given(variable, user.get(variable, ""))
+        if not given.value:
             continue
-        source = f"{variable}={value}"
-        for item in filter(None, () if value.startswith("^") else value.split(",")):
+        items = () if given.value.startswith("^") else given.value.split(",")
+        for item in filter(None, items):
             if item not in netdevs and not any(allows(item, *port) for port in _ports(visible)):
-                yield _not_here(source, item, visible)
-        yield from _foreign(source, allocation, visible, allows)
+                yield _not_here(given, item, visible)
+        yield from _foreign(given, allocation, visible, allows)
 
 
 def _gid_indexes(allocation: Allocation, user: Mapping[str, str]) -> Iterable[Complaint]:
@@ -116,7 +117,7 @@ def _gid_indexes(allocation: Allocation, user: Mapping[str, str]) -> Iterable[Co
         nics = used_nics(allocation, user.get(devices, ""), allows)
         wrong = [f"{label(each)} {why}" for each, why in _wrong(nics, index)]
         if wrong:
-            yield complaint("variable-gid", f"{variable}={user[variable]}", "; ".join(wrong))
+            yield _Given(variable, user[variable]).complaint("variable-gid", "; ".join(wrong))
 
 
 def _wrong(nics: Sequence[GrantedNic], index: int) -> Iterable[tuple[GrantedNic, str]]:
@@ -142,20 +143,30 @@ def _why_not(gid: Gid | None, proven: Gid | None) -> str:
 
 
 def _foreign(
-    source: str, allocation: Allocation, visible: Mapping[str, Sequence[int]], allows: Allows
+    given: "_Given", allocation: Allocation, visible: Mapping[str, Sequence[int]], allows: Allows
 ) -> Iterable[Complaint]:
     """Complain about devices that a list takes and the pod was not given."""
-    value = source.partition("=")[2]
     reasons = {nic.name: reason for nic, reason in allocation.others}
     granted = {each.nic.name for each in allocation.nics}
-    taken = {name for name, port in _ports(visible) if allows(value, name, port)}
+    taken = {name for name, port in _ports(visible) if allows(given.value, name, port)}
     foreign = sorted(taken & set(reasons), key=natural)
     if foreign:
-        text = ", ".join(f"{name} ({reasons[name]})" for name in foreign)
-        yield complaint("variable-device", source, f"takes what is not for this pod: {text}")
+        text = ", ".join(f"{shown(name)} ({reasons[name]})" for name in foreign)
+        yield given.complaint("variable-device", f"takes what is not for this pod: {text}")
     if granted and not taken & granted:
         text = f"takes none of this pod's NICs: they are {_listed(granted)}"
-        yield complaint("variable-device", source, text)
+        yield given.complaint("variable-device", text)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A variable of the user."""
+
+    name: str
+    value: str
+
+    def complaint(self, what: str, text: str) -> Complaint:
+        return complaint(what, f"{self.name}={shown(self.value)}", text)
 
 
 def _visible(machine: Machine, allocation: Allocation) -> dict[str, list[int]]:
@@ -164,9 +175,11 @@ def _visible(machine: Machine, allocation: Allocation) -> dict[str, list[int]]:
     return {nic.name: [port.number for port in nic.ports] or [1] for nic in (*machine.nics, *nics)}
 
 
-def _not_here(source: str, name: str, visible: Iterable[str]) -> Complaint:
+def _not_here(given: _Given, name: str, visible: Iterable[str]) -> Complaint:
+    # A space after a comma is part of the name, and hard to see.
+    what = repr(shown(name)) if " " in name else shown(name)
     here = _listed(visible) or "none"
-    return complaint("variable-device", source, f"there is no {name} here: the devices are {here}")
+    return given.complaint("variable-device", f"there is no {what} here: the devices are {here}")
 
 
 def _ports(visible: Mapping[str, Sequence[int]]) -> list[tuple[str, int]]:
@@ -174,7 +187,7 @@ def _ports(visible: Mapping[str, Sequence[int]]) -> list[tuple[str, int]]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names, key=natural))
+    return ", ".join(shown(name) for name in sorted(names, key=natural))
 
 
 def _number(text: str) -> int | None:

@@ -69,6 +69,7 @@ def test_values_that_fit_are_not_complained_about(name: str, value: str) -> None
         ("NCCL_IB_HCA", "^mlx5_1", ["not for this pod: mlx5_0 (of another pod)"]),
         ("NCCL_IB_HCA", "=mlx5_1,mlx5_7", ["no mlx5_7 here: the devices are mlx5_0, mlx5_1, mlx"]),
         ("NCCL_IB_HCA", "=mlx5_1:2,mlx5_2", ["no mlx5_1:2 here"]),
+        ("NCCL_IB_HCA", "=mlx5_1, mlx5_2", ["no ' mlx5_2' here"]),
         ("NCCL_IB_HCA", "=mlx5", ["no mlx5 here", "takes none of this pod's NICs"]),
         ("UCX_NET_DEVICES", "mlx5_1:1,mlx5_7:1", ["no mlx5_7:1 here"]),
         # UCX needs the port.
@@ -76,7 +77,7 @@ def test_values_that_fit_are_not_complained_about(name: str, value: str) -> None
         ("UCX_NET_DEVICES", "all", ["not for this pod: mlx5_0 (of another pod), mlx5_10"]),
         ("UCX_NET_DEVICES", "^mlx5_1:1", ["not for this pod"]),
         ("RDMATRAIN_DEVICES", "mlx5_1,mlx5_0", ["not for this pod: mlx5_0 (of"]),
-        ("RDMATRAIN_DEVICES", "mlx5_1,mlx5 2", ["no mlx5 2 here", "none of this pod's"]),
+        ("RDMATRAIN_DEVICES", "mlx5_1,mlx5 2", ["no 'mlx5 2' here", "none of this pod's"]),
     ],
 )
 def test_devices_that_are_missing_or_foreign(name: str, value: str, words: list[str]) -> None:
@@ -133,6 +134,8 @@ def test_rdma_that_is_turned_off() -> None:
     ((name, text),) = complaints("NCCL_IB_DISABLE", "1")
     assert (name, "mlx5_1, mlx5_2" in text) == ("variable-rdma-off", True)
     assert complaints("NCCL_IB_DISABLE", "1", ()) == []
+    assert [name for name, _ in complaints("NCCL_NET", "Socket")] == ["variable-rdma-off"]
+    assert complaints("NCCL_NET", "IB") == []
 
 
 @pytest.mark.parametrize(
@@ -158,4 +161,6 @@ def test_no_value_is_too_strange(value: str, one: GrantedNic, two: GrantedNic) -
     allocation = Allocation(nics=(one,), others=((two.nic, "foreign"),))
     machine = Machine("a test", nics=(one.nic, two.nic), netdevs=NETDEVS)
     found = check(machine, allocation, dict.fromkeys(NAMES, value))
-    assert all(each.text for each in found)
+    for each in found:
+        # It can be printed, whatever bytes the variable had.
+        assert f"{each}".isprintable()
