@@ -3,7 +3,7 @@
 A user's own value always wins; what rdmatrain would have set, and why, is kept beside it. An empty
 value counts as none. Three decisions:
 
-- **NCCL is told of all NICs of the pod, the same in each rank**: ``NCCL_IB_HCA`` is no choice for
+- **NCCL is told of the NICs of all ranks, the same in each rank**: ``NCCL_IB_HCA`` is no choice for
   one rank. Every rank puts together what all ranks of its node see, finds the NIC nearest to each
   GPU by itself, and sends through another GPU's NIC where that is the shorter way (PXN). Lists
   that differ by rank break that. RCCL reads the same variables.
@@ -101,10 +101,12 @@ def variables(
 
     """
     chooser = _Chooser(user)
-    nics = usable_nics(allocation)
-    for_nccl = used_nics(allocation, user.get("NCCL_IB_HCA", ""), nccl_allows)
+    nics = _bound(usable_nics(allocation), bindings)
+    given = user.get("NCCL_IB_HCA", "")
+    for_nccl = used_nics(allocation, given, nccl_allows) if given else nics
     common = [
-        *_nccl_devices(chooser, allocation, nics),
+        _nccl_devices(chooser, allocation, nics),
+        _nccl_off(chooser, allocation, nics),
         *_nccl_gids(chooser, for_nccl),
         chooser.choose("NCCL_SOCKET_IFNAME", _exactly(interface.name), interface.reason),
         _nccl_cards(chooser, for_nccl),
@@ -130,28 +132,34 @@ class _Chooser:
         return next((name for name in names if self.user.get(name)), "")
 
 
+def _bound(nics: list[GrantedNic], bindings: Sequence[Binding]) -> list[GrantedNic]:
+    """Return the NICs that ranks are bound to, or all: what pairing left out is too slow or far."""
+    names = {nic.name for binding in bindings for nic in binding.nics}
+    return [each for each in nics if each.nic.name in names] or nics
+
+
 def _exactly(names: str) -> str:
     return f"={names}" if names else ""
 
 
-def _nccl_devices(
-    chooser: _Chooser, allocation: Allocation, nics: Sequence[GrantedNic]
-) -> list[Choice]:
-    names = ",".join(map(label, nics))
-    foreign = [nic.name for nic, _ in allocation.others if not nic.efa]
-    foreign += [each.nic.name for each in allocation.nics if not each.port and not each.nic.efa]
-    if nics:
-        why = "the pod's NICs by their whole names: a prefix would take others too"
-        off, why_off = "", "there are NICs to use"
-    else:
-        why = "no NIC of this pod can be used by verbs"
-        # A user who names NICs knows better.
-        off = "1" if foreign and not chooser.given("NCCL_IB_HCA") else ""
-        why_off = f"{', '.join(foreign)} can be seen, and cannot be used" if foreign else why
-    return [
-        chooser.choose("NCCL_IB_HCA", _exactly(names), why),
-        chooser.choose("NCCL_IB_DISABLE", off, why_off),
-    ]
+def _nccl_devices(chooser: _Chooser, allocation: Allocation, nics: Sequence[GrantedNic]) -> Choice:
+    if not nics:
+        return chooser.choose("NCCL_IB_HCA", "", "no NIC of this pod can be used by verbs")
+    left = [each.nic.name for each in usable_nics(allocation) if each not in nics]
+    why = "the NICs of all ranks by their whole names: a prefix would take others too"
+    why += f"; not {', '.join(left)}, of no rank" if left else ""
+    return chooser.choose("NCCL_IB_HCA", "=" + ",".join(map(label, nics)), why)
+
+
+def _nccl_off(chooser: _Chooser, allocation: Allocation, nics: Sequence[GrantedNic]) -> Choice:
+    """Keep NCCL from NICs that it can see and not use, where there are no others."""
+    seen = [nic.name for nic, _ in allocation.others if not nic.efa]
+    seen += [each.nic.name for each in allocation.nics if not each.port and not each.nic.efa]
+    # A user who names NICs knows better.
+    if nics or not seen or chooser.given("NCCL_IB_HCA"):
+        return chooser.choose("NCCL_IB_DISABLE", "", "there is nothing to keep NCCL from")
+    why = f"{', '.join(seen)} can be seen, and cannot be used"
+    return chooser.choose("NCCL_IB_DISABLE", "1", why)
 
 
 def _nccl_gids(chooser: _Chooser, nics: Sequence[GrantedNic]) -> list[Choice]:

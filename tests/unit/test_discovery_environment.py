@@ -188,6 +188,18 @@ def test_what_is_unfit_is_used_only_if_there_is_nothing_else() -> None:
     assert environment(bond).to_set(0)["NCCL_IB_HCA"] == "=mlx5_bond_0:1"
 
 
+def test_what_pairing_left_out_is_not_named_to_nccl() -> None:
+    fast, slow = (roce(f"mlx5_{n}", f"10.0.0.{n + 1}", f"net{n}", 3 + 2 * n) for n in range(2))
+    allocation = Allocation(nics=(fast, slow))
+    found = variables(machine(fast, slow), allocation, [bind(0, fast)], {}, ETH0)
+    assert found.to_set(0)["NCCL_IB_HCA"] == "=mlx5_0:1"
+    assert found.to_set(0)["NCCL_IB_GID_INDEX"] == "3"
+    assert "not mlx5_1, of no rank" in reason(found, "NCCL_IB_HCA")
+    # Without ranks there is nothing to go by.
+    none = variables(machine(fast, slow), allocation, [], {}, ETH0)
+    assert none.common[0].value == "=mlx5_0:1,mlx5_1:1"
+
+
 def test_nics_of_others_are_kept_from_nccl_where_the_pod_has_none() -> None:
     found = environment(others=(nic("mlx5_0"),))
     assert {e.name: e.value for e in found.common if e.value}["NCCL_IB_DISABLE"] == "1"
