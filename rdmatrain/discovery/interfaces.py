@@ -97,8 +97,13 @@ def _rows(source: Source, path: str, columns: int) -> list[list[str]]:
 
 
 def _by_exclusion(machine: Machine) -> list[tuple[str, str]]:
-    with_address = [dev.name for dev in machine.netdevs if dev.addresses and dev.name != "lo"]
-    return [(with_address[0], "the only one with an address")] if len(with_address) == 1 else []
+    """Return the only interface that it can be, those of RDMA devices last."""
+    of_rdma = {name for nic in machine.nics for name in nic.netdevs}
+    names = [dev.name for dev in machine.netdevs if dev.addresses and dev.name != "lo"]
+    others = [name for name in names if name not in of_rdma]
+    if len(names) > 1 and len(others) == 1:
+        return [(others[0], "the only one with an address that is of no RDMA device")]
+    return [(names[0], "the only one with an address")] if len(names) == 1 else []
 
 
 def _why_not(machine: Machine, name: str) -> str:

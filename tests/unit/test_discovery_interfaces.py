@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from memory_source import MemorySource
 
 from rdmatrain.discovery.interfaces import control_interface
-from rdmatrain.discovery.model import Machine, Netdev, Pod
+from rdmatrain.discovery.model import Machine, Netdev, Nic, Pod
 
 ETH0 = Netdev("eth0", addresses=("10.244.1.7",))
 NET1 = Netdev("net1", addresses=("10.0.0.1",))
@@ -92,6 +92,18 @@ def test_the_only_one_with_an_address_is_the_last_resort() -> None:
     name, why = found(LO, ETH0, NET1)
     assert name == ""
     assert why
+
+
+def test_an_interface_of_an_rdma_device_is_the_very_last() -> None:
+    nics = (Nic("mlx5_18", netdevs=("net1",)),)
+
+    def only(*netdevs: Netdev) -> str:
+        machine = Machine("", nics=nics, netdevs=netdevs)
+        return control_interface(MemorySource({}), machine, Pod()).name
+
+    assert only(LO, NET1, ETH0) == "eth0"
+    assert only(LO, NET1) == "net1"
+    assert only(LO, NET1, ETH0, Netdev("eth1", addresses=("10.9.0.1",))) == ""
 
 
 def test_where_no_address_is_known_the_route_is_believed() -> None:
