@@ -100,7 +100,7 @@ def _by_exclusion(machine: Machine) -> list[tuple[str, str]]:
     """Return the only interface that it can be, those of RDMA devices last."""
     of_rdma = {name for nic in machine.nics for name in nic.netdevs}
     names = [dev.name for dev in machine.netdevs if dev.addresses and dev.name != "lo"]
-    others = [name for name in names if name not in of_rdma]
+    others = sorted(set(names) - of_rdma)
     if len(names) > 1 and len(others) == 1:
         return [(others[0], "the only one with an address that is of no RDMA device")]
     return [(names[0], "the only one with an address")] if len(names) == 1 else []
