@@ -25,7 +25,19 @@ _WORD = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 # What orchestrators append to a job's name, and words that are too plain to be replaced.
 _ROLES = {"master", "worker", "workers", "launcher", "leader", "node", "server", "ps", "chief"}
 _PLAIN = {"cluster", "cpu", "cuda", "default", "gpu", "gpus", "host", "internal", "ip", "job"}
-_PLAIN |= {"local", "localdomain", "localhost", "name", "pci", "pod", "rdma", "slots", "svc"}
+_PLAIN |= {"ip6-allnodes", "ip6-allrouters", "ip6-localhost", "ip6-loopback", "ip6-mcastprefix"}
+_PLAIN |= {
+    "ip6-localnet",
+    "local",
+    "localdomain",
+    "localhost",
+    "name",
+    "pci",
+    "pod",
+    "rdma",
+    "slots",
+    "svc",
+}
 _LOW_32, _LOW_64 = (1 << 32) - 1, (1 << 64) - 1
 # What the middle of an interface is that was made of a MAC, and the bit that differs from it.
 _EUI, _EUI_BIT = 0xFFFE << 24, 1 << 57

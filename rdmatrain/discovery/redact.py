@@ -10,8 +10,9 @@ from rdmatrain.discovery.aliases import Addresses, Names
 # Variables that discovery, NCCL and launchers read; a redacted snapshot has no others.
 _KNOWN = re.compile(
     r"(PCIDEVICE|SRIOVNETWORK|NVIDIA|CUDA|HIP|ROCR|AMD|GPU|NCCL|RCCL|UCX|FI|RDMATRAIN|PET|VC|VK|K"
-    r"|SLURM|OMPI|PRTE|PMI|PMIX|MPI|I_MPI|HYDRA|HYDI|LWS|JOB|MASTER|LOCAL|GROUP|ROLE|TORCHELASTIC"
+    r"|SLURMD?|SLINKY|OMPI|PRTE|PMI|PMIX|MPI|I_MPI|HYDRA|HYDI|LWS|JOB|MASTER|LOCAL|GROUP|ROLE|TORCHELASTIC"
     r"|KUBEFLOW|OMP)_.*|JOBSET.*|PMI.*|HOSTNAME|RANK|WORLD_SIZE|NODE_RANK|NNODES"
+    r"|.*(?i:NETWORKS?_STATUS)"
 )
 # What names of secrets have in them. A partition key (PKEY) is none.
 _SECRET = re.compile(
@@ -24,17 +25,17 @@ _PERSONAL = re.compile(r"USER|ACCOUNT|HOME|_W?DIR$|COMMAND|COMMENT|ARGV|EMAIL", 
 # Annotations and labels of what schedules a pod and gives it devices.
 _KNOWN_NOTES = re.compile(
     r"(k8s\.v1\.cni\.cncf\.io|([a-z-]+\.)*(volcano\.sh|kubeflow\.org|x-k8s\.io|sigs\.k8s\.io)"
-    r"|scheduling\.k8s\.io|batch\.kubernetes\.io|topology\.kubernetes\.io|nvidia\.com|hccl)/.*"
+    r"|scheduling\.k8s\.io|batch\.kubernetes\.io|topology\.kubernetes\.io|nvidia\.com|slinky\.slurm\.net)/.*"
 )
 _NOTE = re.compile(r'([^\s="]+)="((?:[^"\\]|\\.)*)"')
 
 # Where hosts and jobs are named.
 _NAMING_FILE = re.compile(r"/etc/(hostname|hosts|volcano/.*|mpi/hostfile)|.*/hostname")
 _NAMING_VARIABLE = re.compile(
-    r"HOSTNAME|.*(_ADDR|_ADDRESS|_HOSTS?|_ENDPOINT|NODELIST|NODENAME|JOB_NAME|_NODE|_RDZV_ID)"
+    r"HOSTNAME|.*(_ADDR|_ADDRESS|_HOSTS?|_ENDPOINT|NODELIST|NODENAME|JOB_NAME|CLUSTER_NAME|PARTITION|RDZV_ID)"
 )
 _NAMING_NOTE = re.compile(r".*(name|namespace|coordinator|workload|queue|subdomain|-group)")
-_ROLE_NOTE = re.compile(r".*/(replicatedjob-name|task-spec|replica-type)")
+_ROLE_NOTE = re.compile(r".*/(replicatedjob-name|operator-name|task-spec|replica-type)")
 _NAMESPACE = re.compile(r'"namespace\\?"\s*:\s*\\?"([^"\\/]+)|\\?"name\\?"\s*:\s*\\?"([^"\\/]+)/')
 _ENVIRON = re.compile(r"/proc/[^/]+/environ")
 _TABLE = re.compile(r".*/net/(route|if_inet6|ipv6_route)")
@@ -118,7 +119,7 @@ def _naming(files: dict[str, str]) -> Iterator[str]:
     """Yield texts in which hosts, jobs or namespaces are named."""
     for path, text in files.items():
         if _NAMING_FILE.fullmatch(path):
-            yield text
+            yield re.sub("#.*", "", text)
         elif _ENVIRON.fullmatch(path):
             for variable in text.split("\0"):
                 name, _, value = variable.partition("=")
@@ -156,7 +157,10 @@ def _renamed(path: str, text: str, addresses: Addresses, names: Names) -> str:
 def _after(mark: str, text: str, names: Names) -> str:
     """Replace names in what follows a mark; in all of a text without it."""
     key, found, value = text.partition(mark)
-    return key + found + names.in_text(value) if found else names.in_text(text)
+    if not found:
+        return names.in_text(text)
+    # The files of a snapshot keep their paths.
+    return text if value.startswith("/") else key + found + names.in_text(value)
 
 
 def _in_json(value: Any, change: Callable[[str], str]) -> Any:

@@ -1,0 +1,104 @@
+"""All that can be found out about a machine and a pod, put together."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from rdmatrain.discovery.allocation import reconcile
+from rdmatrain.discovery.bindings import bind
+from rdmatrain.discovery.environment import Environment, variables
+from rdmatrain.discovery.environment_check import check
+from rdmatrain.discovery.interfaces import control_interface
+from rdmatrain.discovery.machine import read_machine
+from rdmatrain.discovery.model import (
+    Allocation,
+    Binding,
+    Complaint,
+    GrantedNic,
+    Machine,
+    Pair,
+    Pod,
+)
+from rdmatrain.discovery.orchestrator import Identity, whoami
+from rdmatrain.discovery.pairing import pair
+from rdmatrain.discovery.pod import read_pod
+from rdmatrain.discovery.source import Source
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found.
+
+    Attributes:
+        machine: the devices.
+        pod: what its environment and files say; None for a file that describes only a machine.
+        allocation: what the pod got; nothing without a pod.
+        pairs: a NIC for each GPU of the pod; of the machine, without a pod.
+        bindings: what each local rank gets; none without a pod.
+        environment: the variables of the local ranks; None without a pod.
+        identity: who this process is, by its orchestrator; None without a pod.
+        complaints: of all of them, in the order of the attributes.
+
+    """
+
+    machine: Machine
+    pod: Pod | None = None
+    allocation: Allocation = field(default_factory=Allocation)
+    pairs: tuple[Pair, ...] = ()
+    bindings: tuple[Binding, ...] = ()
+    environment: Environment | None = None
+    identity: Identity | None = None
+    complaints: tuple[Complaint, ...] = ()
+
+
+def survey(source: Source, origin: str = "this machine") -> Survey:
+    """Find out what a pod got, and what its ranks should use.
+
+    Args:
+        source: has the facts.
+        origin: what people call it: ``this machine``, or a file or folder.
+
+    """
+    machine, pod = read_machine(source, origin), read_pod(source)
+    identity = whoami(source, pod)
+    allocation = reconcile(machine, pod, source.probe("verbs"))
+    pairs, wrong_pairs = pair(
+        machine,
+        [each.gpu for each in allocation.gpus],
+        [each.nic for each in _working(allocation.nics)],
+    )
+    bindings = bind(machine, allocation, pairs, identity.nproc_per_node)
+    # Of several values of one name the first counts.
+    user = {each.name: each.value for each in reversed(pod.variables)}
+    interface = control_interface(source, machine, pod)
+    return Survey(
+        machine=machine,
+        pod=pod,
+        allocation=allocation,
+        pairs=pairs,
+        bindings=bindings,
+        environment=variables(machine, allocation, bindings, user, interface),
+        identity=identity,
+        complaints=_all(
+            machine.complaints,
+            pod.complaints,
+            allocation.complaints,
+            wrong_pairs,
+            check(machine, allocation, user),
+            identity.complaints,
+        ),
+    )
+
+
+def survey_machine(machine: Machine) -> Survey:
+    """Pair all GPUs and NICs of a machine that a file describes: nothing is known of a pod."""
+    pairs, complaints = pair(machine, machine.gpus, machine.nics)
+    return Survey(machine, pairs=pairs, complaints=_all(machine.complaints, complaints))
+
+
+def _working(nics: Iterable[GrantedNic]) -> list[GrantedNic]:
+    nics = list(nics)
+    return [each for each in nics if each.port or each.nic.efa] or nics
+
+
+def _all(*parts: Iterable[Complaint]) -> tuple[Complaint, ...]:
+    return tuple(dict.fromkeys(each for part in parts for each in part))
