@@ -24,7 +24,7 @@ def bind(
 
     Args:
         machine: its NUMA nodes and CPUs.
-        allocation: GPUs, and NICs with their ports and GIDs.
+        allocation: GPUs in the order of the ranks, and NICs with their ports and GIDs.
         pairs: a NIC for each GPU; none on a host without GPUs or NICs.
         local_ranks: how many processes; None for one a GPU, or one a NIC where there are no GPUs.
 
@@ -55,12 +55,12 @@ def bind(
 
 
 def _seats_at_gpus(allocation: Allocation, pairs: Sequence[Pair], ranks: int) -> list[_Seat]:
-    gpus = sorted((each.gpu for each in allocation.gpus), key=lambda gpu: gpu.index)
-    of_gpu = {each.gpu.index: each for each in pairs}
+    gpus = [each.gpu for each in allocation.gpus]
+    of_gpu = {each.gpu: each for each in pairs}
     seats = []
     for rank in range(ranks):
         gpu = gpus[rank % len(gpus)]
-        own = of_gpu.get(gpu.index)
+        own = of_gpu.get(gpu)
         nics = (own.nic, *own.more) if own else ()
         numa = next((nic.numa for nic in nics), None) if gpu.numa is None else gpu.numa
         reason = own.reason if own else "there is no NIC for its GPU"

@@ -396,7 +396,7 @@ class Allocation:
     """What this pod really got, reconciled from all sources.
 
     Attributes:
-        gpus: by index.
+        gpus: in the order in which a process counts them, which CUDA_VISIBLE_DEVICES may turn.
         nics: those that it may use.
         others: NICs that are visible and not for this pod, each with the reason.
         namespaces: ``exclusive``, ``shared``, or empty: how RDMA devices are divided on this host.

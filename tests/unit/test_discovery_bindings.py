@@ -91,12 +91,16 @@ def test_more_ranks_than_gpus_share_them_and_are_told_so() -> None:
     assert bindings[9].nics == bindings[1].nics
 
 
-def test_ranks_count_gpus_as_the_driver_does() -> None:
+def test_ranks_count_gpus_as_a_process_does() -> None:
+    """CUDA_VISIBLE_DEVICES=3,1 makes GPU 3 the first one."""
     machine = hgx_h100()
     pairs, _ = pair(machine, machine.gpus, machine.nics)
     allocation = granted(machine)
-    turned = replace(allocation, gpus=allocation.gpus[::-1])
-    assert bind(machine, turned, pairs[::-1], 3) == bind(machine, allocation, pairs, 3)
+    turned = replace(allocation, gpus=(allocation.gpus[3], allocation.gpus[1]))
+    bindings = bind(machine, turned, pairs[::-1], None)
+    own = hgx_h100_pairs()
+    assert [each.gpu.index for each in bindings if each.gpu] == [3, 1]
+    assert [[nic.name for nic in each.nics] for each in bindings] == [[own[3]], [own[1]]]
 
 
 def test_a_gpu_without_numa_node_has_that_of_its_nic_or_none() -> None:
