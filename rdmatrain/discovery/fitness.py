@@ -60,7 +60,7 @@ def _other_fabric(fit: Sequence[Nic]) -> Callable[[Nic], str]:
     def reason(nic: Nic) -> str:
         own = _layer(nic)
         few = own and counts[common] >= MANY * counts[own]
-        return f"is of {own}, while most are of {common}" if few and own != common else ""
+        return f"is of {own}, while most are of {common}" if few else ""
 
     return reason
 

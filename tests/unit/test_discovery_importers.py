@@ -70,6 +70,18 @@ def test_nccl_ports_of_one_device_are_one_nic_and_devices_of_one_function_are_tw
     assert nic(machine, "mlx5_0").vendor == "15b3:1021"
 
 
+def test_fabric_of_aws_is_neither_ethernet_nor_infiniband() -> None:
+    nccl = """<system version="1"><cpu><pci busid="0000:01:00.0" class="0x020000" vendor="0x1d0f"
+      device="0xefa1"><nic><net name="efa_0" port="1"/></nic></pci></cpu></system>"""
+    hwloc = """<topology version="2.0"><object type="PCIDev" pci_busid="0000:01:00.0"
+      pci_type="0200 [1d0f:efa1]"><object type="OSDev" name="efa_0" osdev_type="3">
+      <info name="Port1State" value="4"/></object></object></topology>"""
+    for text in (nccl, hwloc):
+        (only,) = read_file(text, "f").nics
+        assert (only.name, only.efa) == ("efa_0", True)
+        assert [port.link_layer for port in only.ports] == [""]
+
+
 def test_nccl_nic_without_net_is_known_by_its_address_and_one_without_pci_by_its_node() -> None:
     machine = read("nccl.xml")
     bare, plain = nic(machine, "0000:24:00.0"), nic(machine, "eth0")
@@ -198,6 +210,7 @@ def test_hwloc_nics_are_rdma_devices_and_others_are_listed_as_unfit() -> None:
     ]
     (port,) = nic(machine, "mlx5_0").ports
     assert (str(port), port.state, port.link_layer) == ("mlx5_0/1", "ACTIVE", "InfiniBand")
+    assert nic(machine, "mlx5_1").ports[0].link_layer == "Ethernet"
     assert nic(machine, "mlx5_1").netdevs == ("ens2",)
     assert [(each.name, each.pci) for each in machine.netdevs] == [
         ("ibp2s0", "0000:02:00.0"),
@@ -288,6 +301,7 @@ def test_matrix_of_old_drivers_has_names_in_its_columns_and_other_distances() ->
         "\t\tGPU0\tGPU1\tNIC0\n\t\tGPU1\tNV18\t X \tPXB\n",
         "GPU0 GPU1 NIC0 CPU Affinity NUMA Affinity GPU NUMA ID\nGPU1 NV18 X PXB 0-7 N/A N/A",
         "     GPU0 GPU1 NIC0 NIC1 NUMA\nGPU1 NV18 X PXBNODE 0\n",
+        "GPU0 GPU1 GPU1 NIC0\nGPU1 NV1 X SYS PXB\n",
         "some words\n[4mGPU0 GPU1 NIC0[0m\nNIC0 PHX PXB X\nNIC0 PHB PXB X\n",
     ],
 )
@@ -302,6 +316,16 @@ def test_matrix_row_with_a_missing_cell_is_not_read_one_column_off() -> None:
     machine = read_file(text, "f")
     assert set(machine.stated) == {(0, "NIC0", Distance.PIX), (0, "NIC1", Distance.SYS)}
     assert {each.source for each in machine.complaints} == {"f, row GPU1"}
+
+
+def test_matrix_numbers_no_two_gpus_alike() -> None:
+    machine = read_file("GPU0 GPU00 NIC0\nGPU0 X SYS PIX\nGPU00 SYS X PIX\n", "f")
+    assert [each.name for each in machine.gpus] == ["GPU0"]
+
+
+def test_matrix_name_of_two_nics_is_a_name_of_neither() -> None:
+    text = "GPU0 NIC0 NIC1\nGPU0 X PIX SYS\nNIC Legend:\n NIC0: mlx5_0\n NIC1: mlx5_0\n"
+    assert [each.name for each in read_file(text, "f").nics] == ["NIC0", "NIC1"]
 
 
 def test_matrix_that_is_not_symmetric_is_a_complaint() -> None:
@@ -384,6 +408,31 @@ def test_slices_of_mig_whose_gpu_is_not_on_offer_are_on_one_gpu() -> None:
     spec = {"driver": "gpu.nvidia.com", "devices": devices}
     (only,) = read_file(json.dumps({"kind": "ResourceSlice", "spec": spec}), "f").gpus
     assert (only.uuid, only.pci, only.mig) == ("GPU-a", "0000:07:00.0", ("MIG-0", "MIG-1"))
+
+
+def test_slice_of_mig_without_its_gpu_is_a_complaint() -> None:
+    text = """
+kind: ResourceSlice
+spec: {driver: gpu.nvidia.com, devices: [{name: mig-0, attributes: {type: {string: mig}}}]}
+"""
+    machine = read_file(text, "f")
+    assert machine.gpus == ()
+    assert [each.source for each in machine.complaints] == ["f, mig-0"]
+
+
+@pytest.mark.parametrize("names", [("a.b/numaNode", "z.b/numaNode"), ("z.b/numaNode", "a.b/x")])
+def test_standard_attributes_of_slices_go_before_those_of_drivers(names: tuple[str, str]) -> None:
+    first, last = names
+    attributes = {
+        first: {"int": 1},
+        "resource.kubernetes.io/numaNode": {"int": 0},
+        last: {"int": 1},
+        "rdma": {"bool": True},
+        "pciAddress": {"string": "0000:01:00.0"},
+    }
+    device = {"name": "a", "attributes": attributes}
+    text = json.dumps({"kind": "ResourceSlice", "spec": {"devices": [device]}})
+    assert [each.numa for each in read_file(text, "f").nics] == [0]
 
 
 def test_merged_slices_are_one_machine_and_nics_tell_the_node_of_gpus() -> None:

@@ -20,7 +20,7 @@ from rdmatrain.discovery.pci import parse_cpus
 _ESCAPE = re.compile(r"\x1b?\[[0-9;]*m")
 _DEVICE = re.compile(r"(?=.*\d)[A-Za-z][\w.+-]{1,63}", re.ASCII)
 _NUMBERED = re.compile(r"(GPU|NIC)\d", re.ASCII)
-_GPU = re.compile(r"GPU(\d{1,4})", re.ASCII)
+_GPU = re.compile(r"GPU(0|[1-9]\d{0,3})", re.ASCII)
 _LEGEND = re.compile(r"\s*(NIC\d+)\s*[:=]\s*(\S+)")
 # Names of older drivers beside those of today.
 _DISTANCES = {"SOC": Distance.SYS, "PSB": Distance.PIX} | {each.name: each for each in Distance}
