@@ -1,4 +1,9 @@
-"""Reads machines from files of other tools: one module a kind, told apart by content."""
+"""Reads machines from files of other tools: one module a kind, told apart by content.
+
+The path to a device is that of sysfs in files of hwloc. In NCCL's it begins at a NUMA node and has
+one entry for a switch (:attr:`Machine.collapsed`), ResourceSlices know its root and itself, and a
+matrix has no paths: it states distances.
+"""
 
 from collections.abc import Sequence
 from typing import Any
