@@ -1,16 +1,13 @@
 """Why a NIC that is visible is not used."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rdmatrain.discovery.model import Claim, Nic
-from rdmatrain.discovery.nic_claims import grants, place_of
+from rdmatrain.discovery.nic_claims import grants, manages, place_of
 from rdmatrain.discovery.ports import preference
 from rdmatrain.discovery.verdicts import Verdict
 
-# Of ConnectX-8 (XDR): a second RDMA device on the function, which only manages the fabric.
-_MANAGEMENT = re.compile(r"smi[0-9]+")
 # A host may show hundreds of VFs.
 MAX_LISTED = 8
 
@@ -29,14 +26,9 @@ class Case:
         return any(map(grants, self.claims))
 
     @property
-    def manages(self) -> bool:
-        """It carries no data."""
-        return bool(_MANAGEMENT.fullmatch(self.nic.name))
-
-    @property
     def usable(self) -> bool:
         """Nothing speaks against it."""
-        return not self.verdict.problem and not self.manages
+        return not self.verdict.problem and not manages(self.nic)
 
     @property
     def pf(self) -> str:
@@ -64,7 +56,7 @@ def refuse(cases: Sequence[Case], claims_exist: bool) -> list[Refusal]:
     """
     refusals = []
     for case in cases:
-        if case.manages:
+        if manages(case.nic):
             refusal: Refusal | None = Refusal(case, "", "only manages the fabric")
         elif claims_exist and not case.claimed:
             refusal = _unclaimed(case, cases)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rdmatrain.discovery.complaints import complaint
 from rdmatrain.discovery.model import Claim, Complaint, Evidence, GrantedNic, Machine, Nic
 from rdmatrain.discovery.nic_cases import Case, Refusal, listed, refuse
-from rdmatrain.discovery.nic_claims import grants, interpret, network_of
+from rdmatrain.discovery.nic_claims import grants, interpret, manages, network_of
 from rdmatrain.discovery.ports import DEVICES, ROCE_V1
 from rdmatrain.discovery.source import natural
 from rdmatrain.discovery.verdicts import Judge
@@ -109,4 +109,4 @@ def _namespaces(cases: Sequence[Case], refusals: Iterable[Refusal]) -> str:
         return "shared"
     if not any(case.claimed for case in cases):
         return ""
-    return "exclusive" if all(case.claimed or case.manages for case in cases) else "shared"
+    return "exclusive" if all(case.claimed or manages(case.nic) for case in cases) else "shared"
