@@ -20,8 +20,9 @@ import os
 import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -34,6 +35,8 @@ from rdmatrain.discovery.machine import read_machine
 from rdmatrain.discovery.model import Allocation, Complaint
 from rdmatrain.discovery.pod import read_pod
 from rdmatrain.discovery.source import Source, natural
+
+Contents = dict[str, str | list[str] | Link | int]
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "pods"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -79,6 +82,30 @@ class Files(MemorySource):
 
     def _listed(self, folder: str) -> list[str] | None:
         return self._folders_of.get(folder)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a pod sees, and what discovery makes of it."""
+
+    files: Contents
+    probes: dict[str, Any]
+    answer: Answer
+
+    def but(self, files: Contents, **changed: Any) -> Answer:
+        """What discovery makes of other files and probes."""
+        return answer(Files(files, {**self.probes, **changed}))
+
+
+@cache
+def seen(name: str) -> Seen:
+    """Return what the pod of a scenario sees."""
+    scenario = load(name)
+    with TemporaryDirectory() as folder:
+        write(scenario, Path(folder))
+        files = memorize(Path(folder))
+    asked = probes(scenario)
+    return Seen(files, asked, answer(Files(files, asked)))
 
 
 def load(name: str) -> dict[str, Any]:
@@ -146,9 +173,9 @@ def probes(scenario: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def memorize(root: Path) -> dict[str, str | list[str] | Link | int]:
+def memorize(root: Path) -> Contents:
     """Return all files below a folder, as MemorySource takes them."""
-    found: dict[str, str | list[str] | Link | int] = {}
+    found: Contents = {}
     for folder, folders, names in os.walk(root):
         for path in (Path(folder) / name for name in [*folders, *names]):
             place = f"/{path.relative_to(root)}"

@@ -98,6 +98,23 @@ def test_a_gid_that_works_needs_no_word_of_the_kernel() -> None:
     assert reconcile(machine, Pod(), None).nics == ()
 
 
+def test_an_entry_whose_type_cannot_be_read_is_of_another_namespace() -> None:
+    port = replace(VF.ports[0], gids=(Gid(3, "10.1.0.7", "", "net1"),))
+    found = reconcile(replace(HERE, nics=(replace(VF, ports=(port,)),)), Pod(), None)
+    assert found.nics == ()
+    assert "nic-without-gid" in ids(found)
+
+
+def test_what_manages_the_fabric_is_no_nic_though_it_has_a_link() -> None:
+    ports = (Port("", 1, "ACTIVE", "InfiniBand", (Gid(0, "fe80::1", "InfiniBand"),)),)
+    nics = tuple(Nic(name, pci=VF.pci, ports=ports) for name in ("mlx5_0", "smi1"))
+    for claims in ((), (SAYS,)):
+        found = reconcile(replace(HERE, nics=nics), Pod(claims=claims), None)
+        assert [each.nic.name for each in found.nics] == ["mlx5_0"]
+        assert found.namespaces == ("exclusive" if claims else "")
+        assert ids(found) == ["verbs-unavailable"]
+
+
 def test_the_port_that_works_is_taken() -> None:
     down = replace(VF.ports[0], state="DOWN")
     nic = replace(VF, ports=(down, replace(VF.ports[0], number=2)))
