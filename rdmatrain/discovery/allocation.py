@@ -9,7 +9,8 @@ from typing import Any
 
 from rdmatrain.discovery.complaints import complaint
 from rdmatrain.discovery.gpu_grants import grant_gpus
-from rdmatrain.discovery.model import Allocation, Claim, Complaint, Machine, Pod
+from rdmatrain.discovery.model import Allocation, Claim, Complaint, Machine, Pod, Trust
+from rdmatrain.discovery.nic_claims import device_of, grants
 from rdmatrain.discovery.nic_grants import grant_nics
 from rdmatrain.discovery.verdicts import Judge
 
@@ -32,6 +33,7 @@ def reconcile(machine: Machine, pod: Pod, verbs: Any) -> Allocation:
         *gpus.complaints,
         *nics.complaints,
         *_without_network(pod, nic_claims),
+        *_attached_alone(nic_claims),
         *_not_probed(machine, verbs),
     ]
     return Allocation(
@@ -57,6 +59,23 @@ def _without_network(pod: Pod, claims: Sequence[Claim]) -> list[Complaint]:
         "one stay on the host; list a network for each VF"
     )
     return [complaint("vf-without-network", pod.requests[0].evidence.source, text)]
+
+
+def _attached_alone(claims: Sequence[Claim]) -> list[Complaint]:
+    """Complain if Multus attached a device that the plugin, which lists others, does not list."""
+    listed: set[str] = set()
+    attached: dict[str, Claim] = {}
+    for claim in filter(grants, claims):
+        # Plugins and DRA drivers say what was asked for, Multus does not.
+        if claim.resource:
+            listed.add(device_of(claim))
+        elif claim.weight == Trust.DEVICE_INFO:
+            attached.setdefault(device_of(claim), claim)
+    alone = sorted(attached.keys() - listed)
+    if not listed or not alone:
+        return []
+    text = f"attached {', '.join(alone)}, while {', '.join(sorted(listed))} was allocated"
+    return [complaint("grants-differ", attached[alone[0]].evidence.source, text)]
 
 
 def _not_probed(machine: Machine, verbs: Any) -> list[Complaint]:

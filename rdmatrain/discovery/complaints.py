@@ -12,6 +12,7 @@ MEANING = {
     "gpu-more-than-granted": "the driver shows GPUs that were not granted; they are not used",
     "gpus-hidden": "the kernel shows GPUs, and this container has no device node for any of them",
     "gpus-unclear": "this container has nodes for some of the GPUs, and nothing says for which",
+    "grants-differ": "a device was attached to a network that the device plugin does not list",
     "identity-conflict": "two sources say different things of this node's place in the job",
     "listed-twice": "a device is listed twice, or in two resources: it counts once",
     "lists-differ": "two variables of one plugin do not name the same devices",
