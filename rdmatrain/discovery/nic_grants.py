@@ -73,7 +73,8 @@ def _of_refusals(refusals: Iterable[Refusal]) -> list[Complaint]:
             together.setdefault(each.id, []).append(each)
     for what, those in together.items():
         names = listed([each.case.nic.name for each in those])
-        complaints.append(complaint(what, DEVICES, f"{names}: {those[0].text}; {_ADVICE[what]}"))
+        why = those[0].text if len(those) == 1 else f"the first: {those[0].text}"
+        complaints.append(complaint(what, DEVICES, f"{names}: {why}; {_ADVICE[what]}"))
     return complaints
 
 
