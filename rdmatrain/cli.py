@@ -1,5 +1,9 @@
 """The ``rdmatrain`` command. Each command turns its options into a call of one package."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import click
 
 from rdmatrain import __version__
@@ -88,19 +92,42 @@ def run(**options: object) -> None:
     click.get_current_context().exit(code)
 
 
+_file_option = click.option(
+    "-F",
+    "files",
+    multiple=True,
+    metavar="FILE",
+    help="Look at a file instead of this machine; - is standard input.",
+)
+_root_option = click.option(
+    "--root", default="", metavar="DIR", help="Read the files of the machine whose root this is."
+)
+_json_option = click.option("--json", is_flag=True, help="Print JSON, and nothing else.")
+
+
 @cli.command()
+@_file_option
+@_root_option
+@_json_option
+@click.option("--svg", default="", metavar="FILE", help="Save a drawing too; - prints it.")
+@click.option(
+    "--dump",
+    default="",
+    metavar="FILE",
+    help="Save all that was read too, for a bug report; - prints it. -F shows it again.",
+)
+@click.option("--redact", is_flag=True, help="Save no names, addresses and foreign variables.")
 @click.option(
     "--tuning",
     is_flag=True,
-    expose_value=False,
-    help="The switch points of collectives and their source; so far all there is.",
+    help="Only the switch points of collectives, and their source.",
 )
 @click.option(
     "--ranks",
     type=click.IntRange(1, 4096),
     default=2,
     show_default=True,
-    help="Ranks of the group.",
+    help="Ranks of the group, for --tuning.",
 )
 @click.option(
     "--hosts",
@@ -109,20 +136,60 @@ def run(**options: object) -> None:
     show_default=True,
     help="Hosts that they are spread over: of several, the cost of each way of an all_reduce.",
 )
-def topo(*, ranks: int, hosts: int) -> None:
-    """Show what the backend would use here."""
+def topo(*, tuning: bool, ranks: int, hosts: int, **options: object) -> None:
+    """Show what this pod got: GPUs, RDMA devices, which belong together, and what is wrong.
+
+    FILE may be a snapshot (--dump), topology XML of NCCL, XML of hwloc, the text of nvidia-smi topo
+    -m, or ResourceSlices, of which several are put together.
+    """
+    if hosts > ranks:
+        raise _WrongSetting(f"--hosts {hosts} is more than --ranks {ranks}")
+    with _one_line():
+        if tuning:
+            _show_tuning(ranks, hosts)
+            return
+        from rdmatrain.topo.command import TopoOptions, show_topology  # noqa: PLC0415
+
+        show_topology(TopoOptions(**options), _print)  # type: ignore[arg-type]  # names match
+
+
+@cli.command()
+@_file_option
+@_root_option
+@_json_option
+def whoami(**options: object) -> None:
+    """Show who this process is in its job, by which orchestrator, and who says so.
+
+    FILE is a snapshot that rdmatrain topo --dump saved.
+    """
+    from rdmatrain.topo.command import WhoamiOptions, show_identity  # noqa: PLC0415
+
+    with _one_line():
+        show_identity(WhoamiOptions(**options), _print)  # type: ignore[arg-type]  # names match
+
+
+def _show_tuning(ranks: int, hosts: int) -> None:
     from rdmatrain.comm.tuning import parse_tuning, tuning_table, ways_table  # noqa: PLC0415
     from rdmatrain.config import load_settings  # noqa: PLC0415
 
-    if hosts > ranks:
-        raise _WrongSetting(f"--hosts {hosts} is more than --ranks {ranks}")
+    changes = parse_tuning(load_settings().tuning)
+    click.echo(tuning_table(ranks, changes))
+    if hosts > 1:
+        click.echo("\n" + ways_table(ranks, hosts, changes))
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
     try:
-        changes = parse_tuning(load_settings().tuning)
-        click.echo(tuning_table(ranks, changes))
-        if hosts > 1:
-            click.echo("\n" + ways_table(ranks, hosts, changes))
+        yield
     except SettingError as error:
         raise _WrongSetting(str(error)) from error
+
+
+def _print(text: str) -> None:
+    """Print what a terminal of any encoding can show."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def main() -> None:

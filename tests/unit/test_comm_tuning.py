@@ -144,4 +144,4 @@ def test_the_command_refuses_a_world_that_no_group_has(ranks: str) -> None:
 def test_a_table_that_a_job_would_refuse_is_refused_at_once(text: str) -> None:
     with pytest.raises(SettingError, match="RDMATRAIN_TUNING"):
         parse_tuning(text)
-    assert topo(tuning=text).exit_code == 2
+    assert topo("--tuning", tuning=text).exit_code == 2
