@@ -14,6 +14,20 @@ from rdmatrain.discovery.source import Source
 from rdmatrain.errors import SettingError
 
 SCHEMA = "rdmatrain-snapshot/1"
+# What no answer depends on, and who reads a bug report wants to know.
+BACKGROUND = (
+    "/etc/os-release",
+    "/proc/driver/nvidia/version",
+    "/proc/self/cgroup",
+    "/proc/self/limits",
+    "/proc/sys/kernel/osrelease",
+    "/sys/fs/cgroup/cpu.max",
+    "/sys/fs/cgroup/cpuset.cpus.effective",
+    "/sys/fs/cgroup/memory.max",
+    "/sys/module/ib_core/parameters/netns_mode",
+    "/sys/module/mlx5_core/version",
+    "/sys/module/nvidia_peermem/version",
+)
 _T = TypeVar("_T")
 _NUMBERS = {name: number for number, name in errno.errorcode.items()}
 
@@ -45,6 +59,11 @@ class Recorder(Source):
         super().__init__()
         self.record = Record()
         self._source = source
+
+    def read_background(self) -> None:
+        """Read what else a bug report should have: limits, versions of drivers and kernel."""
+        for path in BACKGROUND:
+            self.text(path)
 
     def probe(self, name: str) -> Any:  # noqa: D102
         self.record.probes[name] = self._source.probe(name)

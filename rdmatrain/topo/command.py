@@ -133,7 +133,9 @@ def _look(options: TopoOptions) -> "tuple[Survey, str]":
     from rdmatrain.discovery.snapshot import Recorder, dump  # noqa: PLC0415
 
     recorder = Recorder(source)
-    return survey(recorder, origin), dump(recorder, options.redact)
+    found = survey(recorder, origin)
+    recorder.read_background()
+    return found, dump(recorder, options.redact)
 
 
 def _save(option: str, path: str, text: str, write: Callable[[str], None]) -> None:

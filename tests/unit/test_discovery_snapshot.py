@@ -128,6 +128,18 @@ def test_what_vanishes_between_two_looks_is_absent(tmp_path: Path) -> None:
     assert (source.failure("/file"), source.link("/link")) == ("ENOENT", None)
 
 
+def test_limits_and_versions_are_saved_where_there_are_any(tmp_path: Path) -> None:
+    for path, text in (("proc/self/limits", "Max locked memory"), ("etc/os-release", "ID=x")):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    recorder = Recorder(Tree(tmp_path))
+    recorder.read_background()
+    assert recorder.record.files == {
+        "/proc/self/limits": "Max locked memory",
+        "/etc/os-release": "ID=x",
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "complains_of"),
     [

@@ -3,7 +3,6 @@
 
 import json
 import re
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ import pod_scenarios
 import pytest
 from fake_machine import Builder
 from memory_source import MemorySource
+from survey_answer import answer
 
-from rdmatrain.discovery.model import Gid, Machine
+from rdmatrain.discovery.model import Machine
 from rdmatrain.discovery.orchestrator import Identity, whoami
 from rdmatrain.discovery.pod import read_pod
 from rdmatrain.discovery.snapshot import Recorder, dump, load
@@ -28,39 +28,6 @@ def replayed(source: Source, redact: bool) -> Survey:
     recorder = Recorder(source)
     survey(recorder)
     return survey(load(dump(recorder, redact), "x"))
-
-
-def nameless(gid: Gid | None) -> tuple[Any, ...]:
-    return (gid.index, gid.kind, ":" in gid.address) if gid else ()
-
-
-def answer(found: Survey) -> dict[str, Any]:
-    """What a survey decides, without what is anybody's name or address."""
-    return {
-        "gpus": [each.gpu.uuid for each in found.allocation.gpus],
-        "nics": [
-            (each.nic.name, each.nic.pci, each.port, nameless(each.gid))
-            for each in found.allocation.nics
-        ],
-        "others": [nic.name for nic, _ in found.allocation.others],
-        "pairs": [
-            (pair.gpu.uuid, pair.nic.name, [nic.name for nic in pair.more], pair.distance)
-            for pair in found.pairs
-        ],
-        "bindings": [
-            (each.local_rank, [nic.name for nic in each.nics], each.gid_indexes, each.cpus)
-            for each in found.bindings
-        ],
-        "variables": {
-            each.name
-            for choices in (found.environment.common, *found.environment.ranks.values())
-            for each in choices
-            if each.value
-        }
-        if found.environment
-        else set(),
-        "complaints": Counter(each.id for each in found.complaints),
-    }
 
 
 @pytest.mark.parametrize("name", pod_scenarios.NAMES)
