@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from rdmatrain.discovery.allocation import reconcile
 from rdmatrain.discovery.bindings import bind
+from rdmatrain.discovery.claims.variables import OWN
 from rdmatrain.discovery.environment import Environment, variables
 from rdmatrain.discovery.environment_check import check
 from rdmatrain.discovery.interfaces import control_interface
@@ -67,8 +68,8 @@ def survey(source: Source, origin: str = "this machine") -> Survey:
         [each.nic for each in _working(allocation.nics)],
     )
     bindings = bind(machine, allocation, pairs, identity.nproc_per_node)
-    # Of several values of one name the first counts.
-    user = {each.name: each.value for each in reversed(pod.variables)}
+    # Ranks inherit those of this process, and no others.
+    user = {each.name: each.value for each in pod.variables if each.source == OWN}
     interface = control_interface(source, machine, pod)
     return Survey(
         machine=machine,

@@ -62,6 +62,7 @@ def root(tmp_path: Path) -> Path:
         port / "gid_attrs/types/0": "RoCE v2\n",
         port / "gid_attrs/ndevs/0": "net1\n",
         port.parents[3] / "vendor": "0x15b3\n",
+        tmp_path / "root/proc/self/limits": "Max locked memory\n",
         tmp_path
         / "root/proc/self/environ": "JOB_COMPLETION_INDEX=1\0HF_TOKEN=hf_x\0RUDE=\x1b[2J\0",
     }.items():
@@ -137,7 +138,9 @@ def test_a_redacted_snapshot_can_be_made_of_a_snapshot(root: Path, tmp_path: Pat
 def test_a_snapshot_on_standard_output_is_all_of_it(root: Path) -> None:
     ended = rdmatrain("topo", "--root", root, "--dump", "-")
     assert (ended.code, ended.err) == (0, "")
-    assert json.loads(ended.out)["schema"] == "rdmatrain-snapshot/1"
+    saved = json.loads(ended.out)
+    assert saved["schema"] == "rdmatrain-snapshot/1"
+    assert saved["files"]["/proc/self/limits"] == "Max locked memory\n"
 
 
 # -- files of other tools --

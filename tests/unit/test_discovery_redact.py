@@ -187,3 +187,22 @@ def test_what_was_taken_out_is_listed() -> None:
         "2 addresses were replaced",
         "2 names were replaced",
     ]
+
+
+def test_paths_stay_and_comments_name_nobody() -> None:
+    files = files_of(
+        _etc_hosts="# Managed by acme\n10.0.0.1 zoo-1\n",
+        _proc_1_environ="I_MPI_HYDRA_HOST_FILE=/home/zoo/hosts\0MPI_HOST=zoo-1\0VC_NOTE=Managed\0",
+    )
+    assert files["_etc_hosts"] == "# Managed by acme\n198.18.0.1 host-a-1\n"
+    assert files["_proc_1_environ"] == (
+        "I_MPI_HYDRA_HOST_FILE=/home/zoo/hosts\0MPI_HOST=host-a-1\0VC_NOTE=Managed\0"
+    )
+
+
+def test_addresses_in_what_calls_said_are_replaced_too() -> None:
+    said = {"verbs": {"error": "", "ports": [{"gids": {"3": "10.1.2.3 is not here"}, "port": 1}]}}
+    saved = json.loads(dump(Replay(Record(probes=said)), redact=True))
+    assert saved["probes"]["verbs"]["ports"] == [
+        {"gids": {"3": "198.18.2.3 is not here"}, "port": 1}
+    ]

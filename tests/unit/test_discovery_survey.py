@@ -70,33 +70,68 @@ def test_a_redacted_snapshot_says_the_same_of_who_it_is(path: Path) -> None:
     assert role(whoami(again, read_pod(again))) == role(live)
 
 
-def test_it_puts_together_what_the_others_found(tmp_path: Path) -> None:
-    v2 = ("10.1.0.7", "RoCE v2")
-    machine = Builder(tmp_path).numa(0, "0-3").numa(1, "4-7")
+V2 = {3: ("10.1.0.7", "RoCE v2")}
+
+
+def two_roots(folder: Path, **variables: str) -> Builder:
+    """Two GPUs, each with a NIC below its switch; NICs are named the other way round."""
+    machine = Builder(folder).numa(0, "0-3").numa(1, "4-7").environ("self", variables)
     for number, root in enumerate(("pci0000:10", "pci0000:20")):
-        machine.gpu(
-            f"0000:1{number}:00.0", (root, f"0000:0{number}:01.0"),
-            minor=number, uuid=f"GPU-{number}", numa=number,
-        )  # fmt: skip
-        # NICs are named the other way round, so that only the place can tell.
+        under = (root, f"0000:0{number}:01.0")
+        machine.gpu(f"0000:1{number}:00.0", under, minor=number, uuid=f"GPU-{number}", numa=number)
         machine.nic(
-            f"mlx5_{1 - number}", f"0000:1{number}:01.0", (root, f"0000:0{number}:01.0"),
-            netdev=f"net{number}", gids={3: v2}, numa=number,
+            f"mlx5_{1 - number}", f"0000:1{number}:01.0", under,
+            netdev=f"net{number}", gids=V2, numa=number,
         )  # fmt: skip
-    machine.environ("self", {"NCCL_IB_HCA": "mlx5_0", "VC_TASK_INDEX": "0", "HF_TOKEN": "x"})
+    return machine
+
+
+def pairs_of(found: Survey) -> list[tuple[str, str]]:
+    return [(each.gpu.uuid, each.nic.name) for each in found.pairs]
+
+
+def test_it_puts_together_what_the_others_found(tmp_path: Path) -> None:
+    machine = two_roots(tmp_path, NCCL_IB_HCA="mlx5_0", VC_TASK_INDEX="0")
     found = survey(machine.source(), "a box")
     assert found.machine.origin == "a box"
     assert found.identity is not None and found.identity.orchestrator == "volcano"
-    assert [(p.gpu.uuid, p.nic.name) for p in found.pairs] == [
-        ("GPU-0", "mlx5_1"),
-        ("GPU-1", "mlx5_0"),
-    ]
+    assert pairs_of(found) == [("GPU-0", "mlx5_1"), ("GPU-1", "mlx5_0")]
     assert [each.nics[0].name for each in found.bindings] == ["mlx5_1", "mlx5_0"]
     assert [each.cpus for each in found.bindings] == [(0, 1, 2, 3), (4, 5, 6, 7)]
     assert found.environment is not None
     chosen = {each.name: each for each in found.environment.common}["NCCL_IB_HCA"]
     assert (chosen.value, chosen.given) == ("mlx5_0", True)
     assert found.pod is not None
+
+
+def test_only_variables_that_ranks_inherit_are_the_user_s(tmp_path: Path) -> None:
+    machine = two_roots(tmp_path, PATH="/bin").environ(1, {"NCCL_IB_HCA": "mlx5_0"})
+    environment = survey(machine.source()).environment
+    assert environment is not None
+    assert [each for each in environment.common if each.given] == []
+
+
+def test_there_are_as_many_ranks_as_the_orchestrator_says(tmp_path: Path) -> None:
+    machine = two_roots(tmp_path, PET_NNODES="2", PET_NODE_RANK="0", PET_NPROC_PER_NODE="4")
+    assert [each.local_rank for each in survey(machine.source()).bindings] == [0, 1, 2, 3]
+
+
+def test_a_nic_that_does_not_work_is_not_paired_while_others_do(tmp_path: Path) -> None:
+    machine = two_roots(tmp_path, PCIDEVICE_X="0000:10:01.0,0000:11:01.0")
+    machine.file("/sys/class/infiniband/mlx5_1/ports/1/state", "1: DOWN\n")
+    found = survey(machine.source())
+    assert len(found.allocation.nics) == 2
+    assert pairs_of(found) == [("GPU-0", "mlx5_0"), ("GPU-1", "mlx5_0")]
+
+
+def test_complaints_come_from_all_of_them(tmp_path: Path) -> None:
+    machine = two_roots(tmp_path, NCCL_IB_GID_INDEX="9", PET_NNODES="many")
+    machine.file("/sys/class/infiniband/mlx5_1/ports/1/state", "1: DOWN\n")
+    machine.file("/etc/podinfo/annotations", "garbage\n")
+    told = [each.id for each in survey(machine.source()).complaints]
+    # Of the pod, the allocation, pairing, the user's variables and the orchestrator.
+    order = ["unreadable", "nic-port-down", "nic-shared", "variable-gid", "not-a-number"]
+    assert [each for each in told if each in order] == order
 
 
 def test_a_file_of_a_machine_has_pairs_of_all_and_no_pod() -> None:

@@ -86,6 +86,9 @@ def test_a_line_joins_each_gpu_to_its_own_nics_in_the_colour_of_the_distance() -
         ("GPU1", "mlx5_2", "own", far),
         ("GPU1", "mlx5_3", "more", far),
     ]
+    # From the side of the GPU that looks at the NIC: here that is above it.
+    assert float(lines[1].get("y1", 0)) == found["GPU1"][1]
+    assert float(lines[1].get("y2", 0)) == found["mlx5_2"][3]
     assert lines[1].findtext(f"{SVG}title") == "GPU1 - mlx5_2  SYS: nothing nearer"
     legend = [line.get("stroke") for line in root.iter(f"{SVG}line") if not line.get("class")]
     assert legend == [near, far]
