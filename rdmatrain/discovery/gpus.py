@@ -7,7 +7,7 @@ from typing import Any
 
 from rdmatrain.discovery.complaints import complaint
 from rdmatrain.discovery.model import Complaint, Gpu
-from rdmatrain.discovery.pci import GPU_CLASSES, bus_order, parse_pci
+from rdmatrain.discovery.pci import GPU_CLASSES, SCREEN_CLASS, bus_order, parse_pci
 from rdmatrain.discovery.probes import NO_PYNVML
 from rdmatrain.discovery.source import Source
 from rdmatrain.discovery.sysfs import (
@@ -31,7 +31,8 @@ def read_gpus(source: Source) -> tuple[list[Gpu], list[Complaint]]:
     if shown is None:
         shown = _of_driver(source, complaints) or _of_bus(source)
         shown = _with_nodes(source, shown, complaints)
-    gpus = sorted([*shown, *_of_amd(source, complaints)], key=lambda gpu: bus_order(gpu.pci))
+    others = _of_amd(source, complaints, with_screens=not shown)
+    gpus = sorted([*shown, *others], key=lambda gpu: bus_order(gpu.pci))
     numbered = [replace(gpu, index=i, name=f"GPU{i}") for i, gpu in enumerate(gpus)]
     return numbered, complaints
 
@@ -112,21 +113,37 @@ def _of_bus(source: Source) -> list[Gpu]:
     ]
 
 
-def _of_amd(source: Source, complaints: list[Complaint]) -> list[Gpu]:
-    """Return AMD's GPUs: those that have a render node here, where /dev is shown."""
-    functions = [
+def _of_amd(source: Source, complaints: list[Complaint], with_screens: bool) -> list[Gpu]:
+    """Return AMD's GPUs: those that can be opened to compute here, where /dev is shown.
+
+    Args:
+        source: where to read.
+        complaints: gets what is hidden.
+        with_screens: also those that a screen can be on, as the one in a Ryzen CPU, which is not
+            what programs use beside a GPU of NVIDIA.
+
+    """
+    functions = _amd_functions(source, with_screens)
+    dev = source.names("/dev")
+    if not functions or not dev:
+        return [_amd_gpu(source, each) for each in functions]
+    # Without kfd, the node of a GPU only draws.
+    nodes = set(source.names("/dev/dri")) if "kfd" in dev else set()
+    shown = [each for each in functions if nodes & set(source.names(f"{each.folder}/drm"))]
+    if not shown:
+        node = "/dev/dri/renderDN" if "kfd" in dev else "/dev/kfd"
+        complaints.append(_hidden(len(functions), node))
+    return [_amd_gpu(source, each) for each in shown]
+
+
+def _amd_functions(source: Source, with_screens: bool) -> list[Function]:
+    classes = GPU_CLASSES if with_screens else GPU_CLASSES - {SCREEN_CLASS}
+    return [
         function
         for pci in addresses(source, AMD)
-        if class_of(source, pci) in GPU_CLASSES
+        if class_of(source, pci) in classes
         and (function := function_at(source, pci)).driver in {"", "amdgpu"}
     ]
-    shown = functions
-    if source.names("/dev"):
-        nodes = set(source.names("/dev/dri"))
-        shown = [each for each in functions if nodes & set(source.names(f"{each.folder}/drm"))]
-    if functions and not shown:
-        complaints.append(_hidden(len(functions), "/dev/dri/renderDN"))
-    return [_amd_gpu(source, each) for each in shown]
 
 
 def _amd_gpu(source: Source, function: Function) -> Gpu:
@@ -174,7 +191,7 @@ def _with_nodes(source: Source, gpus: list[Gpu], complaints: list[Complaint]) ->
 
 
 def _hidden(num: int, node: str) -> Complaint:
-    text = f"the kernel shows {_counted(num)}, and there is no {node} of any: left out"
+    text = f"the kernel shows {_counted(num)}, and there is no {node} for any: left out"
     return complaint("gpus-hidden", "/dev", text)
 
 

@@ -11,7 +11,8 @@ _WORD = re.compile(r"(?:0x)?[0-9a-f]{1,8}|", re.IGNORECASE | re.ASCII)
 _RANGE = re.compile(r"(\d{1,7})(?:-(\d{1,7}))?", re.ASCII)
 MAX_CPUS = 1 << 16
 # Display controllers and processing accelerators: NVIDIA has 0300 and 0302, AMD also 0380 and 1200.
-GPU_CLASSES = frozenset({0x0300, 0x0302, 0x0380, 0x1200})
+SCREEN_CLASS = 0x0300
+GPU_CLASSES = frozenset({SCREEN_CLASS, 0x0302, 0x0380, 0x1200})
 
 
 def parse_pci(text: str) -> str:

@@ -130,14 +130,18 @@ class Builder:
         model: str = "NVIDIA H100 80GB HBM3",
         numa: int | None = None,
         ids: str = "10de:2330",
+        pci_class: str = "0x120000",
         node: bool = True,
     ) -> "Builder":
-        """A GPU, of AMD if ``ids`` says so, and if ``node`` what it takes to open it."""
+        """A GPU, of AMD if ``ids`` says so, and if ``node`` what it takes to open it.
+
+        NVIDIA's are all of one class.
+        """
         if ids.startswith("1002:"):
-            self.function(pci, under, ids=ids, pci_class="0x120000", numa=numa, driver="amdgpu")
+            self.function(pci, under, ids=ids, pci_class=pci_class, numa=numa, driver="amdgpu")
             home, render = self._home(pci), f"renderD{128 + minor}"
             self.files(home, unique_id=uuid).files(f"{home}/drm/{render}", dev=f"226:{128 + minor}")
-            return self.file(f"/dev/dri/{render}") if node else self
+            return self.file(f"/dev/dri/{render}").file("/dev/kfd") if node else self
         self.function(pci, under, ids=ids, pci_class="0x030200", numa=numa, driver="nvidia")
         self.file(
             f"/proc/driver/nvidia/gpus/{pci}/information",

@@ -200,3 +200,19 @@ def test_gpus_of_amd_without_a_render_node_are_left_out(builder: Builder) -> Non
     (builder.root / "dev/dri/renderD129").unlink()
     gpus, (complaint,) = found(builder)
     assert (gpus, complaint.id) == ([], "gpus-hidden")
+
+
+def test_gpus_of_amd_without_the_node_to_compute_are_left_out(builder: Builder) -> None:
+    builder.gpu("0000:0b:00.0", ids="1002:74a1")
+    (builder.root / "dev/kfd").unlink()
+    gpus, (complaint,) = found(builder)
+    assert (gpus, complaint.id) == ([], "gpus-hidden") and "/dev/kfd" in complaint.text
+
+
+def test_the_screen_of_a_ryzen_is_no_gpu_beside_one_of_nvidia(builder: Builder) -> None:
+    builder.gpu("0000:05:00.0", ids="1002:164e", pci_class="0x030000", minor=1)
+    gpus, complaints = found(builder)
+    assert ([gpu.vendor for gpu in gpus], complaints) == (["amd"], [])
+    builder.gpu("0000:0a:00.0", uuid="GPU-1").gpu("0000:0b:00.0", ids="1002:74a1", minor=2)
+    gpus, complaints = found(builder)
+    assert ([gpu.vendor for gpu in gpus], complaints) == (["nvidia", "amd"], [])
