@@ -24,9 +24,12 @@ from rdmatrain.discovery.sysfs import (
 VERBS = "/sys/class/infiniband_verbs"
 
 MELLANOX, AMAZON = "15b3", "1d0f"
-# Virtual functions by vendor and device, as the drivers mlx5, iavf, ionic and mana match them.
-VF_IDS = {f"{MELLANOX}:{device}" for device in ("1012", "1014", "1016", "1018", "101a", "101c")}
-VF_IDS |= {f"{MELLANOX}:101e", f"{MELLANOX}:a2d3", "8086:1889", "1dd8:1003", "1414:00ba"}
+# Virtual functions by vendor and device, as mlx4, mlx5, iavf, ionic and mana match them.
+_MELLANOX_VFS = "1002 1004 1012 1014 1016 1018 101a 101c 101e a2d3"
+VF_IDS = {f"{MELLANOX}:{device}" for device in _MELLANOX_VFS.split()}
+VF_IDS |= {"8086:1889", "1dd8:1003", "1414:00ba"}
+# As sysfs writes the type of a device of iWARP.
+RNIC = "4: RNIC"
 
 _MANAGEMENT = re.compile("smi[0-9]+")
 _AUXILIARY = re.compile(r"/[a-z0-9_]+\.[a-z0-9_]+\.[0-9]+$")
@@ -48,7 +51,8 @@ def read_nics(source: Source) -> tuple[list[Nic], list[Complaint]]:
             continue
         own = tuple(port for port in ports if port.device == name)
         nics.append(_read_nic(source, name, own, uverbs.get(name, "")))
-    return list(judge([replace(nic, unfit=_unfit(nic, nics)) for nic in nics])), complaints
+    nics = [replace(nic, unfit=nic.unfit or _unfit(nic, nics)) for nic in nics]
+    return list(judge(nics)), complaints
 
 
 def _read_nic(source: Source, name: str, ports: tuple[Port, ...], uverbs: str) -> Nic:
@@ -60,6 +64,7 @@ def _read_nic(source: Source, name: str, ports: tuple[Port, ...], uverbs: str) -
         uverbs=uverbs,
         gbps=max((port.gbps for port in ports), default=0.0),
         board=board.strip(),
+        unfit=_why_not_verbs(attribute(source, f"{folder}/node_type")),
     )
     parent = attribute(source, f"{folder}/parent")
     if parent:  # of soft-RoCE, which old kernels show below the function of another NIC
@@ -143,6 +148,11 @@ def _unfit(nic: Nic, nics: Sequence[Nic]) -> str:
     if _is_management(nic, nics):
         return "is for management: programs cannot open it"
     return ""
+
+
+def _why_not_verbs(node_type: str) -> str:
+    # NCCL, UCX and rdmatrain make their queue pairs without the connection manager.
+    return "is iWARP, which takes the RDMA connection manager" if node_type == RNIC else ""
 
 
 def _is_management(nic: Nic, nics: Sequence[Nic]) -> bool:

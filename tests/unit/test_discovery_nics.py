@@ -115,6 +115,7 @@ def test_of_two_siblings_none_is_taken(builder: Builder) -> None:
     [
         ("15b3:101e", True),
         ("15b3:1018", True),
+        ("15b3:1004", True),
         ("15b3:1021", False),
         ("8086:1889", True),
         ("8086:1592", None),
@@ -260,3 +261,11 @@ def test_the_devices_of_a_real_machine_are_read(builder: Builder) -> None:
     assert {(nic.pci, nic.is_vf) for nic in found.values()} == {("", None)}
     unfit = [name for name, nic in found.items() if nic.unfit]
     assert unfit == ["mlx5_bond_0"]
+
+
+def test_iwarp_is_left_to_programs_that_have_the_connection_manager(builder: Builder) -> None:
+    builder.nic("irdma0", "0000:31:00.0", ids="8086:1592", driver="ice")
+    builder.nic("mlx5_0", "0000:0c:00.0")
+    builder.files("/sys/class/infiniband/irdma0", node_type="4: RNIC")
+    found = nics_of(builder)
+    assert "iWARP" in found["irdma0"].unfit and not found["mlx5_0"].unfit
