@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from rdmatrain.discovery.complaints import counted
 from rdmatrain.discovery.model import Allocation, Binding, Gpu, Machine, Nic, Node, Pair
 from rdmatrain.discovery.pairing import pair
 
@@ -103,7 +104,10 @@ def _cpus(machine: Machine, rank: int, seats: Sequence[_Seat]) -> tuple[tuple[in
     part, parts = sharers.index(rank), len(sharers)
     first, end = part * len(cpus) // parts, (part + 1) * len(cpus) // parts
     own = tuple(sorted(cpus[first : max(end, first + 1)]))
-    return own, f"{len(own)} of {len(cpus)} CPUs of NUMA node {numa}, for {parts} local ranks"
+    return (
+        own,
+        f"{len(own)} of {len(cpus)} CPUs of NUMA node {numa}, for {counted(parts, 'local rank')}",
+    )
 
 
 def _allowed(machine: Machine, node: Node) -> list[int]:

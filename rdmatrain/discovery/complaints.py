@@ -70,3 +70,8 @@ def complaint(what: str, source: str, text: str) -> Complaint:
     """
     MEANING[what]
     return Complaint(what, source, text)
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun: ``1 GPU``, ``2 GPUs``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rdmatrain.discovery.complaints import complaint
+from rdmatrain.discovery.complaints import complaint, counted
 from rdmatrain.discovery.model import Complaint, Gpu
 from rdmatrain.discovery.pci import GPU_CLASSES, SCREEN_CLASS, bus_order, parse_pci
 from rdmatrain.discovery.probes import NO_PYNVML
@@ -184,16 +184,12 @@ def _with_nodes(source: Source, gpus: list[Gpu], complaints: list[Complaint]) ->
     if kept and all(gpu.minor is not None for gpu in gpus):
         return kept
     if len(nodes) != len(gpus):
-        seen = f"{len(nodes)} of {_counted(len(gpus))} have a node"
+        seen = f"{len(nodes)} of {counted(len(gpus), 'GPU')} have a node"
         text = f"{seen}, and nothing says which: all are kept"
         complaints.append(complaint("gpus-unclear", "/dev", text))
     return gpus
 
 
 def _hidden(num: int, node: str) -> Complaint:
-    text = f"the kernel shows {_counted(num)}, and there is no {node} for any: left out"
+    text = f"the kernel shows {counted(num, 'GPU')}, and there is no {node} for any: left out"
     return complaint("gpus-hidden", "/dev", text)
-
-
-def _counted(num: int) -> str:
-    return "1 GPU" if num == 1 else f"{num} GPUs"

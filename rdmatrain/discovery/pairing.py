@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from rdmatrain.discovery.assignment import assign, deal, one_after_another, out_of_order
 from rdmatrain.discovery.clouds import Cloud, recognise
-from rdmatrain.discovery.complaints import complaint
+from rdmatrain.discovery.complaints import complaint, counted
 from rdmatrain.discovery.distance import distance, explain, stated
 from rdmatrain.discovery.model import Complaint, Distance, Gpu, Machine, Nic, Pair
 from rdmatrain.discovery.reasons import Choice, Gap, is_far
@@ -31,7 +31,7 @@ def pair(
     gpus = sorted(dict.fromkeys(gpus), key=lambda gpu: (gpu.index, gpu.pci, gpu.name))
     nics = _in_order(dict.fromkeys(nics))
     if not gpus or not nics:
-        text = f"there is no RDMA device for {len(gpus)} GPUs, which leaves them TCP"
+        text = f"there is no RDMA device for {counted(len(gpus), 'GPU')}: what is left is TCP"
         return (), (complaint("no-nic", machine.origin, text),) if gpus else ()
     fit = _fastest([nic for nic in nics if not nic.unfit] or nics)
     choice = _choose(machine, gpus, fit)

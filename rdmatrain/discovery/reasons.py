@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rdmatrain.discovery.clouds import Cloud
-from rdmatrain.discovery.complaints import complaint
+from rdmatrain.discovery.complaints import complaint, counted
 from rdmatrain.discovery.distance import AT_ROOT, bridges_above, distance
 from rdmatrain.discovery.model import Complaint, Distance, Gpu, Machine, Nic, Pair
 
@@ -83,7 +83,7 @@ class Choice:
         """Say what is wrong: shared NICs, and GPUs whose NIC is far while others' are near."""
         found = []
         if len(self.gpus) > len(self.nics):
-            shared = _count(len(self.nics), "NIC")
+            shared = counted(len(self.nics), "NIC")
             text = f"{len(self.gpus)} GPUs share {shared}: each has a part of the bandwidth"
             found.append(complaint("nic-shared", self.machine.origin, text))
         own = [row[column] for row, column in zip(self.gaps, self.chosen, strict=True)]
@@ -113,7 +113,10 @@ class Choice:
     def _unseen(self) -> list[str]:
         machine = self.machine
         devices: list[Gpu | Nic] = [*self.gpus, *self.nics]
-        measured = [distance(gpu, nic, machine)[0] for gpu in self.gpus for nic in self.nics]
+        measured = {distance(gpu, nic, machine)[0] for gpu in self.gpus for nic in self.nics}
+        if machine.virtual and len(self.nics) > 1 and measured == {Distance.PHB}:
+            # It puts each device at a root port of its own, wherever that is on the host.
+            return [each.name for each in devices]
         # A root alone tells something only where several devices are at it.
         least = 1 if min(measured) < Distance.NODE else AT_ROOT
         return [each.name for each in devices if len(bridges_above(each, machine)) < least]
@@ -134,7 +137,7 @@ class Choice:
         column = self.chosen[row]
         if self.chosen.count(column) == 1:
             return []
-        nics = _count(len(self.nics), "NIC")
+        nics = counted(len(self.nics), "NIC")
         return [f"shared with {self._holders(column, row)}: {nics} for {len(self.gpus)}"]
 
     def _holders(self, column: int, beside: int = -1) -> str:
@@ -148,10 +151,6 @@ class Choice:
             for nic in left_out
             if distance(gpu, nic, self.machine)[0] < gap.level
         ]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -69,6 +69,22 @@ def test_ndv4_is_told_by_the_table() -> None:
     assert "this virtual machine" in complaints[0].text
 
 
+def test_a_virtual_machine_that_shows_all_alike_says_so() -> None:
+    """QEMU puts each device at a root port of its own: all are PHB, wherever they are."""
+    root = "pci0000:00"
+    gpus = tuple(gpu_at(i, (root, f"0000:00:02.{i}", f"0000:0{i + 1}:00.0")) for i in range(2))
+    nics = tuple(
+        nic_at(f"mlx5_{i}", (root, f"0000:00:03.{i}", f"0000:0{i + 5}:00.0")) for i in range(2)
+    )
+    machine = Machine("a test", gpus, nics, virtual=True)
+    assert ids(solve(machine)[1]) == ["pci-hidden"]
+    assert ids(solve(replace(machine, virtual=False))[1]) == []
+    # Of one NIC nothing else could be chosen.
+    assert ids(pair(machine, gpus[:1], nics[:1])[1]) == []
+    near = replace(nics[0], path=(*gpus[0].path[:-1], nics[0].pci))
+    assert ids(solve(replace(machine, nics=(near, nics[1])))[1]) == []
+
+
 def test_ndv4_without_half_its_nics_shares_within_the_groups_of_the_table() -> None:
     machine = ndv4()
     # The order alone would give GPU4 and GPU5, which are 000b and 000c, another one.
