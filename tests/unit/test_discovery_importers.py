@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rdmatrain.discovery.importers.fitness import NO_RDMA, judge
 
 from rdmatrain.discovery.complaints import MEANING
 from rdmatrain.discovery.fitness import NO_RDMA, judge
