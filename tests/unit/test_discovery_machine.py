@@ -18,6 +18,7 @@ from rdmatrain.discovery.complaints import MEANING
 from rdmatrain.discovery.machine import read_machine
 from rdmatrain.discovery.model import Machine, Node
 from rdmatrain.discovery.probes import live
+from rdmatrain.discovery.snapshot import Recorder, dump, load
 from rdmatrain.discovery.source import Source, Tree
 
 SWITCH = ("pci0000:07", "0000:07:01.0", "0000:08:00.0")
@@ -69,6 +70,14 @@ def test_all_parts_of_a_machine_are_read(pod: Builder) -> None:
 
 def test_an_empty_root_is_a_machine_of_which_nothing_is_known(tmp_path: Path) -> None:
     assert read_machine(Tree(tmp_path), "a folder") == Machine(origin="a folder")
+
+
+def test_a_snapshot_gives_the_machine_that_was_saved(pod: Builder) -> None:
+    gpu = {"index": 0, "uuid": "GPU-9", "pci": "0000:0b:00.0", "name": "x", "minor": 3, "mig": []}
+    recorder = Recorder(pod.source({"nvml": {"error": "", "gpus": [gpu]}}))
+    machine = read_machine(recorder)
+    assert [gpu.uuid for gpu in machine.gpus] == ["GPU-9"]
+    assert read_machine(load(dump(recorder, redact=False), "a file")) == machine
 
 
 @pytest.mark.parametrize(
