@@ -148,6 +148,8 @@ def topo(*, tuning: bool, ranks: int, hosts: int, **options: object) -> None:
         if tuning:
             _show_tuning(ranks, hosts)
             return
+        if (ranks, hosts) != (2, 1):
+            raise _WrongSetting("--ranks and --hosts are of the tuning table: add --tuning")
         from rdmatrain.topo.command import TopoOptions, show_topology  # noqa: PLC0415
 
         show_topology(TopoOptions(**options), _print)  # type: ignore[arg-type]  # names match
@@ -189,7 +191,12 @@ def _one_line() -> Iterator[None]:
 def _print(text: str) -> None:
     """Print what a terminal of any encoding can show."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
+    try:
+        click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
+    except BrokenPipeError:
+        raise  # click ends quietly: the reader has seen enough
+    except OSError as error:
+        raise click.ClickException(f"cannot write to standard output: {error}") from error
 
 
 def main() -> None:

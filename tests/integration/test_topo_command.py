@@ -216,9 +216,18 @@ def test_a_snapshot_and_another_file_do_not_go_together(root: Path, tmp_path: Pa
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
-    command = f"{sys.executable} -m rdmatrain.cli topo -F {FIXTURES / 'nccl.xml'} | true"
+    command = f"{sys.executable} -m rdmatrain.cli topo -F {FIXTURES / 'nccl.xml'}"
+    leaves = f"{command} | (exec <&-; sleep 2); exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", leaves], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_full_disk_is_one_line() -> None:
+    command = f"{sys.executable} -m rdmatrain.cli topo -F {FIXTURES / 'nccl.xml'} > /dev/full"
     done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"Error: cannot write to standard output: ")
+    assert done.stderr.count(b"\n") == 1
 
 
 def test_any_encoding_can_show_any_name(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def test_garbage_is_refused_by_the_name_of_its_file(
     [
         (["-F", "x", "--root", "/"], "exclude each other"),
         (["--redact"], "--dump"),
+        (["--ranks", "3"], "--tuning"),
         (["--dump", "-", "--json"], "--dump and --json"),
         (["--dump", "-", "--svg", "-"], "--dump and --svg"),
         (["--svg", "-", "--json"], "--svg and --json"),
