@@ -14,7 +14,6 @@ from rdmatrain.discovery.model import (
     Allocation,
     Binding,
     Complaint,
-    GrantedNic,
     Machine,
     Pair,
     Pod,
@@ -62,11 +61,8 @@ def survey(source: Source, origin: str = "this machine") -> Survey:
     machine, pod = read_machine(source, origin), read_pod(source)
     identity = whoami(source, pod)
     allocation = reconcile(machine, pod, source.probe("verbs"))
-    pairs, wrong_pairs = pair(
-        machine,
-        [each.gpu for each in allocation.gpus],
-        [each.nic for each in _working(allocation.nics)],
-    )
+    gpus, nics = [each.gpu for each in allocation.gpus], [each.nic for each in allocation.nics]
+    pairs, wrong_pairs = pair(machine, gpus, nics)
     bindings = bind(machine, allocation, pairs, identity.nproc_per_node)
     # Ranks inherit those of this process, and no others.
     user = {each.name: each.value for each in pod.variables if each.source == OWN}
@@ -94,11 +90,6 @@ def survey_machine(machine: Machine) -> Survey:
     """Pair all GPUs and NICs of a machine that a file describes: nothing is known of a pod."""
     pairs, complaints = pair(machine, machine.gpus, machine.nics)
     return Survey(machine, pairs=pairs, complaints=_all(machine.complaints, complaints))
-
-
-def _working(nics: Iterable[GrantedNic]) -> list[GrantedNic]:
-    nics = list(nics)
-    return [each for each in nics if each.port or each.nic.efa] or nics
 
 
 def _all(*parts: Iterable[Complaint]) -> tuple[Complaint, ...]:
