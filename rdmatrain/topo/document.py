@@ -92,6 +92,7 @@ def _nic(nic: Nic) -> dict[str, Any]:
         "board": nic.board,
         "efa": nic.efa,
         "unfit": nic.unfit,
+        "auxiliary": nic.auxiliary,
     }
 
 

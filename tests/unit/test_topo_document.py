@@ -2,6 +2,7 @@
 """The JSON is what its schema says, field by field, and can always be written."""
 
 import json
+from dataclasses import fields
 from importlib.resources import files
 from typing import Any
 
@@ -9,7 +10,7 @@ import jsonschema
 import pytest
 from fake_survey import SURVEY, gpu, nic
 
-from rdmatrain.discovery.model import Distance, Machine, Pair
+from rdmatrain.discovery.model import Distance, Gpu, Machine, Netdev, Nic, Pair, Port
 from rdmatrain.discovery.survey import Survey
 from rdmatrain.topo.command import as_json
 from rdmatrain.topo.document import topology_document
@@ -143,6 +144,7 @@ def test_devices_have_all_that_is_known() -> None:
         "board": "MT_1 28.39",
         "efa": False,
         "unfit": "",
+        "auxiliary": "",
     }
     assert machine["cpus"] == "0-7"
     assert machine["nodes"] == [{"number": 0, "cpus": "0-3"}, {"number": 1, "cpus": "4-7"}]
@@ -150,6 +152,26 @@ def test_devices_have_all_that_is_known() -> None:
     assert document(SURVEY)["complaints"] == [
         {"id": "nic-foreign", "source": "mlx5_0", "text": "is not for this pod"}
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "where", "left_out"),
+    [
+        (Gpu, ("gpus", 0), set()),
+        (Nic, ("nics", 1), set()),
+        (Netdev, ("netdevs", 0), set()),
+        (Port, ("nics", 1, "ports", 0), {"device"}),
+        # Distances are in the pairs.
+        (Machine, (), {"stated", "collapsed", "complaints"}),
+    ],
+)
+def test_no_field_of_the_model_is_forgotten(
+    kind: type, where: tuple[str | int, ...], left_out: set[str]
+) -> None:
+    found = document(SURVEY)["machine"]
+    for step in where:
+        found = found[step]
+    assert {field.name for field in fields(kind)} - left_out <= set(found)
 
 
 def test_names_that_are_no_text_can_be_written() -> None:
