@@ -27,6 +27,7 @@ _KNOWN_NOTES = re.compile(
     r"(k8s\.v1\.cni\.cncf\.io|([a-z-]+\.)*(volcano\.sh|kubeflow\.org|x-k8s\.io|sigs\.k8s\.io)"
     r"|scheduling\.k8s\.io|batch\.kubernetes\.io|topology\.kubernetes\.io|nvidia\.com|slinky\.slurm\.net)/.*"
 )
+_NOTES_FILE = re.compile(r".*/(annotations|labels)")
 _NOTE = re.compile(r'([^\s="]+)="((?:[^"\\]|\\.)*)"')
 
 # Where hosts and jobs are named.
@@ -34,8 +35,10 @@ _NAMING_FILE = re.compile(r"/etc/(hostname|hosts|volcano/.*|mpi/hostfile)|.*/hos
 _NAMING_VARIABLE = re.compile(
     r"HOSTNAME|.*(_ADDR|_ADDRESS|_HOSTS?|_ENDPOINT|NODELIST|NODENAME|JOB_NAME|CLUSTER_NAME|PARTITION|RDZV_ID)"
 )
-_NAMING_NOTE = re.compile(r".*(name|namespace|coordinator|workload|queue|subdomain|-group)")
-_ROLE_NOTE = re.compile(r".*/(replicatedjob-name|operator-name|task-spec|replica-type)")
+_NAMING_NOTES_FILE = re.compile(r".*/(annotations|labels)")
+_NOTE = re.compile(r".*(name|namespace|coordinator|workload|queue|subdomain|-group)")
+_ROLE_NOTES_FILE = re.compile(r".*/(annotations|labels)")
+_NOTE = re.compile(r".*/(replicatedjob-name|operator-name|task-spec|replica-type)")
 _NAMESPACE = re.compile(r'"namespace\\?"\s*:\s*\\?"([^"\\/]+)|\\?"name\\?"\s*:\s*\\?"([^"\\/]+)/')
 _ENVIRON = re.compile(r"/proc/[^/]+/environ")
 _TABLE = re.compile(r".*/net/(route|if_inet6|ipv6_route)")
@@ -72,7 +75,7 @@ def drop_variables(files: dict[str, str], only_known: bool) -> list[str]:
 def drop_notes(files: dict[str, str]) -> list[str]:
     """Take annotations and labels that discovery does not know out of downward API files."""
     removed = []
-    for path in filter(_is_of_pod, sorted(files)):
+    for path in filter(_NOTES_FILE.fullmatch, sorted(files)):
         lines = files[path].split("\n")
         notes = [_NOTE.fullmatch(line) for line in lines]
         kept = [

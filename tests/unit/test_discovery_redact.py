@@ -200,6 +200,10 @@ def test_paths_stay_and_comments_name_nobody() -> None:
     )
 
 
+def test_a_file_that_only_looks_like_labels_stays() -> None:
+    assert files_of(_etc_os='NAME="Debian"\n') == {"_etc_os": 'NAME="Debian"\n'}
+
+
 def test_addresses_in_what_calls_said_are_replaced_too() -> None:
     said = {"verbs": {"error": "", "ports": [{"gids": {"3": "10.1.2.3 is not here"}, "port": 1}]}}
     saved = json.loads(dump(Replay(Record(probes=said)), redact=True))
