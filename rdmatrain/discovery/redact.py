@@ -35,10 +35,8 @@ _NAMING_FILE = re.compile(r"/etc/(hostname|hosts|volcano/.*|mpi/hostfile)|.*/hos
 _NAMING_VARIABLE = re.compile(
     r"HOSTNAME|.*(_ADDR|_ADDRESS|_HOSTS?|_ENDPOINT|NODELIST|NODENAME|JOB_NAME|CLUSTER_NAME|PARTITION|RDZV_ID)"
 )
-_NAMING_NOTES_FILE = re.compile(r".*/(annotations|labels)")
-_NOTE = re.compile(r".*(name|namespace|coordinator|workload|queue|subdomain|-group)")
-_ROLE_NOTES_FILE = re.compile(r".*/(annotations|labels)")
-_NOTE = re.compile(r".*/(replicatedjob-name|operator-name|task-spec|replica-type)")
+_NAMING_NOTE = re.compile(r".*(name|namespace|coordinator|workload|queue|subdomain|-group)")
+_ROLE_NOTE = re.compile(r".*/(replicatedjob-name|operator-name|task-spec|replica-type)")
 _NAMESPACE = re.compile(r'"namespace\\?"\s*:\s*\\?"([^"\\/]+)|\\?"name\\?"\s*:\s*\\?"([^"\\/]+)/')
 _ENVIRON = re.compile(r"/proc/[^/]+/environ")
 _TABLE = re.compile(r".*/net/(route|if_inet6|ipv6_route)")
