@@ -115,7 +115,8 @@ def _physical(source: Source, function: Function) -> str:
     others = [
         each
         for pci in addresses(source, function.ids[:4])
-        if (each := function_at(source, pci)).ids not in VF_IDS
+        # Of one that vanishes while it is read, nothing is known.
+        if (each := function_at(source, pci)).ids not in VF_IDS | {""}
         and bus_order(pci)[0] == bus_order(function.pci)[0]
     ]
     for each in others:

@@ -103,6 +103,13 @@ def test_an_only_sibling_is_the_physical_function(builder: Builder) -> None:
     assert nics_of(builder)["mlx5_4"].pf == "0000:0c:00.0"
 
 
+def test_a_function_of_which_nothing_is_known_is_no_physical_one(builder: Builder) -> None:
+    builder.nic("mlx5_4", "0000:0c:00.2", SWITCH, ids="15b3:101e")
+    # It vanishes while the bus is read.
+    builder.files("/sys/bus/pci/devices/0000:0c:00.3", vendor="0x15b3")
+    assert (nics_of(builder)["mlx5_4"].is_vf, nics_of(builder)["mlx5_4"].pf) == (True, "")
+
+
 def test_of_two_siblings_none_is_taken(builder: Builder) -> None:
     builder.nic("mlx5_4", "0000:0c:00.2", SWITCH, pf="0000:0c:00.0")
     builder.function("0000:0c:00.1", SWITCH, ids="15b3:1021")
