@@ -46,6 +46,12 @@ def test_addresses_that_two_have_are_told_apart_by_the_model_or_not_at_all() -> 
     assert recognised(with_gpus(*both, model="Tesla V100-SXM2-32GB")) == ""
 
 
+def test_gpus_of_another_vendor_are_of_another_machine() -> None:
+    machine = with_gpus("000a:00:00.0", "000c:00:00.0")
+    amd = tuple(replace(gpu, vendor="amd") for gpu in machine.gpus)
+    assert recognised(replace(machine, gpus=amd)) == ""
+
+
 def test_one_gpu_more_makes_it_another_machine() -> None:
     assert recognised(with_gpus("000a:00:00.0", "0042:00:00.0")) == ""
 
