@@ -76,4 +76,6 @@ def test_a_damaged_snapshot_is_surveyed_shown_and_redacted(seed: int) -> None:
     assert json.loads(as_json(topology_document(found)))["schema"]
     assert ElementTree.fromstring(topology_svg(found)).tag
     assert survey(load(dump(recorder, redact=False), "x")) == found
-    assert answer(survey(load(dump(recorder, redact=True), "x"))) == answer(found)
+    redacted = answer(survey(load(dump(recorder, redact=True), "x")))
+    # What was unreadable may be among what is left out.
+    assert redacted | {"complaints": None} == answer(found) | {"complaints": None}
