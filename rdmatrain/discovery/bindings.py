@@ -104,10 +104,8 @@ def _cpus(machine: Machine, rank: int, seats: Sequence[_Seat]) -> tuple[tuple[in
     part, parts = sharers.index(rank), len(sharers)
     first, end = part * len(cpus) // parts, (part + 1) * len(cpus) // parts
     own = tuple(sorted(cpus[first : max(end, first + 1)]))
-    return (
-        own,
-        f"{len(own)} of {len(cpus)} CPUs of NUMA node {numa}, for {counted(parts, 'local rank')}",
-    )
+    what = f"{len(own)} of {len(cpus)} CPUs of NUMA node {numa}"
+    return own, f"{what}, for {counted(parts, 'local rank')}"
 
 
 def _allowed(machine: Machine, node: Node) -> list[int]:

@@ -44,7 +44,7 @@ from rdmatrain.discovery.source import Source
 _LIMITS = {
     "nnodes": (1, 1_000_000),
     "node_rank": (0, 1_000_000),
-    "nproc_per_node": (1, 100_000),
+    "nproc_per_node": (1, 1024),
     "leader_port": (1, 65_535),
     "epoch": (0, 999_999_999),
 }

@@ -198,6 +198,14 @@ def test_a_golden_environment_with_other_values(name: str, data: st.DataObject) 
     check(ask(golden))
 
 
+def test_more_processes_than_a_host_can_have_are_no_number() -> None:
+    """What follows takes time for each, and for each pair of them."""
+    identity = ask({"env": {"PET_NPROC_PER_NODE": "99999"}})
+    assert identity.nproc_per_node is None
+    assert [each.id for each in identity.complaints] == ["not-a-number"]
+    assert ask({"env": {"PET_NPROC_PER_NODE": "1024"}}).nproc_per_node == 1024
+
+
 def check(identity: Identity) -> None:
     """Assert what holds of any identity."""
     ids = {each.id for each in identity.complaints}
