@@ -39,9 +39,10 @@ class Cloud:
 
     def has(self, gpu: Gpu) -> bool:
         """Tell whether a GPU may be one of this machine's."""
+        if gpu.vendor == "amd":  # which may have no model; the tables are of NVIDIA's
+            return False
         known = any(gpu.pci.startswith(gpus) for gpus, _ in self.groups)
-        # All tables are of machines with GPUs of NVIDIA, and AMD's may have no model.
-        return known and gpu.vendor != "amd" and (not gpu.model or any(word in gpu.model for word in self.models))
+        return known and (not gpu.model or any(word in gpu.model for word in self.models))
 
 
 def recognise(machine: Machine) -> Cloud | None:
