@@ -4,6 +4,7 @@
 import json
 import random
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -48,7 +49,7 @@ def damaged(chance: random.Random) -> dict[str, Any]:
             saved["errors"][path] = chance.choice(["EINVAL", "EACCES", "EIO", "what"])
         elif section == "probes":
             inside, key = chance.choice(list(places(saved["probes"])))
-            inside[key] = chance.choice(VALUES)
+            inside[key] = deepcopy(chance.choice(VALUES))
         elif chance.random() < 0.2:
             del saved[section][path]
         elif section == "folders":
