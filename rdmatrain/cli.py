@@ -111,6 +111,12 @@ _json_option = click.option("--json", is_flag=True, help="Print JSON, and nothin
 @_json_option
 @click.option("--svg", default="", metavar="FILE", help="Save a drawing too; - prints it.")
 @click.option(
+    "--nccl-topo",
+    default="",
+    metavar="FILE",
+    help="Save a topology file for NCCL_TOPO_FILE too, for machines that hide theirs; - prints it.",
+)
+@click.option(
     "--dump",
     default="",
     metavar="FILE",

@@ -18,6 +18,7 @@ from rdmatrain.discovery.model import (
     Pair,
     Pod,
 )
+from rdmatrain.discovery.nccl_topo import merges_vfs, topology_xml
 from rdmatrain.discovery.orchestrator import Identity, whoami
 from rdmatrain.discovery.pairing import pair
 from rdmatrain.discovery.pod import read_pod
@@ -64,8 +65,7 @@ def survey(source: Source, origin: str = "this machine") -> Survey:
     gpus, nics = [each.gpu for each in allocation.gpus], [each.nic for each in allocation.nics]
     pairs, wrong_pairs = pair(machine, gpus, nics)
     bindings = bind(machine, allocation, pairs, identity.nproc_per_node)
-    # Ranks inherit those of this process, and no others.
-    user = {each.name: each.value for each in pod.variables if each.source == OWN}
+    user = _own_variables(pod)
     interface = control_interface(source, machine, pod)
     return Survey(
         machine=machine,
@@ -90,6 +90,21 @@ def survey_machine(machine: Machine) -> Survey:
     """Pair all GPUs and NICs of a machine that a file describes: nothing is known of a pod."""
     pairs, complaints = pair(machine, machine.gpus, machine.nics)
     return Survey(machine, pairs=pairs, complaints=_all(machine.complaints, complaints))
+
+
+def nccl_topology(found: Survey) -> str:
+    """Write a file for ``NCCL_TOPO_FILE``: of what the pod got, or of all that a machine has."""
+    if found.pod is None:
+        return topology_xml(found.machine, found.machine.gpus, found.machine.nics, found.pairs)
+    gpus = [each.gpu for each in found.allocation.gpus]
+    nics = [each.nic for each in found.allocation.nics]
+    merge = merges_vfs(nics, _own_variables(found.pod))
+    return topology_xml(found.machine, gpus, nics, found.pairs, merge)
+
+
+def _own_variables(pod: Pod) -> dict[str, str]:
+    """Return the variables that ranks inherit: those of this process, and no others."""
+    return {each.name: each.value for each in pod.variables if each.source == OWN}
 
 
 def _all(*parts: Iterable[Complaint]) -> tuple[Complaint, ...]:

@@ -28,6 +28,7 @@ class TopoOptions:
         redact: without names and secrets.
         json: as JSON.
         svg: where to save a drawing; empty for nowhere.
+        nccl_topo: where to save a topology file for NCCL; empty for nowhere.
 
     """
 
@@ -37,6 +38,12 @@ class TopoOptions:
     redact: bool = False
     json: bool = False
     svg: str = ""
+    nccl_topo: str = ""
+
+    def printed(self) -> list[str]:
+        """Return the options that write to standard output."""
+        saved = {"--dump": self.dump, "--svg": self.svg, "--nccl-topo": self.nccl_topo}
+        return [name for name, path in saved.items() if path == STDOUT] + ["--json"] * self.json
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,15 @@ def show_topology(options: TopoOptions, write: Callable[[str], None]) -> None:
         from rdmatrain.topo.svg import topology_svg  # noqa: PLC0415
 
         _save("--svg", options.svg, topology_svg(found), write)
+    if options.nccl_topo:
+        from rdmatrain.discovery.survey import nccl_topology  # noqa: PLC0415
+
+        _save("--nccl-topo", options.nccl_topo, nccl_topology(found), write)
     if options.json:
         from rdmatrain.topo.document import topology_document  # noqa: PLC0415
 
         write(as_json(topology_document(found)))
-    elif STDOUT not in {options.dump, options.svg}:
+    elif not options.printed():
         from rdmatrain.topo.text import topology_text  # noqa: PLC0415
 
         write(topology_text(found))
@@ -111,11 +122,9 @@ def as_json(document: dict[str, Any]) -> str:
 def _check(options: TopoOptions) -> None:
     if options.redact and not options.dump:
         raise SettingError("--redact is about what --dump saves: give both")
-    outputs = {"--dump": options.dump == STDOUT, "--svg": options.svg == STDOUT}
-    outputs["--json"] = options.json
-    to_stdout = [name for name, wanted in outputs.items() if wanted]
-    if len(to_stdout) > 1:
-        raise SettingError(f"{' and '.join(to_stdout)} cannot both go to standard output")
+    if len(options.printed()) > 1:
+        both = " and ".join(options.printed())
+        raise SettingError(f"{both} cannot go to standard output together")
 
 
 def _look(options: TopoOptions) -> "tuple[Survey, str]":

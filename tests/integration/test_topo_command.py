@@ -194,6 +194,30 @@ def test_a_drawing_goes_to_a_file_or_to_standard_output(tmp_path: Path) -> None:
     assert ElementTree.fromstring(alone.out).tag.endswith("svg")
 
 
+# -- files for NCCL --
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_topology_file_for_nccl_reads_back_to_the_same_pairs(kind: str, tmp_path: Path) -> None:
+    saved = tmp_path / "topo.xml"
+    wanted = answer("topo", "-F", FIXTURES / kind, "--nccl-topo", saved)["pairs"]
+    ElementTree.parse(saved)
+    if not all(pair["gpu_pci"] and pair["nic_pci"] for pair in wanted):
+        return  # NCCL knows devices by their addresses, which a matrix does not have
+    found = answer("topo", "-F", saved)["pairs"]
+    assert buses(found) == buses(wanted)
+
+
+def buses(pairs: list[dict[str, str]]) -> set[tuple[str, str]]:
+    """Who is paired with whom; of NICs only the bus, since NCCL merges the functions of a card."""
+    return {(pair["gpu_pci"], pair["nic_pci"].rpartition(":")[0]) for pair in pairs}
+
+
+def test_only_one_document_goes_to_standard_output() -> None:
+    both = "--nccl-topo", "-", "--svg", "-"
+    assert "--svg and --nccl-topo" in refused("topo", "-F", FIXTURES / "nccl.xml", *both)
+
+
 # -- what is refused --
 
 
