@@ -4,6 +4,7 @@ from rdmatrain.discovery.model import Complaint
 
 # Sorted. The text of a complaint says what was seen; this says what it means.
 MEANING = {
+    "cpus-far": "this process may not run on any CPU of a GPU's NUMA node",
     "elastic-nodes": "the number of nodes is a range; the smallest is what counts",
     "env-differs": "a device plugin's variable has another value in an ancestor of this process",
     "env-lost-by-shell": "a shell dropped variables of a device plugin: their names have hyphens",

@@ -11,7 +11,8 @@ from rdmatrain.discovery.clouds import Cloud, recognise
 from rdmatrain.discovery.complaints import complaint, counted
 from rdmatrain.discovery.distance import distance, explain, stated
 from rdmatrain.discovery.model import Complaint, Distance, Gpu, Machine, Nic, Pair
-from rdmatrain.discovery.reasons import Choice, Gap, is_far
+from rdmatrain.discovery.pci import format_cpus
+from rdmatrain.discovery.reasons import Choice, Gap, is_far, listed
 from rdmatrain.discovery.source import natural
 
 
@@ -32,11 +33,30 @@ def pair(
     nics = _in_order(dict.fromkeys(nics))
     if not gpus or not nics:
         text = f"there is no RDMA device for {counted(len(gpus), 'GPU')}: what is left is TCP"
-        return (), (complaint("no-nic", machine.origin, text),) if gpus else ()
+        no_nic = [complaint("no-nic", machine.origin, text)] if gpus else []
+        return (), (*no_nic, *_far_from_cpus(machine, gpus))
     fit = _fastest([nic for nic in nics if not nic.unfit] or nics)
     choice = _choose(machine, gpus, fit)
     left_out = [nic for nic in nics if nic not in fit]
-    return choice.pairs(left_out), (*choice.complaints(), *choice.hidden())
+    complaints = *choice.complaints(), *choice.hidden(), *_far_from_cpus(machine, gpus)
+    return choice.pairs(left_out), complaints
+
+
+def _far_from_cpus(machine: Machine, gpus: Sequence[Gpu]) -> list[Complaint]:
+    """Complain of GPUs none of whose CPUs this process may use: Kubernetes need not align them."""
+    forbidden = {
+        node.number
+        for node in machine.nodes
+        if machine.cpus and node.cpus and not set(node.cpus) & set(machine.cpus)
+    }
+    far = [gpu.name for gpu in gpus if gpu.numa in forbidden]
+    if not far:
+        return []
+    text = (
+        f"allows CPUs {format_cpus(machine.cpus)}, and none at the NUMA node of {listed(far)}: let "
+        "the kubelet align them (topologyManagerPolicy restricted), or ask for more CPUs"
+    )
+    return [complaint("cpus-far", "Cpus_allowed_list in /proc/self/status", text)]
 
 
 def _choose(machine: Machine, gpus: Sequence[Gpu], nics: Sequence[Nic]) -> Choice:

@@ -106,7 +106,7 @@ class Choice:
         where = "this virtual machine" if self.machine.virtual else "this source"
         cloud = self.cloud
         table = f"the table of {cloud.name} ({cloud.source})" if cloud else "NUMA node, in order"
-        what = f"the place of {_listed(unseen)} in the PCI tree"
+        what = f"the place of {listed(unseen)} in the PCI tree"
         text = f"{where} does not show {what}: paired by {table}"
         return [complaint("pci-hidden", self.machine.origin, text)]
 
@@ -142,7 +142,7 @@ class Choice:
 
     def _holders(self, column: int, beside: int = -1) -> str:
         rows = [row for row, own in enumerate(self.chosen) if own == column and row != beside]
-        return _listed([self.gpus[row].name for row in rows])
+        return listed([self.gpus[row].name for row in rows])
 
     def _left_out(self, row: int, gap: Gap, left_out: Sequence[Nic]) -> list[str]:
         gpu = self.gpus[row]
@@ -153,7 +153,8 @@ class Choice:
         ]
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Write names in a sentence, and no more than four: ``a, b, c and 5 others``."""
     if len(names) > 4:
         names = [*names[:3], f"{len(names) - 3} others"]
     *first, last = names

@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdmatrain.discovery.distance import distance
-from rdmatrain.discovery.model import Complaint, Distance, Gpu, Machine, Nic, Pair
+from rdmatrain.discovery.model import Complaint, Distance, Gpu, Machine, Nic, Node, Pair
 from rdmatrain.discovery.pairing import pair
 
 PIX, PXB, PHB, NODE, SYS = Distance
@@ -57,6 +57,21 @@ def test_dgx_a100_the_nearest_of_two_at_a_switch() -> None:
     assert names(pairs) == {i: f"mlx5_{i}" for i in range(8)}
     assert {each.distance for each in pairs} == {PIX}
     assert complaints == ()
+
+
+def test_gpus_whose_cpus_are_not_allowed_are_complained_of() -> None:
+    """The CPU manager takes one NUMA node first, where the topology manager does not align."""
+    nodes = (Node(0, (0, 1, 4, 5)), Node(1, (2, 3, 6, 7)), Node(2, ()))
+    machine = replace(hgx_h100(), nodes=nodes, cpus=(0, 1, 4))
+    pairs, complaints = solve(machine)
+    assert (ids(complaints), len(pairs)) == (["cpus-far"], 8)
+    assert "0-1,4" in complaints[0].text and "GPU4" in complaints[0].text
+    assert ids(pair(machine, machine.gpus, ())[1]) == ["no-nic", "cpus-far"]
+    for fine in ((0, 1, 2), ()):
+        assert solve(replace(machine, cpus=fine))[1] == ()
+    assert pair(machine, machine.gpus[:4], machine.nics)[1] == ()
+    without = tuple(replace(gpu, numa=2) for gpu in machine.gpus)  # memory, without CPUs
+    assert solve(replace(machine, gpus=without))[1] == ()
 
 
 def test_ndv4_is_told_by_the_table() -> None:
