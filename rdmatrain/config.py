@@ -155,32 +155,36 @@ _FROM_ENVIRONMENT = tuple(name for name in _DEFAULTS if name not in {"given", "g
 class DeviceList:
     """``RDMATRAIN_DEVICES``: ``mlx5_0:1,mlx5_2`` names ports, ``^mlx5_3`` all but those.
 
-    Names are whole ones; a name without a port stands for all ports of the device.
+    Names are whole ones; a name without a port stands for all ports of the device. The ranks of a
+    host share what is named, except with ``=mlx5_0:1``, which names a rank's own.
 
     Attributes:
         exclude: the names are those not to use.
         names: device and port; None for all of its ports.
+        own: this rank has them to itself.
 
     """
 
     exclude: bool
     names: tuple[tuple[str, int | None], ...]
+    own: bool = False
 
     @classmethod
     def parse(cls, text: str, name: str) -> "DeviceList":
         """Parse the setting, which texts call ``name``."""
-        exclude = text.startswith("^")
+        exclude, own = text.startswith("^"), text.startswith("=")
         names = []
-        for item in text.split(",") if text else ():
+        for item in text.removeprefix("=").split(",") if text else ():
             # One ^ is for the whole list; it may be repeated.
             match = _DEVICE.fullmatch(item.strip().removeprefix("^" if exclude else ""))
             if match is None:
                 raise SettingError(
                     f"{name}={text!r} is not allowed at {item.strip()!r}: give devices as in "
-                    "mlx5_0:1,mlx5_2, or ^mlx5_3 for all but that one, or leave it out for all"
+                    "mlx5_0:1,mlx5_2, or ^mlx5_3 for all but that one, or =mlx5_0 for this rank's "
+                    "own, or leave it out for all"
                 )
             names.append((match["device"], int(match["port"]) if match["port"] else None))
-        return cls(exclude, tuple(names))
+        return cls(exclude, tuple(names), own)
 
     @property
     def demands(self) -> bool:

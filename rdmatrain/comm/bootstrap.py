@@ -357,7 +357,8 @@ def _exchange_offers(turn: Turn, settings: Settings, hellos: Sequence[Hello]) ->
     """Look for this rank's RDMA ports, and learn of the others'."""
     found = rdma.find_rails(settings)
     neighbours = [near.rank for near in _neighbours(turn.place, hellos)]
-    turn.rails = rdma.rails_of(found.rails, *host.local_place(turn.place.rank, neighbours))
+    place = host.local_place(turn.place.rank, neighbours)
+    turn.rails = rdma.rails_of(found.rails, *place, own=settings.device_list.own)
     mine = Offer(
         num_rails=len(turn.rails),
         link_layer=turn.rails[0].port.link_layer if turn.rails else "",

@@ -110,8 +110,20 @@ def find_rails(settings: Settings, verbs: Verbs = _core, source: Source | None =
     return Search(tuple(rails), why_not, present=True)
 
 
-def rails_of(rails: Sequence[Rail], local_rank: int, local_ranks: int) -> tuple[Rail, ...]:
-    """Deal the ports out to the ranks of this host: at least one to each, at most MAX_RAILS."""
+def rails_of(
+    rails: Sequence[Rail], local_rank: int, local_ranks: int, own: bool = False
+) -> tuple[Rail, ...]:
+    """Deal the ports out to the ranks of this host: at least one to each, at most MAX_RAILS.
+
+    Args:
+        rails: those of the host; those of this rank if they are its ``own``.
+        local_rank: 0 for the first rank of the host.
+        local_ranks: how many there are.
+        own: somebody has dealt already.
+
+    """
+    if own:
+        return tuple(rails[:MAX_RAILS])
     if len(rails) <= local_rank:
         return (rails[local_rank % len(rails)],) if rails else ()
     return tuple(rails[local_rank::local_ranks][:MAX_RAILS])

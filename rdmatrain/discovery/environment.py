@@ -220,8 +220,10 @@ def _of_rank(
         # Where the user chose the devices, the index has to be right for those.
         given = chooser.user.get(devices, "")
         used = used_nics(allocation, given, allows) if given else own
+        # A rank's own, which comm does not deal out once more.
+        mark = "=" if names and devices == "RDMATRAIN_DEVICES" else ""
         choices += [
-            chooser.choose(devices, names, why),
+            chooser.choose(devices, mark + names, why),
             chooser.choose(index, *one_index(used)),
         ]
     return (*choices, *_libfabric(chooser, machine, own))

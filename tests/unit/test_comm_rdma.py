@@ -282,6 +282,13 @@ def test_ports_are_dealt_out_to_the_ranks_of_a_host(
     assert ["".join(rail.port.device[-1] for rail in mine) for mine in got] == dealt
 
 
+def test_a_ranks_own_ports_are_not_dealt_out_again(tmp_path: Path) -> None:
+    verbs = write_machine(tmp_path, "mlx5_0/1", "mlx5_1/1", "mlx5_2/1")
+    rails = found(tmp_path, verbs, Settings(devices="=mlx5_1,mlx5_2:1")).rails
+    got = [rails_of(rails, rank, 8, own=True) for rank in range(8)]
+    assert [[str(rail.port) for rail in mine] for mine in got] == [["mlx5_1/1", "mlx5_2/1"]] * 8
+
+
 def test_the_transport_is_told_rails_address_and_what_is_set(tmp_path: Path) -> None:
     rails = found(tmp_path, write_machine(tmp_path, "mlx5_0/1", "mlx5_2/1")).rails
     plain = "rails=mlx5_0/1/1+mlx5_2/1/1 addr=10.0.0.9"

@@ -50,6 +50,9 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("RDMATRAIN_DEVICES", "mlx5_0,^mlx5_1", "mlx5_0:1,mlx5_2, or ^mlx5_3"),
         ("RDMATRAIN_DEVICES", "^", "mlx5_0:1,mlx5_2, or ^mlx5_3"),
         ("RDMATRAIN_DEVICES", "mlx5_0/1", "mlx5_0:1,mlx5_2, or ^mlx5_3"),
+        ("RDMATRAIN_DEVICES", "=", "or =mlx5_0 for this rank's own"),
+        ("RDMATRAIN_DEVICES", "=^mlx5_0", "or =mlx5_0 for this rank's own"),
+        ("RDMATRAIN_DEVICES", "==mlx5_0", "or =mlx5_0 for this rank's own"),
     ],
 )
 def test_a_wrong_value_names_variable_value_and_what_is_allowed(

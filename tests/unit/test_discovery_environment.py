@@ -58,7 +58,7 @@ def test_a_pod_with_a_vf_for_each_of_eight_gpus() -> None:
          ("mlx5_32", "net5"), ("mlx5_20", "net6"), ("mlx5_22", "net7"), ("mlx5_24", "net8")]
     ):  # fmt: skip
         own = {
-            "RDMATRAIN_DEVICES": f"{device}:1",
+            "RDMATRAIN_DEVICES": f"={device}:1",
             "RDMATRAIN_GID_INDEX": "3",
             "UCX_NET_DEVICES": f"{device}:1",
             "UCX_IB_GID_INDEX": "3",
@@ -78,7 +78,7 @@ def test_infiniband_in_a_vm_needs_no_gid_index() -> None:
     assert found.to_set(1) == {
         "NCCL_IB_HCA": "=mlx5_ib0:1,mlx5_ib1:1",
         "NCCL_SOCKET_IFNAME": "=eth0",
-        "RDMATRAIN_DEVICES": "mlx5_ib1:1",
+        "RDMATRAIN_DEVICES": "=mlx5_ib1:1",
         "UCX_NET_DEVICES": "mlx5_ib1:1",
         "FI_VERBS_DEVICE_NAME": "mlx5_ib1",
     }
@@ -155,7 +155,7 @@ def test_a_rank_without_gpu_on_soft_roce() -> None:
     assert found.to_set(0) == {
         "NCCL_IB_HCA": "=rxe0:1",
         "NCCL_IB_GID_INDEX": "5",
-        "RDMATRAIN_DEVICES": "rxe0:1",
+        "RDMATRAIN_DEVICES": "=rxe0:1",
         "RDMATRAIN_GID_INDEX": "5",
         "UCX_NET_DEVICES": "rxe0:1",
         "UCX_IB_GID_INDEX": "5",
@@ -177,7 +177,7 @@ def test_ports_and_several_nics_of_one_rank() -> None:
     two = granted(nic("mlx5_1", layer="InfiniBand"))
     allocation = Allocation(nics=(one, two))
     found = variables(machine(one, two), allocation, [bind(0, two, one)], {}, ETH0).to_set(0)
-    assert found["RDMATRAIN_DEVICES"] == "mlx5_1:1,mlx5_0:2"
+    assert found["RDMATRAIN_DEVICES"] == "=mlx5_1:1,mlx5_0:2"
     assert found["NCCL_IB_HCA"] == "=mlx5_0:2,mlx5_1:1"
 
 
