@@ -8,6 +8,7 @@ MEANING = {
     "elastic-nodes": "the number of nodes is a range; the smallest is what counts",
     "env-differs": "a device plugin's variable has another value in an ancestor of this process",
     "env-lost-by-shell": "a shell dropped variables of a device plugin: their names have hyphens",
+    "fabrics-differ": "some GPUs use InfiniBand and others Ethernet, which do not reach each other",
     "file-contradiction": "a file states two different things of one device; the first counts",
     "gpu-missing": "a GPU was granted, or chosen by a variable, that the driver does not show",
     "gpu-more-than-granted": "the driver shows GPUs that were not granted; they are not used",

@@ -12,7 +12,7 @@ from rdmatrain.discovery.model import Nic
 
 # What a reader writes into `Nic.unfit` of a NIC that cannot do RDMA.
 NO_RDMA = "has no RDMA, which others here have"
-# So many times as many NICs are the fabric, and the few are not.
+# So many times as much is the fabric, and the rest is not.
 MANY = 2
 _BOND = re.compile(r"bond|lag", re.IGNORECASE)
 
@@ -53,17 +53,26 @@ def _bond(fit: Sequence[Nic]) -> Callable[[Nic], str]:
 
 
 def _other_fabric(fit: Sequence[Nic]) -> Callable[[Nic], str]:
-    """Few of Ethernet beside InfiniBand are for storage and management, and the other way round."""
-    counts = Counter(_layer(nic) for nic in fit if _layer(nic))
-    common = max(counts, key=lambda layer: counts[layer], default="")
+    """InfiniBand and Ethernet do not reach each other: what has far less is no part of the fabric.
+
+    Less bandwidth, or fewer NICs where not all say how fast they are.
+    """
+    known = all(nic.gbps for nic in fit if layer(nic))
+    sums: Counter[str] = Counter()
+    for nic in fit:
+        sums[layer(nic)] += int(nic.gbps) if known else 1
+    del sums[""]
+    fabric = max(sums, key=lambda each: sums[each], default="")
 
     def reason(nic: Nic) -> str:
-        own = _layer(nic)
-        few = own and counts[common] >= MANY * counts[own]
-        return f"is of {own}, while most are of {common}" if few else ""
+        own = layer(nic)
+        few = own not in {"", fabric} and sums[fabric] >= MANY * sums[own]
+        return f"is of {own}, and the fabric is {fabric}" if few else ""
 
     return reason
 
 
-def _layer(nic: Nic) -> str:
-    return nic.ports[0].link_layer if nic.ports else ""
+def layer(nic: Nic) -> str:
+    """Return the link layer of its port that has a link, or else of its first one."""
+    active = (port.link_layer for port in nic.ports if port.state == "ACTIVE")
+    return next(active, nic.ports[0].link_layer if nic.ports else "")

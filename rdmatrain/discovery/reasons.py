@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rdmatrain.discovery.clouds import Cloud
 from rdmatrain.discovery.complaints import complaint, counted
 from rdmatrain.discovery.distance import AT_ROOT, bridges_above, distance
+from rdmatrain.discovery.fitness import layer
 from rdmatrain.discovery.model import Complaint, Distance, Gpu, Machine, Nic, Pair
 
 
@@ -86,6 +87,12 @@ class Choice:
             shared = counted(len(self.nics), "NIC")
             text = f"{len(self.gpus)} GPUs share {shared}: each has a part of the bandwidth"
             found.append(complaint("nic-shared", self.machine.origin, text))
+        fabrics = {layer(self.nics[column]) for column in self.chosen} - {""}
+        if len(fabrics) > 1:
+            text = (
+                f"has GPUs on {' and on '.join(sorted(fabrics))}: ask for NICs of one, or name them"
+            )
+            found.append(complaint("fabrics-differ", self.machine.origin, text))
         own = [row[column] for row, column in zip(self.gaps, self.chosen, strict=True)]
         nearest = min(gap.level for gap in own)
         for row, gap in enumerate(own):

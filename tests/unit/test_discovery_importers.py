@@ -121,8 +121,18 @@ def test_few_nics_of_another_fabric_are_unfit() -> None:
         Nic(name, ports=(Port(name, 1, "", layer),))
         for name, layer in (("a", "InfiniBand"), ("b", "InfiniBand"), ("c", "Ethernet"))
     )
-    assert unfit(one, two, other) == ["", "", "is of Ethernet, while most are of InfiniBand"]
+    assert unfit(one, two, other) == ["", "", "is of Ethernet, and the fabric is InfiniBand"]
     assert unfit(one, other) == ["", ""]
+    # Two ports of 25 Gbit/s beside one of 200 are not the fabric.
+    fast = replace(one, gbps=200.0)
+    slow = [replace(other, name=name, gbps=25.0) for name in "cd"]
+    assert unfit(fast, *slow) == ["", *["is of Ethernet, and the fabric is InfiniBand"] * 2]
+    assert unfit(replace(fast, gbps=0.0), *slow) == [
+        "is of InfiniBand, and the fabric is Ethernet", "", ""
+    ]  # fmt: skip
+    # What counts is the port with a link.
+    ports = Port("e", 1, "DOWN", "Ethernet"), Port("e", 2, "ACTIVE", "InfiniBand")
+    assert unfit(one, two, Nic("e", ports=ports)) == ["", "", ""]
     assert unfit(other, Nic("unknown")) == ["", ""]
 
 

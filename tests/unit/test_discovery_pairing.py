@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdmatrain.discovery.distance import distance
-from rdmatrain.discovery.model import Complaint, Distance, Gpu, Machine, Nic, Node, Pair
+from rdmatrain.discovery.model import Complaint, Distance, Gpu, Machine, Nic, Node, Pair, Port
 from rdmatrain.discovery.pairing import pair
 
 PIX, PXB, PHB, NODE, SYS = Distance
@@ -72,6 +72,16 @@ def test_gpus_whose_cpus_are_not_allowed_are_complained_of() -> None:
     assert pair(machine, machine.gpus[:4], machine.nics)[1] == ()
     without = tuple(replace(gpu, numa=2) for gpu in machine.gpus)  # memory, without CPUs
     assert solve(replace(machine, gpus=without))[1] == ()
+
+
+def test_gpus_on_two_fabrics_are_complained_of() -> None:
+    machine = hgx_h100()
+    ports = [(Port("x", 1, "ACTIVE", layer),) for layer in ("Ethernet", "InfiniBand")]
+    nics = [replace(nic, ports=ports[place % 2]) for place, nic in enumerate(machine.nics)]
+    (complaint,) = pair(machine, machine.gpus, nics)[1]
+    assert complaint.id == "fabrics-differ" and "on Ethernet and on InfiniBand" in complaint.text
+    one = [replace(nic, ports=ports[0]) for nic in machine.nics]
+    assert pair(machine, machine.gpus, one)[1] == ()
 
 
 def test_ndv4_is_told_by_the_table() -> None:
