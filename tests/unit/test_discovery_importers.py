@@ -186,6 +186,14 @@ def test_what_is_broken_in_a_readable_file_is_a_complaint_with_line_and_value() 
     assert machine.nodes[0].cpus == (0, 1, 2, 3)
 
 
+def test_comments_may_be_lines_of_hyphens() -> None:
+    comment = "<!------------------\n - Copyright\n ------------------->\n"
+    text = f"{comment}<system><cpu numaid='0'><!-- <gpu> --><pci busid='x'/></cpu></system>"
+    assert [each.source for each in read_file(text, "f").complaints] == ["f, line 4"]
+    with pytest.raises(SettingError, match="line 1, column"):
+        read_file("<system><!-- </system>", "f")
+
+
 @pytest.mark.parametrize("number", ["0x030000", "0x030200", "0x0302", "0x038000", "0x120000"])
 def test_bare_functions_of_gpu_classes_are_gpus_numbered_by_address(number: str) -> None:
     text = f"""<system version="1"><cpu numaid="0">
@@ -312,6 +320,10 @@ def test_matrix_of_old_drivers_has_names_in_its_columns_and_other_distances() ->
         "GPU0 GPU1 NIC0 CPU Affinity NUMA Affinity GPU NUMA ID\nGPU1 NV18 X PXB 0-7 N/A N/A",
         "     GPU0 GPU1 NIC0 NIC1 NUMA\nGPU1 NV18 X PXBNODE 0\n",
         "GPU0 GPU1 GPU1 NIC0\nGPU1 NV1 X SYS PXB\n",
+        "\t\tGPU0\tGPU1\tNIC0\tCPU Affinity\nGPU1\tNV2\t \tX \t\tPXB\t\t0-7\n",
+        "\tGPU0\tGPU1\tNIC0\tNIC1\tCPU Affinity\nGPU1\tNV18\t X \tPXBNODE\t0-7\n",
+        "# \tGPU0\tGPU1\tNIC0\n# GPU1 SYS\t X \tPXB\n",
+        "> GPU0 GPU1 NIC0\n>> GPU1 NV X PXB\n",
         "some words\n[4mGPU0 GPU1 NIC0[0m\nNIC0 PHX PXB X\nNIC0 PHB PXB X\n",
     ],
 )
@@ -336,6 +348,33 @@ def test_matrix_numbers_no_two_gpus_alike() -> None:
 def test_matrix_name_of_two_nics_is_a_name_of_neither() -> None:
     text = "GPU0 NIC0 NIC1\nGPU0 X PIX SYS\nNIC Legend:\n NIC0: mlx5_0\n NIC1: mlx5_0\n"
     assert [each.name for each in read_file(text, "f").nics] == ["NIC0", "NIC1"]
+
+
+def test_matrix_legend_may_have_remarks_and_several_names_in_a_line() -> None:
+    text = "# GPU0 NIC0 NIC1 NIC2\n# GPU0 X PIX SYS SYS\n# NIC0: rocep80s0 -> ens1  10.0.0.1/24\n"
+    machine = read_file(text + "NIC1: mlx5_1    NIC2: mlx5_2\nNIC1: later\n", "f")
+    assert [each.name for each in machine.nics] == ["rocep80s0", "mlx5_1", "mlx5_2"]
+
+
+@pytest.mark.parametrize(
+    ("tail", "numa", "cpus"),
+    [
+        ("0-3\t1\t\tN/A", 1, (0, 1, 2, 3)),
+        ("0-3\tN/A\t\tN/A", None, ()),
+        ("0-3\t1", 1, (0, 1, 2, 3)),
+        ("\t1\t\tN/A", 1, ()),
+        ("0-3\t0,3-9,11-17\t\t2", 0, (0, 1, 2, 3)),
+        ("", None, ()),
+    ],
+)
+def test_matrix_affinity_of_a_gpu(tail: str, numa: int | None, cpus: tuple[int, ...]) -> None:
+    header = "\tGPU0\tNIC0\tCPU Affinity\tNUMA Affinity\tGPU NUMA ID\n"
+    machine = read_file(f"{header}GPU0\t X \tPIX\t{tail}\nNIC0\tPIX\t X \t\t\t\t\n", "f")
+    assert [each.numa for each in (*machine.gpus, *machine.nics)] == [numa, numa]
+    assert [(each.number, each.cpus) for each in machine.nodes] == (
+        [(numa, cpus)] if numa is not None else []
+    )
+    assert machine.complaints == ()
 
 
 def test_matrix_that_is_not_symmetric_is_a_complaint() -> None:
@@ -526,6 +565,9 @@ def test_kind_is_told_by_content_not_by_name() -> None:
         ("<html/>", "<html>"),
         ("<system><layers/></system>", "<system>"),
         ("kind: Pod\n", "'Pod'"),
+        ("kind: [1]\nitems: []", "YAML"),
+        ("kind: {a: b}", "YAML"),
+        ('[{"kind": {}}, {"kind": []}, 1, null]', "text"),
         ('{"schema": "x/1"}', "'x/1'"),
         ("hello", "text"),
         ("a: [", "YAML"),

@@ -259,7 +259,7 @@ def _slices(documents: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
     for document in documents:
         if isinstance(document, list):
             objects = document
-        elif _mapping(document).get("kind") in _LISTS:
+        elif _text(_mapping(document).get("kind")) in _LISTS:
             items = document.get("items")
             objects = items if isinstance(items, list) else []
         else:

@@ -1,6 +1,7 @@
 """The text of ``nvidia-smi topo -m``: as it is printed, or as people paste it.
 
-Columns are set apart by tabs, by blanks or, in Markdown, by ``|``. Names of NICs are in the legend
+Columns are set apart by tabs, by blanks or, in Markdown, by ``|``; a paste has more tabs than
+columns, or fewer, and may be a comment or a quotation. Names of NICs are in the legend
 below, or in the columns themselves, as old drivers have it. Rows and columns may be missing.
 """
 
@@ -21,13 +22,15 @@ _ESCAPE = re.compile(r"\x1b?\[[0-9;]*m")
 _DEVICE = re.compile(r"(?=.*\d)[A-Za-z][\w.+-]{1,63}", re.ASCII)
 _NUMBERED = re.compile(r"(GPU|NIC)\d", re.ASCII)
 _GPU = re.compile(r"GPU(0|[1-9]\d{0,3})", re.ASCII)
-_LEGEND = re.compile(r"\s*(NIC\d+)\s*[:=]\s*(\S+)")
+_LEGEND = re.compile(r"(NIC\d+)\s*[:=]\s*(\S+)")
 # Names of older drivers beside those of today.
 _DISTANCES = {"SOC": Distance.SYS, "PSB": Distance.PIX} | {each.name: each for each in Distance}
-_CELL = re.compile(rf"X|NV\d+|NVB|C2C|P2C|N/A|-|{'|'.join(_DISTANCES)}", re.ASCII)
+_CELL = re.compile(rf"X|NV\d*|NVB|C2C|P2C|N/A|-|{'|'.join(_DISTANCES)}", re.ASCII)
 # Where columns are narrower than the names of their devices, cells run together: `NODEPIX`.
 _JOINED = re.compile(rf"NV\d+|{'|'.join(_DISTANCES)}|X", re.ASCII)
 _NOTHING = {"", "-", "N/A"}
+# Of comments and quotations, and blanks.
+_MARKS = "#> \t"
 _AFFINITY = re.compile(r"CPU(?: Affinity)?|GPU NUMA(?: ID)?|NUMA(?: Affinity)?")
 
 
@@ -82,17 +85,17 @@ def read(text: str, name: str) -> Machine:
 
 def _parse(text: str) -> _Matrix | None:
     matrix: _Matrix | None = None
-    for line in _ESCAPE.sub("", text).splitlines():
+    for marked in _ESCAPE.sub("", text).splitlines():
+        line = marked.lstrip(_MARKS)
         cells = _cells(line)
         header = _header(cells)
         if header and matrix and matrix.rows:
             matrix.more = True
             break
-        legend = _LEGEND.fullmatch(line.rstrip())
         if header:
             matrix = header
-        elif matrix and legend:
-            matrix.legend.setdefault(legend[1], legend[2])
+        elif matrix and _LEGEND.match(line):
+            matrix.legend = dict(_LEGEND.findall(line)) | matrix.legend
         elif matrix and _is_row(cells):
             matrix.rows.setdefault(cells[0], cells[1:])
     return matrix
@@ -101,12 +104,10 @@ def _parse(text: str) -> _Matrix | None:
 def _cells(line: str) -> list[str]:
     if "|" in line:
         parts = line.strip().strip("|").split("|")
-    elif "\t" in line:
-        parts = line.split("\t")
     else:
         parts = [cell for word in line.split() for cell in _apart(word)]
     cells = [part.strip().strip("*`") for part in parts]
-    # The corner of the matrix, or an indentation by tabs.
+    # The corner of the matrix.
     return list(itertools.dropwhile(lambda cell: not cell, cells))
 
 
@@ -133,6 +134,11 @@ def _first_places(columns: Sequence[str]) -> dict[str, int]:
     return {column: place for place, column in reversed(list(enumerate(columns)))}
 
 
+def _first(numbers: str) -> int | None:
+    """Return the first of a list of nodes: it has CPUs, and others are the memory of GPUs."""
+    return next(iter(parse_cpus(numbers)), None)
+
+
 class _Reader:
     """Makes sense of a matrix."""
 
@@ -148,7 +154,7 @@ class _Reader:
         # What two have in common is a name of neither.
         named = Counter([*self._nics, *matrix.legend.values()])
         self._legend = {nic: its for nic, its in matrix.legend.items() if named[its] == 1}
-        self._numa = {gpu: devices.integer(self._affinity(gpu, "NUMA")) for gpu in self._gpus}
+        self._numa = {gpu: _first(self._affinity(gpu, "NUMA")) for gpu in self._gpus}
 
     def complain(self, what: str, part: str, text: str) -> None:
         self.complaints.append(complaint(what, f"{self._name}, {part}", text))
@@ -205,10 +211,12 @@ class _Reader:
             self.complain("file-contradiction", part, text)
 
     def _affinity(self, device: str, kind: str) -> str:
-        """Return a cell behind the matrix. There are more tabs than columns: only order counts."""
+        """Return a cell behind the matrix, by its order."""
         row = self._rows.get(device, [])
         cells = [cell for cell in row[len(self._matrix.columns) :] if cell]
-        return dict(zip(self._matrix.tail, cells, strict=False)).get(kind, "")
+        # Only the last may be missing from a paste, except that of a GPU without CPUs.
+        tail = self._matrix.tail[-len(cells) :] if cells[-1:] == ["N/A"] else self._matrix.tail
+        return dict(zip(tail, cells, strict=False)).get(kind, "")
 
     def _is_straight(self, device: str) -> bool:
         """Return whether a row has its X where its column is: else cells are missing in it."""

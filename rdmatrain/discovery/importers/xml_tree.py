@@ -1,5 +1,6 @@
 """XML as a small tree that knows its lines; hostile files end in an error, not in a full memory."""
 
+import re
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -59,12 +60,21 @@ def parse_xml(text: str, name: str, first_line: int = 1) -> Element:
     # Entities that hold entities can grow without bound, and no file of these kinds has any.
     parser.EntityDeclHandler = builder.refuse_entities
     try:
-        parser.Parse(text.encode("utf-8", "replace"), True)
+        parser.Parse(_without_comments(text).encode("utf-8", "replace"), True)
     except expat.ExpatError as error:
         message = expat.ErrorString(error.code)
         where = f"line {error.lineno + first_line - 1}, column {error.offset + 1}"
         raise SettingError(f"{name} is not valid XML: {message} at {where}") from None
     return builder.root.children[0]
+
+
+def _without_comments(text: str) -> str:
+    """Return blanks for comments: XML has no ``--`` in them, but files of RCCL draw lines so."""
+    parts, done = [], 0
+    while (start := text.find("<!--", done)) >= 0 and (end := text.find("-->", start + 4)) >= 0:
+        parts += [text[done:start], re.sub(r"[^\n]", " ", text[start : end + 3])]
+        done = end + 3
+    return "".join([*parts, text[done:]])
 
 
 class _Builder:
