@@ -22,6 +22,7 @@ MEANING = {
     "metadata-late": "a network driver has not said yet what a device became in the pod",
     "metadata-torn": "metadata of a DRA driver was read while it was written",
     "misleading-rank": "RANK and WORLD_SIZE are of the pod, and it runs several processes",
+    "mounts-empty": "a variable says that a folder names the GPUs, and there is nothing in it",
     "netdev-differs": "a source gives an interface another PCI address than the kernel does",
     "network-status-late": "fewer networks are attached than were asked for, so far",
     "nic-foreign": "NICs are visible that belong to the host or to other pods; they are not used",

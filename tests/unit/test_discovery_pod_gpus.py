@@ -86,7 +86,12 @@ def test_a_folder_of_mounts_has_one_file_for_each_device() -> None:
     assert told(MOUNTS, **files) == [2, 10, B, OLD_MIG, 7, 8]
     # The runtime takes the files even if the image's variable says all.
     assert told("all", **files) == [2, 10, B, OLD_MIG, 7, 8]
-    assert told(MOUNTS + "/") == []
+
+
+def test_an_empty_folder_of_mounts_is_a_complaint() -> None:
+    pod = pod_of({"NVIDIA_VISIBLE_DEVICES": MOUNTS + "/"})
+    assert (pod.claims, [each.id for each in pod.complaints]) == ((), ["mounts-empty"])
+    assert pod.complaints[0].source == "NVIDIA_VISIBLE_DEVICES in environment"
 
 
 @pytest.mark.parametrize(

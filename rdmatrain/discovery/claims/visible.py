@@ -45,16 +45,33 @@ def visible(source: Source, variables: Sequence[Variable]) -> Iterator[Finding]:
     for name in RUNTIME:
         if name in by_name:
             yield from _told(by_name[name])
-    for path in _leaves(source, MOUNTS, MOUNTS_DEPTH):
-        yield from _claims(_mounted(path), MOUNTS)
+    yield from _mounts(source, [by_name[name] for name in RUNTIME if name in by_name])
     yield from _restrictions({name: each for name, each in by_name.items() if each.source == OWN})
 
 
+def _mounts(source: Source, told: Sequence[Variable]) -> Iterator[Claim | Complaint]:
+    paths = list(_leaves(source, MOUNTS, MOUNTS_DEPTH))
+    for path in paths:
+        yield from _claims(_mounted(path), MOUNTS)
+    for variable in () if paths else told:
+        if any(map(_is_folder, _parts(variable))):
+            text = f"names {MOUNTS}, which is empty: nothing says which GPUs were allocated"
+            yield complaint("mounts-empty", origin(variable), text)
+
+
 def _told(variable: Variable) -> Iterator[Claim | Complaint]:
-    for text in dict.fromkeys(part.strip() for part in variable.value.split(",")):
+    for text in _parts(variable):
         # Its devices are the files there.
-        if text.rstrip("/") != MOUNTS:
+        if not _is_folder(text):
             yield from _claims(text, origin(variable))
+
+
+def _parts(variable: Variable) -> list[str]:
+    return list(dict.fromkeys(part.strip() for part in variable.value.split(",")))
+
+
+def _is_folder(text: str) -> bool:
+    return text.rstrip("/") == MOUNTS
 
 
 def _claims(text: str, source: str) -> Iterator[Claim | Complaint]:
