@@ -12,6 +12,9 @@ from rdmatrain.discovery.sysfs import attribute
 
 NODES = "/sys/devices/system/node"
 DMI = "/sys/class/dmi/id"
+# A parameter of ib_core, also while it runs: whether all see all RDMA devices.
+NAMESPACES = "/sys/module/ib_core/parameters/netns_mode"
+_MODES = {"Y": "shared", "N": "exclusive"}
 
 
 def read_machine(source: Source, origin: str = "this machine") -> Machine:
@@ -33,6 +36,7 @@ def read_machine(source: Source, origin: str = "this machine") -> Machine:
         cpus=parse_cpus(_line(source, "/proc/self/status", "Cpus_allowed_list")),
         product=_read_product(source),
         virtual=_is_virtual(source),
+        namespaces=_MODES.get(attribute(source, NAMESPACES), ""),
         complaints=(*gpu_complaints, *nic_complaints),
     )
 

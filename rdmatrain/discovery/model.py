@@ -218,6 +218,8 @@ class Machine:
             the root is a NUMA node, ``cpu0``: as NCCL has it.
         product: what DMI says the machine is (``Standard_ND96asr_v4``...); empty if not known.
         virtual: it runs under a hypervisor, which may hide the PCI tree; None if not known.
+        namespaces: of RDMA devices, as the kernel says: ``shared`` or ``exclusive``; empty if it
+            does not say.
         complaints: what could not be read.
 
     """
@@ -232,6 +234,7 @@ class Machine:
     collapsed: bool = False
     product: str = ""
     virtual: bool | None = None
+    namespaces: str = ""
     complaints: tuple[Complaint, ...] = ()
 
 

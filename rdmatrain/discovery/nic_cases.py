@@ -76,7 +76,8 @@ def listed(names: Sequence[str]) -> str:
 
 def _unclaimed(case: Case, cases: Sequence[Case]) -> Refusal:
     if case.verdict.problem:
-        return Refusal(case, "nic-foreign", case.verdict.text)
+        # What is broken in this namespace, and was not asked for, is no matter of this pod.
+        return Refusal(case, "nic-foreign" if case.verdict.foreign else "", case.verdict.text)
     vfs = _vfs(case, (each for each in cases if each.claimed))
     if vfs:
         return _of_pf(case, vfs)

@@ -55,7 +55,7 @@ def grant_nics(machine: Machine, claims: Sequence[Claim], judge: Judge) -> NicGr
     return NicGrants(
         nics=tuple(_grant(case, claims, machine) for case in kept),
         others=tuple((refusal.case.nic, refusal.text) for refusal in refusals),
-        namespaces=_namespaces(cases, refusals),
+        namespaces=_namespaces(machine, cases, refusals),
         complaints=(*complaints, *_of_refusals(refusals), *_of_roce_v1(kept)),
     )
 
@@ -104,10 +104,18 @@ def _grant(case: Case, claims: Sequence[Claim], machine: Machine) -> GrantedNic:
     )
 
 
-def _namespaces(cases: Sequence[Case], refusals: Iterable[Refusal]) -> str:
-    """Say whether RDMA devices of others are visible, if anything tells which those are."""
+def _namespaces(machine: Machine, cases: Sequence[Case], refusals: Iterable[Refusal]) -> str:
+    """Say whether RDMA devices of others are visible, if the kernel or any device tells."""
+    if machine.namespaces:
+        return machine.namespaces
     if any(refusal.id == "nic-foreign" for refusal in refusals):
         return "shared"
     if not any(case.claimed for case in cases):
         return ""
-    return "exclusive" if all(case.claimed or manages(case.nic) for case in cases) else "shared"
+    return _by_others([case.nic for case in cases if not case.claimed and not manages(case.nic)])
+
+
+def _by_others(others: Sequence[Nic]) -> str:
+    # One whose interface is here is of this namespace, in either mode.
+    unknown = bool(others) and all(nic.netdevs for nic in others)
+    return "" if unknown else "shared" if others else "exclusive"

@@ -29,8 +29,14 @@ def read_ports(source: Source) -> list[Port]:
 
 
 def preference(gid: Gid) -> int:
-    """Rank an entry by how far its packets get, 0 first: IPv4, global IPv6, local addresses."""
-    address = ipaddress.ip_address(gid.address)
+    """Rank an entry by how far its packets get, 0 first: IPv4, global IPv6, local addresses.
+
+    What is no address, as a snapshot may have it, is last.
+    """
+    try:
+        address = ipaddress.ip_address(gid.address)
+    except ValueError:
+        return 4
     if address.is_link_local:
         return 3
     if address.version == 4:

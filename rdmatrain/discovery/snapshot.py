@@ -24,7 +24,6 @@ BACKGROUND = (
     "/sys/fs/cgroup/cpu.max",
     "/sys/fs/cgroup/cpuset.cpus.effective",
     "/sys/fs/cgroup/memory.max",
-    "/sys/module/ib_core/parameters/netns_mode",
     "/sys/module/mlx5_core/version",
     "/sys/module/nvidia_peermem/version",
 )

@@ -172,10 +172,17 @@ def _tested(facts: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 def _may_have(netdev: Netdev, address: str) -> bool:
     """Say whether an interface has an address, or whether its addresses are not known."""
-    wanted = ipaddress.ip_address(address)
-    known = map(ipaddress.ip_address, netdev.addresses)
-    comparable = [each for each in known if each.version == wanted.version]
+    wanted = _parse_address(address)
+    known = filter(None, map(_parse_address, netdev.addresses))
+    comparable = [each for each in known if wanted and each.version == wanted.version]
     return wanted in comparable or not comparable
+
+
+def _parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
 
 
 def _order(gid: Gid, tested: Mapping[str, Any]) -> tuple[bool, bool, int, int]:

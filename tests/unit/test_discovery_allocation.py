@@ -134,6 +134,30 @@ def test_a_file_of_a_topology_grants_all_that_it_has() -> None:
     assert (found.others, found.complaints, found.namespaces) == ((), (), "")
 
 
+def test_the_kernel_knows_the_mode_of_namespaces_best() -> None:
+    foreign = Nic("mlx5_0", ports=(Port("", 1, "ACTIVE", "Ethernet"),))
+    pod = Pod(claims=(SAYS,))
+    shown = replace(HERE, nics=(VF, foreign))
+    assert reconcile(shown, pod, None).namespaces == "shared"
+    assert reconcile(replace(shown, namespaces="exclusive"), pod, None).namespaces == "exclusive"
+    assert reconcile(HERE, pod, None).namespaces == "exclusive"
+    assert reconcile(replace(HERE, namespaces="shared"), pod, None).namespaces == "shared"
+
+
+def test_addresses_that_are_none_are_not_known() -> None:
+    vlan = (Gid(3, "10.1.0.7", V2, "vlan0"),)
+    nic = replace(VF, netdevs=(), ports=(replace(VF.ports[0], gids=vlan),))
+
+    def granted(*addresses: str, gid: str = "10.1.0.7") -> list[str]:
+        ports = (replace(nic.ports[0], gids=(replace(vlan[0], address=gid),)),)
+        netdevs = (Netdev("vlan0", addresses=addresses),)
+        machine = replace(HERE, nics=(replace(nic, ports=ports),), netdevs=netdevs)
+        return [each.nic.name for each in reconcile(machine, Pod(), None).nics]
+
+    assert granted("junk") == granted("10.1.0.7", "") == granted("10.1.0.9", gid="") == ["mlx5_18"]
+    assert granted("junk", "10.1.0.9") == []
+
+
 def test_hundreds_of_foreign_nics_are_one_complaint() -> None:
     empty = Port("", 1, "ACTIVE", "Ethernet")
     foreign = tuple(Nic(f"mlx5_{n}", ports=(empty,)) for n in range(100, 400))

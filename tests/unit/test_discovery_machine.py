@@ -50,6 +50,18 @@ def pod(tmp_path_factory: pytest.TempPathFactory) -> Builder:
     return write_pod(tmp_path_factory.mktemp("pod"))
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"), [("Y\n", "shared"), ("N\n", "exclusive"), ("?", ""), (None, "")]
+)
+def test_the_kernel_says_whose_rdma_devices_are_visible(
+    text: str | None, expected: str, tmp_path: Path
+) -> None:
+    builder = Builder(tmp_path)
+    if text is not None:
+        builder.file("/sys/module/ib_core/parameters/netns_mode", text)
+    assert read_machine(builder.source()).namespaces == expected
+
+
 def test_all_parts_of_a_machine_are_read(pod: Builder) -> None:
     machine = read_machine(pod.source())
     assert [(gpu.pci, gpu.uuid) for gpu in machine.gpus] == [("0000:0b:00.0", "GPU-1")]
