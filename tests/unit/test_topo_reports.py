@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bug report of each pod scenario: it shows what the pod saw, and not whose pod it was."""
+
+import json
+import re
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+import jsonschema
+import pytest
+from pod_scenarios import NAMES, load, write
+from survey_answer import answer
+
+from rdmatrain.discovery.orchestrator import Identity, whoami
+from rdmatrain.discovery.pod import read_pod
+from rdmatrain.discovery.snapshot import Recorder, dump
+from rdmatrain.discovery.snapshot import load as replay
+from rdmatrain.discovery.source import Source
+from rdmatrain.discovery.survey import Survey, survey
+from rdmatrain.topo.command import as_json
+from rdmatrain.topo.document import topology_document
+from rdmatrain.topo.svg import topology_svg
+from rdmatrain.topo.text import topology_text
+from rdmatrain.topo.whoami import whoami_document
+
+# Every second one: what is tested here does not differ between those of one kind.
+SOME = NAMES[::2]
+SCHEMAS = Path(__file__).parents[2] / "rdmatrain/topo/schemas"
+TOPO, WHOAMI = (
+    jsonschema.Draft202012Validator(json.loads((SCHEMAS / f"{name}.schema.json").read_text()))
+    for name in ("topo", "whoami")
+)
+# A MAC, and the two interfaces that IPv6 makes of it (RFC 4291, appendix A).
+MAC, LOCAL, GLOBAL = (
+    "7c:fe:90:ca:4a:41",
+    "fe80::7efe:90ff:feca:4a41",
+    "fd77:1:2:3:7efe:90ff:feca:4a41",
+)
+SECRETS = {
+    "HF_TOKEN": "hf_canary", "AWS_ACCESS_KEY_ID": "AKIAcanary", "NCCL_X_PASSWORD": "canary",
+    "RDMATRAIN_URL": "https://ann:canary@host/x",
+}  # fmt: skip
+# What is whose: in variables that discovery reads, and in others.
+VARIABLES = SECRETS | {
+    "HOSTNAME": "quokka-0",
+    "MASTER_ADDR": "quokka-worker-0.quokka.wombat.svc.numbat.corp",
+    "PET_RDZV_ENDPOINT": "[fd77:1:2:3::5]:29400",
+    "OMPI_MCA_orte_hnp_uri": "123.0;tcp://10.77.2.3,10.77.2.4:4444",
+    "SLURM_TOPOLOGY_ADDR": "bilby.quoll1",
+    "NCCL_COMM_ID": "10.77.3.4:5", "LWS_LEADER_ADDRESS": "quokka-0.quokka.wombat",
+    "EXTRA_NETWORK_STATUS": json.dumps(
+        [{"name": "wombat/rail0", "interface": "eth0", "ips": ["10.77.6.6"], "mac": MAC}]
+    ),
+    "MODEL": "dingo",
+}  # fmt: skip
+NOTES = {
+    "kubectl.kubernetes.io/last-applied-configuration": {"image": "dingo"},
+    "cni.projectcalico.org/podIP": "10.77.1.5/32",
+    "batch.kubernetes.io/job-name": "quokka",
+    "jobset.sigs.k8s.io/coordinator": "quokka-leader-0-0.quokka",
+}
+FILES = {
+    "/etc/hostname": "quokka-0\n",
+    "/etc/hosts": "10.77.1.5 quokka-0.quokka.wombat.svc.numbat.corp quokka-0\n",
+    "/etc/volcano/worker.host": "quokka-worker-0.quokka\n",
+    "/etc/mpi/hostfile": "quokka-worker-0.quokka.wombat.svc slots=8\n10.77.1.9 slots=8\n",
+}
+WHOSE = re.compile(
+    "canary|quokka|wombat|numbat|bilby|quoll|dingo|10[.]77[.]|0a4d:|7c:fe:90|7efe:90ff|fd77", re.I
+)
+
+
+class Report(NamedTuple):
+    """What a pod sees, and both reports of it."""
+
+    found: Survey
+    identity: Identity
+    plain: str
+    redacted: str
+
+
+@cache
+def report(name: str) -> Report:
+    """Report the pod of a scenario, which is somebody's."""
+    with TemporaryDirectory() as folder:
+        recorder = Recorder(write(owned(load(name)), Path(folder)))
+        found, identity = survey(recorder), identify(recorder)
+        recorder.read_background()
+    return Report(found, identity, dump(recorder, redact=False), dump(recorder, redact=True))
+
+
+def owned(scenario: dict[str, Any]) -> dict[str, Any]:
+    """Return a scenario in which it stands everywhere whose pod it is."""
+    owned = deepcopy(scenario)
+    for section in {"environment", "init", *({"parent"} & owned.keys())}:
+        owned[section] = VARIABLES | owned.get(section, {})
+    owned["annotations"] = NOTES | owned.get("annotations", {})
+    owned["files"] = FILES | owned.get("files", {})
+    for nic in owned.get("nics", {}).values():
+        if "ip" in nic and not nic.get("ib"):
+            gids = (LOCAL, GLOBAL, "::ffff:10.77.5.5")
+            first = nic.get("gid", 3) + 1
+            nic["gids"] = {first + at: [gid, "RoCE v2"] for at, gid in enumerate(gids)}
+    return owned
+
+
+def identify(source: Source) -> Identity:
+    return whoami(source, read_pod(source))
+
+
+def decided(identity: Identity) -> list[Any]:
+    """What whoami says, without names."""
+    return [
+        identity.orchestrator, identity.within, identity.nnodes, identity.node_rank,
+        identity.nproc_per_node, bool(identity.leader), identity.leader_port, identity.epoch,
+        [each.id for each in identity.complaints],
+    ]  # fmt: skip
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in JSON, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key in value:
+            yield from texts(key)
+            yield from texts(value[key])
+    elif isinstance(value, list):
+        for each in value:
+            yield from texts(each)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_a_report_shows_what_the_pod_saw(name: str) -> None:
+    pod = report(name)
+    for text in (pod.plain, pod.redacted):
+        source = replay(text, "x")
+        again = survey(source)
+        assert answer(again) == answer(pod.found)
+        assert [each.id for each in again.complaints] == [each.id for each in pod.found.complaints]
+        assert decided(identify(source)) == decided(pod.identity)
+    assert identify(replay(pod.plain, "x")) == pod.identity
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_a_redacted_report_does_not_tell_whose_it_is(name: str) -> None:
+    pod = report(name)
+    assert WHOSE.search(pod.plain)
+    assert [text for text in texts(json.loads(pod.redacted)) if WHOSE.search(text)] == []
+    plain = "\n".join(texts(json.loads(pod.plain)))
+    assert [secret for secret in SECRETS.values() if f"={secret}" in plain] == []
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_every_form_is_well_formed(name: str) -> None:
+    pod = report(name)
+    TOPO.validate(json.loads(as_json(topology_document(pod.found))))
+    WHOAMI.validate(json.loads(as_json(whoami_document(pod.identity))))
+    assert ElementTree.fromstring(topology_svg(pod.found)).tag.endswith("svg")
+    assert all(line.isprintable() for line in topology_text(pod.found).split("\n"))
