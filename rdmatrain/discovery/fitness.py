@@ -12,6 +12,8 @@ from rdmatrain.discovery.model import Nic
 
 # What a reader writes into `Nic.unfit` of a NIC that cannot do RDMA.
 NO_RDMA = "has no RDMA, which others here have"
+# Bridges and tunnels of containers, which NCCL lists too.
+_VIRTUAL = "is virtual, beside interfaces that are not"
 # So many times as much is the fabric, and the rest is not.
 MANY = 2
 _BOND = re.compile(r"bond|lag", re.IGNORECASE)
@@ -20,7 +22,8 @@ _BOND = re.compile(r"bond|lag", re.IGNORECASE)
 def judge(nics: Sequence[Nic]) -> tuple[Nic, ...]:
     """Return the NICs, each with the reason why it is unfit, if it is."""
     if all(nic.unfit == NO_RDMA for nic in nics):
-        nics = [replace(nic, unfit="") for nic in nics]
+        physical = any(nic.pci for nic in nics)
+        nics = [replace(nic, unfit=_VIRTUAL if physical and not nic.pci else "") for nic in nics]
     # One after the other, so that no rule compares with a NIC that is out already.
     for rule in (_down, _bond, _other_fabric):
         reason = rule([nic for nic in nics if not nic.unfit])

@@ -90,6 +90,26 @@ def test_nccl_nic_without_net_is_known_by_its_address_and_one_without_pci_by_its
     assert "no RDMA" in plain.unfit
 
 
+def test_nccl_lists_virtual_interfaces_at_each_node_and_none_is_a_nic() -> None:
+    veth = '<nic><net name="veth1" dev="1" speed="10000" port="0" guid="0x1" gdr="0"/></nic>'
+    eno = '<nic><net name="eno1" dev="0" speed="1000" port="0" guid="0x0" gdr="0"/></nic>'
+    pci = f'<pci busid="0000:18:00.0" class="0x020000">{eno}</pci>'
+    nodes = f'<cpu numaid="0">{pci}{veth}</cpu><cpu numaid="1">{veth}</cpu>'
+    machine = read_file(f"<system>{nodes}</system>", "f")
+    assert [(each.name, bool(each.unfit)) for each in machine.nics] == [
+        ("eno1", False),
+        ("veth1", True),
+    ]
+    assert machine.complaints == ()
+    rdma = nodes.replace('port="0" guid="0x0"', 'port="1" guid="0xb8599f030007053a"')
+    assert [each.unfit for each in read_file(f"<system>{rdma}</system>", "f").nics] == [
+        "",
+        "has no RDMA, which others here have",
+    ]
+    alone = read_file(f'<system><cpu numaid="0">{veth}</cpu></system>', "f")
+    assert [(each.name, each.unfit) for each in alone.nics] == [("veth1", "")]
+
+
 def test_nccl_device_of_one_name_at_two_places_is_a_complaint() -> None:
     text = """<system version="1"><cpu numaid="0">
       <pci busid="0000:01:00.0" class="0x020700"><nic><net name="mlx5_0" port="1"/></nic></pci>

@@ -153,6 +153,9 @@ class _Reader:
     def _net(self, element: Element, place: _Place) -> None:
         name = element.get("name") or place.pci or f"nic{element.line}"
         place = self._own(element, place, name)
+        is_socket = _is_socket(element)
+        if is_socket and not place.pci and name in self.nics:
+            return  # NCCL lists an interface without a function once for each node
         if self._is_elsewhere(element, place) or self._is_elsewhere(element, place, name):
             return
         nic = Nic(
@@ -163,7 +166,7 @@ class _Reader:
             gbps=(devices.integer(element.get("speed")) or 0) / 1000,
             vendor=place.vendor,
             efa=devices.is_efa(place.vendor, name),
-            unfit=fitness.NO_RDMA if _is_socket(element) else "",
+            unfit=fitness.NO_RDMA if is_socket else "",
         )
         # Each port of a device has a <net>.
         known = self.nics.get(name, nic)
@@ -194,9 +197,9 @@ def _is_bridge(place: _Place) -> bool:
 
 
 def _is_socket(net: Element) -> bool:
-    """Return whether it is an interface without RDMA: NCCL gives it port 0 and no GUID."""
-    guid = devices.integer(net.get("guid"), 16)
-    return net.get("port") == "0" and not guid and net.get("gdr") != "1"
+    """Return whether it is an interface without RDMA: NCCL gives it port 0, its number as GUID."""
+    guid, number = devices.integer(net.get("guid"), 16), devices.integer(net.get("dev"))
+    return net.get("port") == "0" and guid in {None, 0, number} and net.get("gdr") != "1"
 
 
 def _ports(net: Element, nic: Nic, place: _Place) -> tuple[Port, ...]:
