@@ -22,13 +22,18 @@ _BOND = re.compile(r"bond|lag", re.IGNORECASE)
 def judge(nics: Sequence[Nic]) -> tuple[Nic, ...]:
     """Return the NICs, each with the reason why it is unfit, if it is."""
     if all(nic.unfit == NO_RDMA for nic in nics):
-        physical = any(nic.pci for nic in nics)
-        nics = [replace(nic, unfit=_VIRTUAL if physical and not nic.pci else "") for nic in nics]
+        nics = _without_rdma(nics)
     # One after the other, so that no rule compares with a NIC that is out already.
     for rule in (_down, _bond, _other_fabric):
         reason = rule([nic for nic in nics if not nic.unfit])
         nics = [nic if nic.unfit else replace(nic, unfit=reason(nic)) for nic in nics]
     return tuple(nics)
+
+
+def _without_rdma(nics: Sequence[Nic]) -> list[Nic]:
+    """Of a machine without RDMA, all interfaces are fit that are real."""
+    real = any(nic.pci for nic in nics)
+    return [replace(nic, unfit=_VIRTUAL if real and not nic.pci else "") for nic in nics]
 
 
 def _down(fit: Sequence[Nic]) -> Callable[[Nic], str]:
