@@ -4,6 +4,8 @@ A failed collective surfaces in PyTorch code as ``torch.distributed.DistBackendE
 here are raised by everything that works without torch: settings, the launcher, ``rdmatrain._core``.
 """
 
+from collections.abc import Mapping
+
 
 class RdmatrainError(Exception):
     """Base of every error that rdmatrain raises on purpose."""
@@ -31,3 +33,22 @@ class CommError(RdmatrainError, RuntimeError):
 
 class CommTimeoutError(CommError, TimeoutError):
     """An operation did not finish before its deadline."""
+
+
+class CheckpointError(RdmatrainError, RuntimeError):
+    """A checkpoint could not be saved or loaded: raised on all ranks alike, so all may go on.
+
+    Attributes:
+        failures: what went wrong, by rank, with path and errno where there are any.
+    """
+
+    def __init__(self, message: str, failures: Mapping[int, str] | None = None) -> None:
+        self.failures = dict(failures or {})
+        ranks: dict[str, list[int]] = {}
+        for rank, text in sorted(self.failures.items()):
+            ranks.setdefault(text, []).append(rank)
+        told = [
+            f"rank {first}{f' and {len(more)} more' if more else ''}: {text}"
+            for text, (first, *more) in ranks.items()
+        ]
+        super().__init__(f"{message}: {'; '.join(told)}" if told else message)

@@ -1,0 +1,110 @@
+"""The manifest of a generation: what was saved, sealed by a checksum of itself."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rdmatrain.errors import RdmatrainError
+from rdmatrain.train.files import whole_file
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+
+
+class DamageError(RdmatrainError):
+    """A file of a generation is not what was saved. The text names file and reason."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What a rank saved.
+
+    Attributes:
+        rank: the rank, which names the file.
+        size: bytes of the file.
+        sha256: of the file, in hexadecimal digits.
+
+    """
+
+    rank: int
+    size: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """The file's name, within the folder of its generation."""
+        return f"rank-{self.rank:05}.pt"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a generation consists of.
+
+    Attributes:
+        generation: its number, so that folders that were renamed are noticed.
+        step: the training step after which it was saved.
+        world_size: how many ranks saved it.
+        replicated: all ranks had the same state, and rank 0 alone wrote it.
+        shards: what was written, by rank.
+        torch_version: of the torch that wrote it.
+        metadata: what the user added.
+        sha256: of the manifest itself; empty until it was written and read.
+
+    """
+
+    generation: int
+    step: int
+    world_size: int
+    replicated: bool
+    shards: tuple[Shard, ...]
+    torch_version: str
+    metadata: dict[str, Any]
+    sha256: str = ""
+
+    def write(self, folder: Path) -> None:
+        """Write it into the folder of its generation, which exists from then on."""
+        with whole_file(folder / MANIFEST) as file:
+            file.write(_sealed({"schema": SCHEMA, **asdict(self)}))
+
+    def shard_for(self, rank: int) -> Shard:
+        """Return what a rank of a group of this world size loads."""
+        return self.shards[0 if self.replicated else rank]
+
+
+def read_manifest(folder: Path, generation: int) -> Manifest:
+    """Return the manifest in a folder.
+
+    Raises:
+        DamageError: it is not, byte by byte, what some save of this generation wrote.
+        OSError: it cannot be read.
+
+    """
+    path = folder / MANIFEST
+    raw = path.read_bytes()
+    try:
+        fields = json.loads(raw)
+        intact = isinstance(fields, dict) and _sealed(fields) == raw
+    except (ValueError, RecursionError):
+        intact = False
+    if not intact:
+        raise DamageError(f"{path}: its checksum does not match")
+    if fields["schema"] != SCHEMA:
+        raise DamageError(f"{path}: schema {fields['schema']}, known is {SCHEMA}")
+    if fields["generation"] != generation:
+        raise DamageError(f"{path}: belongs to generation {fields['generation']}")
+    del fields["schema"]
+    shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
+    return Manifest(shards=shards, **fields)
+
+
+def _sealed(fields: dict[str, Any]) -> bytes:
+    """Return the JSON of the fields, with its own checksum, for which ``sha256`` is left empty.
+
+    Keys that are numbers become text in JSON, and sort otherwise then; so it is made twice.
+    """
+    plain = json.loads(json.dumps({**fields, "sha256": ""}))
+    text = json.dumps(plain, indent=1, sort_keys=True)
+    plain["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    return json.dumps(plain, indent=1, sort_keys=True).encode() + b"\n"
