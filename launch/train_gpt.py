@@ -31,6 +31,7 @@ OPTIONS = (
     ("--lr", 5e-3, "peak learning rate"),
     ("--seed", 0, "seed of the weights, the batches and the sample"),
     ("--log-every", 20, "steps between progress lines"),
+    ("--checkpoint-every", 100, "steps between checkpoints, where --checkpoint is given"),
     ("--out", Path("out"), "folder for loss.csv, loss.png and result.json"),
 )
 
@@ -41,6 +42,8 @@ def parse_args(argv: list[str] | None, world: int) -> argparse.Namespace:
     stdlib = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     text = "text files or folders (default: the modules of Python's standard library)"
     p.add_argument("--data", nargs="+", type=Path, default=stdlib, metavar="PATH", help=text)
+    text = "folder for checkpoints; started again with it, a job goes on from the newest"
+    p.add_argument("--checkpoint", type=Path, metavar="FOLDER", help=text)
     for name, default, text in OPTIONS:
         p.add_argument(name, type=type(default), default=default, help=f"{text} ({default})")
     args = p.parse_args(argv)
@@ -132,15 +135,30 @@ def average(comm: dict, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]
     return work.get_future().then(lambda done: done.value()[0])
 
 
+def restore(args: argparse.Namespace, model: GPT, optimizer: torch.optim.Optimizer) -> tuple:
+    """Go on from the newest checkpoint, if any: the checkpoints, the steps done, their curve."""
+    if args.checkpoint is None:
+        return None, 0, []
+    from rdmatrain.train import Checkpoints  # noqa: PLC0415 (the rest can do without rdmatrain)
+
+    checkpoints = Checkpoints(args.checkpoint, replicated=True)
+    if (saved := checkpoints.load()) is None:
+        return checkpoints, 0, []
+    model.load_state_dict(saved.state["model"])
+    optimizer.load_state_dict(saved.state["optimizer"])
+    return checkpoints, saved.step, saved.state["rows"]
+
+
 def train(model: GPT, data: Tensor, args: argparse.Namespace, rank: int) -> list[tuple]:
     """Train, report, and return the curve: step, loss, tokens/s, ms per step, share of comm."""
-    comm, rows, world = {"seconds": 0.0, "last_start": 0.0}, [], dist.get_world_size()
+    comm, world = {"seconds": 0.0, "last_start": 0.0}, dist.get_world_size()
     # Small buckets, so that their all-reduces run beside backward().
     net = nn.parallel.DistributedDataParallel(model, bucket_cap_mb=1, gradient_as_bucket_view=True)
     net.register_comm_hook(comm, average)
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, betas=(0.9, 0.95), eps=1e-6)
-    begin, last, tokens = time.perf_counter(), 0, args.global_batch * args.seq_len
-    for step in range(1, args.steps + 1):
+    checkpoints, first, rows = restore(args, model, optimizer)
+    begin, last, tokens = time.perf_counter(), first, args.global_batch * args.seq_len
+    for step in range(first + 1, args.steps + 1):
         done = (step - 1) / args.steps
         optimizer.param_groups[0]["lr"] = args.lr * min(10 * done + 0.1, 1 - done)  # up, then down
         loss = loss_of(net, batch(data, args, step, rank, world))
@@ -158,6 +176,9 @@ def train(model: GPT, data: Tensor, args: argparse.Namespace, rank: int) -> list
                 line = "step {:4}  loss {:.4f}  tokens/s {:7.0f}  step {:6.1f} ms  comm {:6.1%}"
                 print(line.format(*rows[-1]), flush=True)
             begin, last, comm["seconds"] = time.perf_counter(), step, 0.0
+        if checkpoints and (step == args.steps or step % args.checkpoint_every == 0):
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rows": rows}
+            checkpoints.save(step, state)
     return rows
 
 

@@ -47,7 +47,7 @@ def main(gpt, monkeypatch, tmp_path):
 
 
 def test_the_script_stays_short_enough_to_copy():
-    assert len(SCRIPT.read_text(encoding="utf-8").splitlines()) < 250
+    assert len(SCRIPT.read_text(encoding="utf-8").splitlines()) < 275
 
 
 def test_a_folder_is_read_in_the_order_of_its_names(gpt, tmp_path):
