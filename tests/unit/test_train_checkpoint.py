@@ -16,7 +16,6 @@ from fake_ranks import FakeRanks, on_ranks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import rdmatrain.train
 from rdmatrain.train import CheckpointError, Checkpoints
 from rdmatrain.train import checkpoint as module
 
@@ -130,7 +129,7 @@ def test_keeping_none_is_refused(tmp_path):
 
 def test_the_example_of_the_readme_resumes(tmp_path):
     (example,) = [
-        block for block in README.read_text("utf-8").split("```") if "train.Checkpoints(" in block
+        block for block in README.read_text("utf-8").split("```") if "= Checkpoints(" in block
     ]
     example = example.removeprefix("python\n").replace("/shared/run1", str(tmp_path))
     model, done = torch.nn.Linear(1, 1), []
@@ -142,7 +141,7 @@ def test_the_example_of_the_readme_resumes(tmp_path):
         done.append(step)
         torch.nn.init.constant_(model.weight, step)
 
-    names_in_it = {"rdmatrain": rdmatrain, "model": model, "train_step": train_step}
+    names_in_it = {"model": model, "train_step": train_step}
     with pytest.raises(KeyboardInterrupt):
         exec(example, dict(names_in_it))
     torch.nn.init.zeros_(model.weight)
@@ -193,6 +192,15 @@ def test_what_all_ranks_meet_is_said_once(tmp_path, caplog):
     path = manifest(tmp_path, 2)
     expected = f"{path.parent} is passed over: rank 0 and 2 more: {path}: its checksum"
     assert expected in caplog.text
+
+
+def test_a_truncated_shard_is_named_with_its_size(tmp_path, caplog):
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    size = shard(tmp_path, 2).stat().st_size
+    os.truncate(shard(tmp_path, 2), 1000)
+    expect_step(tmp_path, 1)
+    assert f"{shard(tmp_path, 2)}: has 1000 bytes, saved were {size}" in caplog.text
 
 
 def test_both_swapped_generations_are_passed_over(tmp_path):
@@ -382,6 +390,19 @@ def test_an_error_while_old_ones_are_removed_is_a_warning(tmp_path, monkeypatch,
     expect_step(tmp_path, 2)
     save(tmp_path, 3, keep=1)
     assert names(tmp_path) == [3]
+
+
+def test_what_is_half_removed_does_not_exist(tmp_path, monkeypatch):
+    def remove_half(_):
+        shard(tmp_path, 1).unlink()
+        raise Crash
+
+    save(tmp_path, 1, keep=1)
+    with monkeypatch.context() as patched, pytest.raises(Crash):
+        patched.setattr(shutil, "rmtree", remove_half)
+        Checkpoints(tmp_path, keep=1).save(2, state_of(2))
+    shutil.rmtree(shard(tmp_path, 2).parent)
+    assert load(tmp_path) == [None]
 
 
 def test_a_disk_that_fills_within_a_tensor_is_named(tmp_path):

@@ -96,6 +96,13 @@ def test_with_a_global_batch_all_ranks_make_the_same_steps(length, steps, world)
     assert {len(sampler) for sampler in found} == {(length - done) // 8 * 8 // world}
 
 
+def test_the_global_batch_may_change_within_an_epoch():
+    state = samplers(2, 50, global_batch=8)[0].state_dict() | {"position": 8}
+    dealt = [list(sampler) for sampler in resumed(state, 4, 50, global_batch=12)]
+    assert [len(one) for one in dealt] == [9] * 4
+    assert interleaved(dealt) == list(ElasticSampler(50, rank=0, world_size=1))[8:44]
+
+
 def test_epochs_and_seeds_have_orders_of_their_own():
     sampler = ElasticSampler(50, rank=0, world_size=1)
     first = list(sampler)
