@@ -59,9 +59,17 @@ def remove(root: Path, number: int) -> None:
 
 
 def rotate(root: Path, keep: int, damaged: Set[int]) -> None:
-    """Remove what is older than the newest ``keep`` that are not known to be damaged."""
+    """Remove what is older than the newest ``keep`` that are not known to be damaged.
+
+    A folder that cannot be read is a warning, as what was saved stays saved.
+    """
+    try:
+        numbers = finished(root)
+    except OSError as error:
+        logger.warning("old checkpoints could not be removed: %s", error)
+        return
     kept = 0
-    for number in reversed(finished(root)):
+    for number in reversed(numbers):
         if kept >= keep:
             remove(root, number)
         elif number not in damaged and looks_whole(root, number):

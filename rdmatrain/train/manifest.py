@@ -90,13 +90,17 @@ def read_manifest(folder: Path, generation: int) -> Manifest:
         intact = False
     if not intact:
         raise DamageError(f"{path}: its checksum does not match")
-    if fields["schema"] != SCHEMA:
-        raise DamageError(f"{path}: schema {fields['schema']}, known is {SCHEMA}")
-    if fields["generation"] != generation:
-        raise DamageError(f"{path}: belongs to generation {fields['generation']}")
-    del fields["schema"]
-    shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
-    return Manifest(shards=shards, **fields)
+    schema = fields.pop("schema", None)
+    if schema != SCHEMA:
+        raise DamageError(f"{path}: schema {schema}, known is {SCHEMA}")
+    try:
+        shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
+        manifest = Manifest(shards=shards, **fields)
+    except (KeyError, TypeError) as error:
+        raise DamageError(f"{path}: not what schema {SCHEMA} has: {error}") from error
+    if manifest.generation != generation:
+        raise DamageError(f"{path}: belongs to generation {manifest.generation}")
+    return manifest
 
 
 def _sealed(fields: dict[str, Any]) -> bytes:

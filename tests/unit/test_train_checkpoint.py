@@ -392,6 +392,21 @@ def test_an_error_while_old_ones_are_removed_is_a_warning(tmp_path, monkeypatch,
     assert names(tmp_path) == [3]
 
 
+def test_a_folder_that_cannot_be_read_after_the_save_is_a_warning(tmp_path, monkeypatch, caplog):
+    write = module.Manifest.write
+
+    def write_and_break(manifest, folder):
+        write(manifest, folder)
+        broken = lambda _: Path("/nowhere").stat()  # noqa: E731
+        monkeypatch.setattr(module.generations, "finished", broken)
+
+    monkeypatch.setattr(module.Manifest, "write", write_and_break)
+    assert Checkpoints(tmp_path).save(1, state_of(1)).is_dir()
+    assert "old checkpoints could not be removed" in caplog.text
+    monkeypatch.undo()
+    assert Checkpoints(tmp_path).load().step == 1
+
+
 def test_what_is_half_removed_does_not_exist(tmp_path, monkeypatch):
     def remove_half(_):
         shard(tmp_path, 1).unlink()

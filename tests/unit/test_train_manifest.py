@@ -102,6 +102,19 @@ def test_another_schema_is_named(tmp_path, monkeypatch):
         read_manifest(tmp_path, 4)
 
 
+@pytest.mark.parametrize("name", ["shards", "step", "schema"])
+def test_a_sealed_one_without_a_field_is_damage(tmp_path, name):
+    fields = json.loads(written(tmp_path).read_text())
+    del fields[name]
+    text = json.dumps(fields | {"sha256": ""}, indent=1, sort_keys=True)
+    seal = hashlib.sha256(text.encode()).hexdigest()
+    (tmp_path / "manifest.json").write_text(
+        json.dumps(fields | {"sha256": seal}, indent=1, sort_keys=True) + "\n"
+    )
+    with pytest.raises(DamageError, match=name):
+        read_manifest(tmp_path, 4)
+
+
 def test_a_missing_one_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_manifest(tmp_path, 4)
