@@ -97,17 +97,12 @@ class Checkpoints:
         folder = generations.folder_of(self._root, number)
         try:
             told = ranks.together(purpose, lambda: self._write_shard(folder, state))
-            shards = tuple(Shard(*shard) for shard in told if shard)
-            manifest = Manifest(
-                generation=number,
-                step=step,
-                world_size=ranks.size,
-                replicated=self._replicated,
-                shards=shards,
-                torch_version=str(torch.__version__),
-                metadata=dict(metadata or {}),
-            )
-            ranks.together(purpose, lambda: manifest.write(folder) if first else None)
+
+            def write_manifest() -> None:
+                if first:
+                    self._manifest(number, step, told, metadata).write(folder)
+
+            ranks.together(purpose, write_manifest)
         except CheckpointError:
             if first:
                 generations.remove(self._root, number)
@@ -146,6 +141,19 @@ class Checkpoints:
             return None
         shard = write_shard(folder, self._ranks.rank, state)
         return shard.rank, shard.size, shard.sha256
+
+    def _manifest(
+        self, number: int, step: int, told: list[Any], metadata: Mapping[str, Any] | None
+    ) -> Manifest:
+        return Manifest(
+            generation=number,
+            step=step,
+            world_size=self._ranks.size,
+            replicated=self._replicated,
+            shards=tuple(Shard(*shard) for shard in told if shard),
+            torch_version=str(torch.__version__),
+            metadata=dict(metadata or {}),
+        )
 
     def _open(self, number: int) -> tuple[Manifest, BinaryIO] | None:
         """Check a generation on every rank; None if it is damaged on any."""

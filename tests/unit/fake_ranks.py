@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest import mock
 
 from rdmatrain.train.ranks import Ranks
 
@@ -32,7 +33,7 @@ class FakeRanks(Ranks):
 
 
 def on_ranks(size: int, call: Callable[[FakeRanks], Any]) -> list[Any]:
-    """Call with each rank at once; return what each returned or raised."""
+    """Call with each rank at once, to be passed as a group; return what each returned or raised."""
     group = FakeGroup(size)
 
     def act(rank: int) -> Any:
@@ -42,5 +43,8 @@ def on_ranks(size: int, call: Callable[[FakeRanks], Any]) -> list[Any]:
         except Exception as error:
             return error
 
-    with ThreadPoolExecutor(size) as pool:
+    with (
+        mock.patch("rdmatrain.train.checkpoint.Ranks", lambda group: group),
+        ThreadPoolExecutor(size) as pool,
+    ):
         return list(pool.map(act, range(size)))
