@@ -161,8 +161,8 @@ def test_devices_have_all_that_is_known() -> None:
         (Nic, ("nics", 1), set()),
         (Netdev, ("netdevs", 0), set()),
         (Port, ("nics", 1, "ports", 0), {"device"}),
-        # Distances are in the pairs.
-        (Machine, (), {"stated", "collapsed", "complaints"}),
+        # Distances are in the pairs, namespaces in the allocation.
+        (Machine, (), {"stated", "collapsed", "namespaces", "complaints"}),
     ],
 )
 def test_no_field_of_the_model_is_forgotten(
