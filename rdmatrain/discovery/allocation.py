@@ -7,7 +7,7 @@ annotations and metadata of device drivers, those before the environment, and th
 from collections.abc import Sequence
 from typing import Any
 
-from rdmatrain.discovery.complaints import complaint
+from rdmatrain.discovery.complaints import complaint, counted
 from rdmatrain.discovery.gpu_grants import grant_gpus
 from rdmatrain.discovery.model import Allocation, Claim, Complaint, Machine, Pod, Trust
 from rdmatrain.discovery.nic_claims import device_of, grants
@@ -55,8 +55,8 @@ def _without_network(pod: Pod, claims: Sequence[Claim]) -> list[Complaint]:
     if not pod.requests or len(pod.requests) >= len(vfs):
         return []
     text = (
-        f"asks for {len(pod.requests)} networks, but {len(vfs)} VFs were allocated: those without "
-        "one stay on the host; list a network for each VF"
+        f"asks for {counted(len(pod.requests), 'network')}, but {len(vfs)} VFs were allocated: "
+        "those without one stay on the host; list a network for each VF"
     )
     return [complaint("vf-without-network", pod.requests[0].evidence.source, text)]
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rdmatrain.discovery import fitness
-from rdmatrain.discovery.complaints import complaint
+from rdmatrain.discovery.complaints import complaint, counted
 from rdmatrain.discovery.importers import devices
 from rdmatrain.discovery.model import Complaint, Distance, Gpu, Machine, Nic, Node
 from rdmatrain.discovery.pci import parse_cpus
@@ -222,7 +222,9 @@ class _Reader:
         """Return whether a row has its X where its column is: else cells are missing in it."""
         row, columns = self._matrix.rows[device], len(self._matrix.columns)
         if len(row) < columns:
-            self.complain("unreadable", f"row {device}", f"{len(row)} cells of {columns}")
+            self.complain(
+                "unreadable", f"row {device}", f"{counted(len(row), 'cell')} of {columns}"
+            )
         place = self._column.get(device, len(row))
         if place >= len(row) or row[place] == "X":
             return True
