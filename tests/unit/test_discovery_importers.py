@@ -70,6 +70,18 @@ def test_nccl_ports_of_one_device_are_one_nic_and_devices_of_one_function_are_tw
     assert nic(machine, "mlx5_0").vendor == "15b3:1021"
 
 
+def test_nccl_counts_devices_of_one_card_in_the_number_of_a_port() -> None:
+    nets = (("mlx5_0", 1), ("mlx5_1", 2), ("mlx5_1", 3), ("eth0", 0))
+    text = "".join(f'<net name="{name}" port="{port}" guid="0x7"/>' for name, port in nets)
+    pci = f'<pci busid="0000:01:00.0" class="0x020700"><nic>{text}</nic></pci>'
+    machine = read_file(f"<system><cpu>{pci}</cpu></system>", "f")
+    assert [list(map(str, each.ports)) for each in machine.nics] == [
+        ["mlx5_0/1"],
+        ["mlx5_1/1", "mlx5_1/2"],
+        [],
+    ]
+
+
 def test_fabric_of_aws_is_neither_ethernet_nor_infiniband() -> None:
     nccl = """<system version="1"><cpu><pci busid="0000:01:00.0" class="0x020000" vendor="0x1d0f"
       device="0xefa1"><nic><net name="efa_0" port="1"/></nic></pci></cpu></system>"""

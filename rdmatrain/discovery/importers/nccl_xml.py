@@ -170,7 +170,7 @@ class _Reader:
         )
         # Each port of a device has a <net>.
         known = self.nics.get(name, nic)
-        ports = tuple(dict.fromkeys((*known.ports, *_ports(element, nic, place))))
+        ports = (*known.ports, *_port(element, nic, place, 1 + len(known.ports)))
         self.nics[name] = replace(nic, ports=ports, gbps=max(known.gbps, nic.gbps))
 
     def _own(self, element: Element, place: _Place, label: str) -> _Place:
@@ -202,7 +202,12 @@ def _is_socket(net: Element) -> bool:
     return net.get("port") == "0" and guid in {None, 0, number} and net.get("gdr") != "1"
 
 
-def _ports(net: Element, nic: Nic, place: _Place) -> tuple[Port, ...]:
-    number = devices.integer(net.get("port")) or 0
+def _port(net: Element, nic: Nic, place: _Place, number: int) -> tuple[Port, ...]:
+    """Return the port of a ``<net>``, if it is of RDMA.
+
+    Its number in the file is not that of verbs: NCCL adds how many devices of the same card, or of
+    the same PCI function, came before.
+    """
     layer = "" if nic.efa else devices.LAYERS.get(place.kind or 0, "")
-    return (Port(nic.name, number, "", layer, gbps=nic.gbps),) if number in _PORTS else ()
+    is_port = devices.integer(net.get("port")) in _PORTS
+    return (Port(nic.name, number, "", layer, gbps=nic.gbps),) if is_port else ()
