@@ -7,7 +7,6 @@ from typing import TypeVar
 from rdmatrain.discovery.distance import bridges_above
 from rdmatrain.discovery.model import Gpu, Machine, Nic
 from rdmatrain.discovery.pci import format_cpus
-from rdmatrain.discovery.source import natural
 
 Device = Gpu | Nic
 _Item = TypeVar("_Item")
@@ -58,7 +57,7 @@ def _numa_node(label: str, placed: Sequence[_Placed], joint: str) -> Branch:
     return Branch(
         label,
         tuple(each.device for each in placed if not each.above),
-        tuple(_bridge(roots[root], 1, joint) for root in sorted(roots, key=natural)),
+        tuple(_bridge(roots[root], 1, joint) for root in sorted(roots, key=_in_order)),
     )
 
 
@@ -75,7 +74,7 @@ def _bridge(placed: Sequence[_Placed], depth: int, joint: str) -> Branch:
     return Branch(
         f"{kind} {placed[0].above[depth - 1]}",
         tuple(e.device for e in placed if not joining.keys() & set(e.above[depth : depth + 1])),
-        tuple(_bridge(joining[name], depth + 1, joint) for name in sorted(joining, key=natural)),
+        tuple(_bridge(joining[name], depth + 1, joint) for name in sorted(joining, key=_in_order)),
     )
 
 
@@ -86,6 +85,11 @@ def _last_common(placed: Sequence[_Placed], depth: int) -> int:
     while depth < shortest and len({each.above[depth] for each in placed}) == 1:
         depth += 1
     return depth
+
+
+def _in_order(bridge: str) -> tuple[int, str]:
+    """Sort key: ``0000:08:00.0`` before ``0000:3d:00.0``, and ``cpu2`` before ``cpu10``."""
+    return len(bridge), bridge
 
 
 def _grouped(items: Iterable[_Item], key: Callable[[_Item], _Key]) -> dict[_Key, list[_Item]]:
