@@ -152,6 +152,8 @@ def topo(*, tuning: bool, ranks: int, hosts: int, **options: object) -> None:
         raise _WrongSetting(f"--hosts {hosts} is more than --ranks {ranks}")
     with _one_line():
         if tuning:
+            if any(options.values()):
+                raise _WrongSetting("--tuning goes with --ranks and --hosts, with nothing else")
             _show_tuning(ranks, hosts)
             return
         if (ranks, hosts) != (2, 1):
@@ -181,9 +183,9 @@ def _show_tuning(ranks: int, hosts: int) -> None:
     from rdmatrain.config import load_settings  # noqa: PLC0415
 
     changes = parse_tuning(load_settings().tuning)
-    click.echo(tuning_table(ranks, changes))
+    _print(tuning_table(ranks, changes))
     if hosts > 1:
-        click.echo("\n" + ways_table(ranks, hosts, changes))
+        _print("\n" + ways_table(ranks, hosts, changes))
 
 
 @contextmanager
@@ -191,7 +193,9 @@ def _one_line() -> Iterator[None]:
     try:
         yield
     except SettingError as error:
-        raise _WrongSetting(str(error)) from error
+        from rdmatrain.topo.terminal import printable  # noqa: PLC0415 - only errors need it
+
+        raise _WrongSetting(printable(str(error))) from error
 
 
 def _print(text: str) -> None:

@@ -1,6 +1,7 @@
 """What the commands look at: this machine, a folder, or what was written to files."""
 
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,10 +30,9 @@ def open_input(files: Sequence[str], root: str) -> Source | Machine:
     if not files:
         return _tree(root)
     texts = [(_name(file), _read(file)) for file in files]
-    if len(texts) == 1 and _is_snapshot(texts[0][1]):
-        from rdmatrain.discovery.snapshot import load  # noqa: PLC0415 - as late as the others
-
-        return load(texts[0][1], texts[0][0])
+    snapshots = [(name, text) for name, text in texts if _is_snapshot(text)]
+    if snapshots:
+        return _replay(*snapshots[0], alone=len(texts) == 1)
     from rdmatrain.discovery.importers import merge, read_file  # noqa: PLC0415 - reads YAML, XML
 
     machines = [read_file(text, name) for name, text in texts]
@@ -55,6 +55,14 @@ def _tree(root: str) -> Tree:
     return Tree(probes=live())
 
 
+def _replay(name: str, text: str, alone: bool) -> Source:
+    if not alone:
+        raise SettingError(f"{name} is a snapshot, which goes with no other file")
+    from rdmatrain.discovery.snapshot import load  # noqa: PLC0415 - as late as the importers
+
+    return load(text, name)
+
+
 def _name(file: str) -> str:
     return "standard input" if file == STDIN else file
 
@@ -74,7 +82,8 @@ def _read(file: str) -> str:
         raise SettingError(f"{_name(file)} has more than {MAX_BYTES >> 20} MiB")
     if data.startswith(_UTF16):  # from a shell of Windows
         return data.decode("utf-16", "replace")
-    return data.decode("utf-8", "surrogateescape")
+    # The mark at the start, also of that shell, is no text.
+    return data.removeprefix(BOM_UTF8).decode("utf-8", "surrogateescape")
 
 
 def _is_snapshot(text: str) -> bool:

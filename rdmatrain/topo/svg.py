@@ -37,13 +37,13 @@ _Draw = Callable[[int, int], _Drawn]
 
 
 def topology_svg(survey: Survey) -> str:
-    """Draw everything; tooltips have the details and the reasons."""
+    """Draw everything, in ASCII; tooltips have the details and the reasons."""
     drawing = _Drawing(survey)
     title = printable(survey.machine.origin)
     trees = [partial(drawing.box, tree, "numa") for tree in grow(survey.machine)]
     shapes, width, height = _column([partial(_text, title), *trees, drawing.legend], _PAD, _PAD)
     width, height = width + 2 * _PAD, height + 2 * _PAD
-    return "\n".join(
+    svg = "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
             f'width="{width}" height="{height}">',
@@ -55,6 +55,8 @@ def topology_svg(survey: Survey) -> str:
             "</svg>\n",
         ]
     )
+    # Standard output may have any encoding, and XML without a declaration is UTF-8.
+    return svg.encode("ascii", "xmlcharrefreplace").decode()
 
 
 class _Drawing:

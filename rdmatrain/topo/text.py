@@ -32,7 +32,7 @@ def topology_text(survey: Survey) -> str:
     """Write everything, complaints last."""
     parts = [_machine(survey), _matrix(survey), _pairs(survey.pairs)]
     if survey.pod is not None:
-        parts += [_allocation(survey.allocation), _ranks(survey)]
+        parts += [_allocation(survey.allocation), _ranks(survey), _environment(survey)]
     parts.append(_complaints(survey))
     return "\n\n".join("\n".join(part) for part in parts if part)
 
@@ -186,11 +186,17 @@ def _ranks(survey: Survey) -> list[str]:
         own = environment.ranks.get(binding.local_rank, ())
         lines += item("  ", f"{binding.local_rank}: {_bound(binding)}")
         lines += item("      ", " ".join(f"{each.name}={each.value}" for each in own if each.value))
+    return lines
+
+
+def _environment(survey: Survey) -> list[str]:
+    environment = survey.environment or Environment((), {})
     reasons = [*environment.common]
     # Of what the ranks have each for itself, only what the user wants otherwise needs a word.
     for choices in environment.ranks.values():
         reasons += [each for each in choices if each.given and each not in reasons]
-    return [*lines, "", "Variables", *_variables(reasons)]
+    lines = list(_variables(reasons))
+    return ["Variables", *lines] if lines else []
 
 
 def _bound(binding: Binding) -> str:
