@@ -87,9 +87,9 @@ def _in_order(nics: Iterable[Nic]) -> list[Nic]:
 
 
 def _fastest(nics: list[Nic]) -> list[Nic]:
-    """Leave out those of half the speed and less, unless most of the bandwidth is theirs."""
+    """Leave out those of less than half the speed, unless most of the bandwidth is theirs."""
     top = max(nic.gbps for nic in nics)
-    fast = [nic for nic in nics if not nic.gbps or nic.gbps * 2 > top]
+    fast = [nic for nic in nics if not nic.gbps or nic.gbps * 2 >= top]
     return fast if 2 * sum(nic.gbps for nic in fast) >= sum(nic.gbps for nic in nics) else nics
 
 

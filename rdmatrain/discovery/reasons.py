@@ -93,17 +93,22 @@ class Choice:
                 f"has GPUs on {' and on '.join(sorted(fabrics))}: ask for NICs of one, or name them"
             )
             found.append(complaint("fabrics-differ", self.machine.origin, text))
+        return [*found, *self._far()]
+
+    def _far(self) -> list[Complaint]:
+        """Complain of all GPUs whose NIC is far, while those of others are near."""
         own = [row[column] for row, column in zip(self.gaps, self.chosen, strict=True)]
         nearest = min(gap.level for gap in own)
-        for row, gap in enumerate(own):
-            if is_far(gap.level, nearest):
-                text = (
-                    f"its NIC {self.nics[self.chosen[row]].name} is {gap.level.name} ({gap.words}),"
-                    f" while others are {nearest.name}: a NIC near it was not granted, or its place"
-                    " cannot be read"
-                )
-                found.append(complaint("pairing-far", self.gpus[row].name, text))
-        return found
+        far = [row for row, gap in enumerate(own) if is_far(gap.level, nearest)]
+        if not far:
+            return []
+        first, names = own[far[0]], [self.gpus[row].name for row in far]
+        cause = "there are too few" if len(self.gpus) > len(self.nics) else "one was not granted"
+        text = (
+            f"the NIC of {listed(names)} is {first.level.name} ({first.words}), while others are "
+            f"{nearest.name}: {cause} near it, or the place of one cannot be read"
+        )
+        return [complaint("pairing-far", self.machine.origin, text)]
 
     def hidden(self) -> list[Complaint]:
         """Complain if the place of a device is not visible, so that others had to tell."""

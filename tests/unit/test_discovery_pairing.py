@@ -211,7 +211,7 @@ def test_the_optimum_is_taken_and_not_the_nearest_first() -> None:
         "NODE: both at NUMA node 0; the nearest that is left: mlx5_0 is taken by GPU1"
     )
     assert ids(complaints) == ["pairing-far"]
-    assert complaints[0].source == "GPU0"
+    assert complaints[0].text.startswith("the NIC of GPU0 is NODE (both at NUMA node 0)")
 
 
 def test_unfit_and_slow_nics_are_left_out_and_the_reason_names_them() -> None:
@@ -257,7 +257,9 @@ def test_one_nic_serves_all_and_the_reason_names_the_others() -> None:
     pairs, complaints = pair(machine, machine.gpus[:3], machine.nics[:1])
     assert names(pairs) == dict.fromkeys(range(3), machine.nics[0].name)
     assert "shared with GPU1 and GPU2: 1 NIC for 3" in pairs[0].reason
-    assert ids(complaints) == ["nic-shared", "pairing-far", "pairing-far"]
+    assert ids(complaints) == ["nic-shared", "pairing-far"]
+    assert complaints[1].text.startswith("the NIC of GPU1 and GPU2 is NODE")
+    assert "there are too few near it" in complaints[1].text
 
 
 def test_many_that_share_a_nic_are_counted() -> None:
@@ -273,7 +275,9 @@ def test_a_gpu_that_has_only_a_far_nic_is_not_given_more_of_them() -> None:
     pairs, complaints = pair(machine, machine.gpus, left)
     assert [each.more for each in pairs] == [()] * 8
     assert pairs[7].distance is NODE
-    assert [each.source for each in complaints] == ["GPU7"]
+    (far,) = complaints
+    assert far.text.startswith("the NIC of GPU7 is NODE")
+    assert "one was not granted near it" in far.text
 
 
 def test_stated_distances_pair_what_has_no_path() -> None:
@@ -287,7 +291,7 @@ def test_stated_distances_pair_what_has_no_path() -> None:
     pairs, complaints = solve(machine)
     assert {i: names(pairs)[i] for i in own} == {i: f"NIC{nic}" for i, nic in own.items()}
     assert pairs[0].reason == "PIX: topo.txt says so"
-    assert [each.source for each in complaints] == ["GPU6", "GPU7"]
+    assert [each.text.partition(" is ")[0] for each in complaints] == ["the NIC of GPU6 and GPU7"]
 
 
 # What follows holds for all machines.
