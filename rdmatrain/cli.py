@@ -3,8 +3,10 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from rdmatrain import __version__
 from rdmatrain.errors import RdmatrainError, SettingError
@@ -92,15 +94,28 @@ def run(**options: object) -> None:
     click.get_current_context().exit(code)
 
 
+def _not_empty(context: click.Context, option: click.Parameter, value: Any) -> Any:
+    """Refuse what a shell's unset variable leaves, which would be taken for no option at all."""
+    default = context.get_parameter_source(option.name or "") is ParameterSource.DEFAULT
+    if not default and "" in (value if isinstance(value, tuple) else (value,)):
+        raise _WrongSetting(f"{option.opts[0]} is empty: give a name, or leave it out")
+    return value
+
+
 _file_option = click.option(
     "-F",
     "files",
     multiple=True,
     metavar="FILE",
-    help="Look at a file instead of this machine; - is standard input.",
+    callback=_not_empty,
+    help="Look at a file instead of this machine; - is standard input. May be repeated.",
 )
 _root_option = click.option(
-    "--root", default="", metavar="DIR", help="Read the files of the machine whose root this is."
+    "--root",
+    default="",
+    metavar="DIR",
+    callback=_not_empty,
+    help="Read the files of the machine whose root this is.",
 )
 _json_option = click.option("--json", is_flag=True, help="Print JSON, and nothing else.")
 
@@ -109,17 +124,25 @@ _json_option = click.option("--json", is_flag=True, help="Print JSON, and nothin
 @_file_option
 @_root_option
 @_json_option
-@click.option("--svg", default="", metavar="FILE", help="Save a drawing too; - prints it.")
+@click.option(
+    "--svg",
+    default="",
+    metavar="FILE",
+    callback=_not_empty,
+    help="Save a drawing too; - prints it.",
+)
 @click.option(
     "--nccl-topo",
     default="",
     metavar="FILE",
+    callback=_not_empty,
     help="Save a topology file for NCCL_TOPO_FILE too, for machines that hide theirs; - prints it.",
 )
 @click.option(
     "--dump",
     default="",
     metavar="FILE",
+    callback=_not_empty,
     help="Save all that was read too, for a bug report; - prints it. -F shows it again.",
 )
 @click.option("--redact", is_flag=True, help="Save no names, addresses and foreign variables.")

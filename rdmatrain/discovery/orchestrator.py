@@ -119,9 +119,14 @@ def whoami(source: Source, pod: Pod) -> Identity:
         within=tuple(each.name for each, _, _ in within[:-1]),
         leader=leader,
         decided_by={name: shown(words, MAX_WORD) for name, words in reader.decided_by.items()},
-        complaints=tuple(facts.complaints),
+        complaints=(*_blind(pod), *facts.complaints),
         **numbers,
     )
+
+
+def _blind(pod: Pod) -> list[Complaint]:
+    """Return why no environment could be read, without which nobody can be recognised."""
+    return [each for each in pod.complaints if each.id == "unreadable" and not pod.variables]
 
 
 def _markers(adapter: Adapter, facts: Facts) -> Iterator[str]:

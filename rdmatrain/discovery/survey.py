@@ -23,6 +23,7 @@ from rdmatrain.discovery.orchestrator import Identity, whoami
 from rdmatrain.discovery.pairing import pair
 from rdmatrain.discovery.pod import read_pod
 from rdmatrain.discovery.source import Source
+from rdmatrain.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,14 @@ def survey_machine(machine: Machine) -> Survey:
 
 
 def nccl_topology(found: Survey) -> str:
-    """Write a file for ``NCCL_TOPO_FILE``: of what the pod got, or of all that a machine has."""
+    """Write a file for ``NCCL_TOPO_FILE``: of what the pod got, or of all that a machine has.
+
+    Raises:
+        SettingError: there is nothing to place.
+
+    """
+    if not found.pairs:
+        raise SettingError(f"NCCL needs no topology of {found.machine.origin}: it has no pairs")
     if found.pod is None:
         return topology_xml(found.machine, found.machine.gpus, found.machine.nics, found.pairs)
     gpus = [each.gpu for each in found.allocation.gpus]

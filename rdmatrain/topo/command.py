@@ -40,10 +40,15 @@ class TopoOptions:
     svg: str = ""
     nccl_topo: str = ""
 
+    def saved(self) -> dict[str, str]:
+        """Return where each of the options that save something is to save it."""
+        saved = {"--dump": self.dump, "--svg": self.svg, "--nccl-topo": self.nccl_topo}
+        return {name: path for name, path in saved.items() if path}
+
     def printed(self) -> list[str]:
         """Return the options that write to standard output."""
-        saved = {"--dump": self.dump, "--svg": self.svg, "--nccl-topo": self.nccl_topo}
-        return [name for name, path in saved.items() if path == STDOUT] + ["--json"] * self.json
+        to_stdout = [name for name, path in self.saved().items() if path == STDOUT]
+        return to_stdout + ["--json"] * self.json
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,9 @@ def _check(options: TopoOptions) -> None:
     if len(options.printed()) > 1:
         both = " and ".join(options.printed())
         raise SettingError(f"{both} cannot go to standard output together")
+    files = [path for path in options.saved().values() if path != STDOUT]
+    if len(set(files)) < len(files):
+        raise SettingError(f"{' and '.join(options.saved())} cannot go to the same file")
 
 
 def _look(options: TopoOptions) -> "tuple[Survey, str]":
@@ -152,6 +160,8 @@ def _save(option: str, path: str, text: str, write: Callable[[str], None]) -> No
         write(text.removesuffix("\n"))
         return
     try:
+        # A snapshot has a process's environment in it, which is nobody else's business.
+        Path(path).touch(0o600 if option == "--dump" else 0o666)
         Path(path).write_text(text, encoding="utf-8")
     except (OSError, ValueError) as error:
         raise SettingError(f"{option} cannot write {path}: {error}") from error

@@ -48,6 +48,8 @@ def _tree(root: str) -> Tree:
     if root:
         if not Path(root).is_dir():
             raise SettingError(f"--root {root} is no folder")
+        if not any((Path(root) / name).is_dir() for name in ("sys", "proc")):
+            raise SettingError(f"--root {root} has neither sys nor proc in it: give their parent")
         # What this machine's libraries say is not about that one.
         return Tree(Path(root))
     from rdmatrain.discovery.probes import live  # noqa: PLC0415 - only this machine has them

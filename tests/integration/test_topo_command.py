@@ -197,14 +197,17 @@ def test_a_drawing_goes_to_a_file_or_to_standard_output(tmp_path: Path) -> None:
 # -- files for NCCL --
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_topology_file_for_nccl_reads_back_to_the_same_pairs(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "files", [("nccl.xml",), ("hwloc2.xml",), ("slices.yaml", "slices_gpu.json")]
+)
+def test_a_topology_file_for_nccl_reads_back_to_the_same_pairs(
+    files: tuple[str, ...], tmp_path: Path
+) -> None:
     saved = tmp_path / "topo.xml"
-    wanted = answer("topo", "-F", FIXTURES / kind, "--nccl-topo", saved)["pairs"]
-    ElementTree.parse(saved)
-    if not all(pair["gpu_pci"] and pair["nic_pci"] for pair in wanted):
-        return  # NCCL knows devices by their addresses, which a matrix does not have
+    named = [arg for file in files for arg in ("-F", FIXTURES / file)]
+    wanted = answer("topo", *named, "--nccl-topo", saved)["pairs"]
     found = answer("topo", "-F", saved)["pairs"]
+    assert wanted
     assert buses(found) == buses(wanted)
 
 
@@ -228,6 +231,32 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     assert "standard input is empty" in refused("topo", "-F", "-", stdin=b"")
     assert "is no folder" in refused("topo", "--root", tmp_path / "none")
     assert "more than" in refused("topo", "-F", "/dev/zero")
+
+
+@pytest.mark.parametrize("option", ["-F", "--root", "--dump", "--svg", "--nccl-topo"])
+def test_an_empty_name_is_refused(option: str) -> None:
+    assert f"{option} is empty" in refused("topo", option, "")
+
+
+def test_what_cannot_be_meant_is_refused(root: Path, tmp_path: Path) -> None:
+    assert "has neither sys nor proc" in refused("topo", "--root", root / "sys")
+    assert "has no pairs" in refused("topo", "--root", root, "--nccl-topo", tmp_path / "none.xml")
+    both = "--svg", tmp_path / "one", "--dump", tmp_path / "one"
+    assert "--dump and --svg cannot go to the same file" in refused("topo", "--root", root, *both)
+
+
+def test_a_snapshot_is_for_its_owner(root: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "saved.json"
+    rdmatrain("topo", "--root", root, "--dump", saved)
+    assert saved.stat().st_mode & 0o777 == 0o600
+
+
+def test_whoami_says_that_it_saw_no_environment(root: Path) -> None:
+    ids = [each["id"] for each in answer("whoami", "--root", root)["complaints"]]
+    assert "unreadable" not in ids
+    (root / "proc/self/environ").unlink()
+    (told,) = answer("whoami", "--root", root)["complaints"]
+    assert told["id"] == "unreadable" and "/proc/self/environ" in told["source"]
 
 
 def test_a_snapshot_and_another_file_do_not_go_together(root: Path, tmp_path: Path) -> None:
