@@ -9,9 +9,10 @@ from typing import Any
 
 from rdmatrain.discovery.complaints import complaint, counted
 from rdmatrain.discovery.gpu_grants import grant_gpus
-from rdmatrain.discovery.model import Allocation, Claim, Complaint, Machine, Pod, Trust
+from rdmatrain.discovery.model import Complaint, Machine
 from rdmatrain.discovery.nic_claims import device_of, grants
 from rdmatrain.discovery.nic_grants import grant_nics
+from rdmatrain.discovery.pod_model import Allocation, Claim, Pod, Trust
 from rdmatrain.discovery.verdicts import Judge
 
 

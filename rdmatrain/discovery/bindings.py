@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rdmatrain.discovery.complaints import counted
-from rdmatrain.discovery.model import Allocation, Binding, Gpu, Machine, Nic, Node, Pair
+from rdmatrain.discovery.model import Gpu, Machine, Nic, Node
 from rdmatrain.discovery.pairing import pair
+from rdmatrain.discovery.pod_model import Allocation, Binding, Pair
 
 
 @dataclass(frozen=True)

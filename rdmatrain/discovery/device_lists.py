@@ -5,8 +5,8 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 from rdmatrain.config import DeviceList
-from rdmatrain.discovery.model import Allocation, GrantedNic
 from rdmatrain.discovery.nccl import NameList
+from rdmatrain.discovery.pod_model import Allocation, GrantedNic
 from rdmatrain.errors import SettingError
 
 # Tells whether a list, as it stands in its variable, has this port of this device.

@@ -28,8 +28,9 @@ from dataclasses import dataclass
 from rdmatrain.discovery.device_lists import LISTS, nccl_allows, usable_nics, used_nics
 from rdmatrain.discovery.gid_index import STEERING, differ, label, one_index, steer
 from rdmatrain.discovery.interfaces import Interface
-from rdmatrain.discovery.model import Allocation, Binding, GrantedNic, Machine, Nic
+from rdmatrain.discovery.model import Machine, Nic
 from rdmatrain.discovery.nccl_topo import merges_vfs
+from rdmatrain.discovery.pod_model import Allocation, Binding, GrantedNic
 
 # PCI vendor Amazon, and how rdma-core names its devices.
 _AMAZON = "1d0f:"

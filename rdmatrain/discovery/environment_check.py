@@ -8,8 +8,9 @@ from rdmatrain.discovery.claims.values import shown
 from rdmatrain.discovery.complaints import complaint
 from rdmatrain.discovery.device_lists import LISTS, Allows, nccl_allows, usable_nics, used_nics
 from rdmatrain.discovery.gid_index import label, port_of
-from rdmatrain.discovery.model import Allocation, Complaint, Gid, GrantedNic, Machine
+from rdmatrain.discovery.model import Complaint, Gid, Machine
 from rdmatrain.discovery.nccl import NameList, gid_address, roce_version
+from rdmatrain.discovery.pod_model import Allocation, GrantedNic
 from rdmatrain.discovery.source import natural
 
 

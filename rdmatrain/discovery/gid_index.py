@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from rdmatrain.config import MAX_GID_INDEX
-from rdmatrain.discovery.model import GrantedNic, Port
+from rdmatrain.discovery.model import Port
 from rdmatrain.discovery.nccl import (
     FAMILY,
     automatic_gid,
@@ -11,6 +11,7 @@ from rdmatrain.discovery.nccl import (
     gid_address,
     roce_version,
 )
+from rdmatrain.discovery.pod_model import GrantedNic
 
 # What steers NCCL's own choice of a GID.
 STEERING = ("NCCL_IB_ROCE_VERSION_NUM", "NCCL_IB_ADDR_FAMILY", "NCCL_IB_ADDR_RANGE")

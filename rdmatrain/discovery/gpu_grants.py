@@ -4,21 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rdmatrain.discovery.complaints import complaint
-from rdmatrain.discovery.model import (
-    Claim,
-    Complaint,
-    Evidence,
-    Gpu,
-    GrantedGpu,
-    Machine,
-    Restriction,
-    Trust,
-)
+from rdmatrain.discovery.model import Complaint, Evidence, Gpu, Machine
+from rdmatrain.discovery.pod_model import Claim, GrantedGpu, Restriction, Trust
 
 
 @dataclass(frozen=True)
 class GpuGrants:
-    """What :class:`rdmatrain.discovery.model.Allocation` says about GPUs."""
+    """What :class:`rdmatrain.discovery.pod_model.Allocation` says about GPUs."""
 
     gpus: tuple[GrantedGpu, ...]
     complaints: tuple[Complaint, ...]

@@ -4,7 +4,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from rdmatrain.discovery.model import Machine, Pod
+from rdmatrain.discovery.model import Machine
+from rdmatrain.discovery.pod_model import Pod
 from rdmatrain.discovery.source import Source
 
 # Of the network plumbing group's specification; the second is how Multus 3 spelt it.

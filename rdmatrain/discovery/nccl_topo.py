@@ -21,8 +21,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rdmatrain.discovery.distance import bridges_above
-from rdmatrain.discovery.model import Distance, Gpu, Machine, Nic, Node, Pair
+from rdmatrain.discovery.model import Distance, Gpu, Machine, Nic, Node
 from rdmatrain.discovery.pci import parse_pci
+from rdmatrain.discovery.pod_model import Pair
 
 # What NCCL or RCCL has room for: children of an element, and characters of a value.
 MAX_CHILDREN, MAX_VALUE = 32, 253

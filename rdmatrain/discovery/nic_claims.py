@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from rdmatrain.discovery.complaints import complaint
-from rdmatrain.discovery.model import Claim, Complaint, Machine, Nic, Trust
+from rdmatrain.discovery.model import Complaint, Machine, Nic
+from rdmatrain.discovery.pod_model import Claim, Trust
 from rdmatrain.discovery.ports import DEVICES
 from rdmatrain.discovery.source import natural
 from rdmatrain.discovery.verdicts import Verdict

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rdmatrain.discovery.complaints import complaint
-from rdmatrain.discovery.model import Claim, Complaint, Evidence, GrantedNic, Machine, Nic
+from rdmatrain.discovery.model import Complaint, Evidence, Machine, Nic
 from rdmatrain.discovery.nic_cases import Case, Refusal, listed, refuse
 from rdmatrain.discovery.nic_claims import grants, interpret, manages, network_of
+from rdmatrain.discovery.pod_model import Claim, GrantedNic
 from rdmatrain.discovery.ports import DEVICES, ROCE_V1
 from rdmatrain.discovery.source import natural
 from rdmatrain.discovery.verdicts import Judge
@@ -25,7 +26,7 @@ _ADVICE = {
 
 @dataclass(frozen=True)
 class NicGrants:
-    """What :class:`rdmatrain.discovery.model.Allocation` says about NICs."""
+    """What :class:`rdmatrain.discovery.pod_model.Allocation` says about NICs."""
 
     nics: tuple[GrantedNic, ...]
     others: tuple[tuple[Nic, str], ...]

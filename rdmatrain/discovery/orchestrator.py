@@ -33,11 +33,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from rdmatrain.discovery.claims.values import MAX_WORD, shown
-from rdmatrain.discovery.model import Complaint, Evidence, Pod
+from rdmatrain.discovery.model import Complaint, Evidence
 from rdmatrain.discovery.orchestrators.adapters import ADAPTERS, BY_HAND, Adapter
 from rdmatrain.discovery.orchestrators.facts import Facts, parse_number
 from rdmatrain.discovery.orchestrators.hosts import Roster
 from rdmatrain.discovery.orchestrators.rules import Rule
+from rdmatrain.discovery.pod_model import Pod
 from rdmatrain.discovery.source import Source
 
 # Smallest and largest of each number.

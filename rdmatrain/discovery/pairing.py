@@ -10,8 +10,9 @@ from rdmatrain.discovery.assignment import assign, deal, one_after_another, out_
 from rdmatrain.discovery.clouds import Cloud, recognise
 from rdmatrain.discovery.complaints import complaint, counted
 from rdmatrain.discovery.distance import distance, explain, stated
-from rdmatrain.discovery.model import Complaint, Distance, Gpu, Machine, Nic, Pair
+from rdmatrain.discovery.model import Complaint, Distance, Gpu, Machine, Nic
 from rdmatrain.discovery.pci import format_cpus
+from rdmatrain.discovery.pod_model import Pair
 from rdmatrain.discovery.reasons import Choice, Gap, is_far, listed
 from rdmatrain.discovery.source import natural
 

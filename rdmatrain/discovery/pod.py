@@ -13,7 +13,8 @@ from rdmatrain.discovery.claims.sriovnetwork import sriovnetwork
 from rdmatrain.discovery.claims.variables import read_variables
 from rdmatrain.discovery.claims.visible import visible
 from rdmatrain.discovery.complaints import complaint
-from rdmatrain.discovery.model import Claim, Complaint, Pod, Request, Restriction, Variable
+from rdmatrain.discovery.model import Complaint
+from rdmatrain.discovery.pod_model import Claim, Pod, Request, Restriction, Variable
 from rdmatrain.discovery.source import Source
 
 T = TypeVar("T")

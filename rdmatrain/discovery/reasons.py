@@ -7,7 +7,8 @@ from rdmatrain.discovery.clouds import Cloud
 from rdmatrain.discovery.complaints import complaint, counted
 from rdmatrain.discovery.distance import AT_ROOT, bridges_above, distance
 from rdmatrain.discovery.fitness import layer
-from rdmatrain.discovery.model import Complaint, Distance, Gpu, Machine, Nic, Pair
+from rdmatrain.discovery.model import Complaint, Distance, Gpu, Machine, Nic
+from rdmatrain.discovery.pod_model import Pair
 
 
 @dataclass(frozen=True)

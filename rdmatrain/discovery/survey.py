@@ -10,18 +10,12 @@ from rdmatrain.discovery.environment import Environment, variables
 from rdmatrain.discovery.environment_check import check
 from rdmatrain.discovery.interfaces import control_interface
 from rdmatrain.discovery.machine import read_machine
-from rdmatrain.discovery.model import (
-    Allocation,
-    Binding,
-    Complaint,
-    Machine,
-    Pair,
-    Pod,
-)
+from rdmatrain.discovery.model import Complaint, Machine
 from rdmatrain.discovery.nccl_topo import merges_vfs, topology_xml
 from rdmatrain.discovery.orchestrator import Identity, whoami
 from rdmatrain.discovery.pairing import pair
 from rdmatrain.discovery.pod import read_pod
+from rdmatrain.discovery.pod_model import Allocation, Binding, Pair, Pod
 from rdmatrain.discovery.source import Source
 from rdmatrain.errors import SettingError
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rdmatrain.discovery.model import Claim, Gid, Machine, Netdev, Nic, Port, Trust
+from rdmatrain.discovery.model import Gid, Machine, Netdev, Nic, Port
+from rdmatrain.discovery.pod_model import Claim, Trust
 from rdmatrain.discovery.ports import INFINIBAND, ROCE_V1, preference
 
 NODES = "/dev/infiniband"

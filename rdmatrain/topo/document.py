@@ -5,19 +5,9 @@ from typing import Any
 
 from rdmatrain import __version__
 from rdmatrain.discovery.environment import Choice, Environment
-from rdmatrain.discovery.model import (
-    Allocation,
-    Binding,
-    Complaint,
-    Evidence,
-    Gpu,
-    Machine,
-    Netdev,
-    Nic,
-    Pair,
-    Port,
-)
+from rdmatrain.discovery.model import Complaint, Evidence, Gpu, Machine, Netdev, Nic, Port
 from rdmatrain.discovery.pci import format_cpus
+from rdmatrain.discovery.pod_model import Allocation, Binding, Pair
 from rdmatrain.discovery.survey import Survey
 
 SCHEMA = "rdmatrain-topo/1"

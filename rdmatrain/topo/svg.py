@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from html import escape
 
-from rdmatrain.discovery.model import Distance, Gpu, Nic, Pair
+from rdmatrain.discovery.model import Distance, Gpu, Nic
+from rdmatrain.discovery.pod_model import Pair
 from rdmatrain.discovery.survey import Survey
 from rdmatrain.topo.terminal import printable
 from rdmatrain.topo.text import LEGEND, about

@@ -4,17 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from rdmatrain.discovery.distance import distance
 from rdmatrain.discovery.environment import Choice, Environment
-from rdmatrain.discovery.model import (
-    Allocation,
-    Binding,
-    Distance,
-    Evidence,
-    Gpu,
-    GrantedNic,
-    Nic,
-    Pair,
-)
+from rdmatrain.discovery.model import Distance, Evidence, Gpu, Nic
 from rdmatrain.discovery.pci import format_cpus
+from rdmatrain.discovery.pod_model import Allocation, Binding, GrantedNic, Pair
 from rdmatrain.discovery.survey import Survey
 from rdmatrain.topo.terminal import WIDTH, item, printable
 from rdmatrain.topo.tree import Branch, Device, grow

@@ -3,7 +3,8 @@
 
 from hypothesis import strategies as st
 
-from rdmatrain.discovery.model import Binding, Gid, GrantedNic, Machine, Netdev, Nic, Port
+from rdmatrain.discovery.model import Gid, Machine, Netdev, Nic, Port
+from rdmatrain.discovery.pod_model import Binding, GrantedNic
 
 
 def nic(name: str, *gids: Gid, layer: str = "Ethernet", port: int = 1, **more: object) -> Nic:

@@ -3,23 +3,18 @@
 
 from rdmatrain.discovery.environment import Choice, Environment
 from rdmatrain.discovery.model import (
-    Allocation,
-    Binding,
     Complaint,
     Distance,
     Evidence,
     Gid,
     Gpu,
-    GrantedGpu,
-    GrantedNic,
     Machine,
     Netdev,
     Nic,
     Node,
-    Pair,
-    Pod,
     Port,
 )
+from rdmatrain.discovery.pod_model import Allocation, Binding, GrantedGpu, GrantedNic, Pair, Pod
 from rdmatrain.discovery.survey import Survey
 
 LEFT, RIGHT = "pci0000:07", "pci0000:80"

@@ -32,8 +32,9 @@ from memory_source import Link, MemorySource
 
 from rdmatrain.discovery.allocation import reconcile
 from rdmatrain.discovery.machine import read_machine
-from rdmatrain.discovery.model import Allocation, Complaint
+from rdmatrain.discovery.model import Complaint
 from rdmatrain.discovery.pod import read_pod
+from rdmatrain.discovery.pod_model import Allocation
 from rdmatrain.discovery.source import Source, natural
 
 Contents = dict[str, str | list[str] | Link | int]

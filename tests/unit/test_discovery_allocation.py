@@ -9,20 +9,8 @@ from hypothesis import strategies as st
 
 from rdmatrain.discovery.allocation import reconcile
 from rdmatrain.discovery.complaints import MEANING
-from rdmatrain.discovery.model import (
-    Allocation,
-    Claim,
-    Evidence,
-    Gid,
-    Gpu,
-    Machine,
-    Netdev,
-    Nic,
-    Pod,
-    Port,
-    Restriction,
-    Trust,
-)
+from rdmatrain.discovery.model import Evidence, Gid, Gpu, Machine, Netdev, Nic, Port
+from rdmatrain.discovery.pod_model import Allocation, Claim, Pod, Restriction, Trust
 
 V2 = "RoCE v2"
 ETH0 = Netdev("eth0", addresses=("10.244.1.5",))

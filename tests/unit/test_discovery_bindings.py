@@ -14,17 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdmatrain.discovery.bindings import bind
-from rdmatrain.discovery.model import (
-    Allocation,
-    Binding,
-    Gid,
-    GrantedGpu,
-    GrantedNic,
-    Machine,
-    Nic,
-    Node,
-)
+from rdmatrain.discovery.model import Gid, Machine, Nic, Node
 from rdmatrain.discovery.pairing import pair
+from rdmatrain.discovery.pod_model import Allocation, Binding, GrantedGpu, GrantedNic
 from rdmatrain.discovery.source import natural
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from rdmatrain.config import load_settings
 from rdmatrain.discovery.environment import Environment, variables
 from rdmatrain.discovery.interfaces import Interface
-from rdmatrain.discovery.model import Allocation, Gid, GrantedNic, Netdev, Nic
+from rdmatrain.discovery.model import Gid, Netdev, Nic
+from rdmatrain.discovery.pod_model import Allocation, GrantedNic
 
 ETH0 = Interface("eth0", "the pod's default network, by network-status")
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 
 from rdmatrain.discovery.complaints import MEANING
 from rdmatrain.discovery.environment_check import check
-from rdmatrain.discovery.model import Allocation, Gid, GrantedNic, Machine, Netdev, Nic
+from rdmatrain.discovery.model import Gid, Machine, Netdev, Nic
+from rdmatrain.discovery.pod_model import Allocation, GrantedNic
 
 OWN = (roce("mlx5_1", "10.0.0.1", "net1", 3), roce("mlx5_2", "10.0.0.2", "net2", 5))
 FOREIGN = (nic("mlx5_0"), nic("mlx5_10"))

@@ -10,8 +10,9 @@ import pytest
 
 from rdmatrain.discovery.distance import distance
 from rdmatrain.discovery.importers import merge, read_file
-from rdmatrain.discovery.model import Machine, Nic, Pair
+from rdmatrain.discovery.model import Machine, Nic
 from rdmatrain.discovery.pairing import pair
+from rdmatrain.discovery.pod_model import Pair
 
 SHARED = Path(__file__).parents[3] / "shared/fixtures"
 pytestmark = pytest.mark.skipif(

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from memory_source import MemorySource
 
 from rdmatrain.discovery.interfaces import control_interface
-from rdmatrain.discovery.model import Machine, Netdev, Nic, Pod
+from rdmatrain.discovery.model import Machine, Netdev, Nic
+from rdmatrain.discovery.pod_model import Pod
 
 ETH0 = Netdev("eth0", addresses=("10.244.1.7",))
 NET1 = Netdev("net1", addresses=("10.0.0.1",))

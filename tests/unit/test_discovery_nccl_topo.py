@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from nccl_xml import Reader, parents
 
 from rdmatrain.discovery.importers import read_file
-from rdmatrain.discovery.model import Distance, Gpu, Machine, Nic, Node, Pair, Port
+from rdmatrain.discovery.model import Distance, Gpu, Machine, Nic, Node, Port
 from rdmatrain.discovery.nccl_topo import merges_vfs, topology_xml
 from rdmatrain.discovery.pairing import pair
+from rdmatrain.discovery.pod_model import Pair
 
 COLLECTED = Path(__file__).parents[3] / "shared/fixtures/nccl_topo"
 

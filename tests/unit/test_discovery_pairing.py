@@ -24,8 +24,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdmatrain.discovery.distance import distance
-from rdmatrain.discovery.model import Complaint, Distance, Gpu, Machine, Nic, Node, Pair, Port
+from rdmatrain.discovery.model import Complaint, Distance, Gpu, Machine, Nic, Node, Port
 from rdmatrain.discovery.pairing import pair
+from rdmatrain.discovery.pod_model import Pair
 
 PIX, PXB, PHB, NODE, SYS = Distance
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_source import Link, MemorySource, environ
 
-from rdmatrain.discovery.model import Claim, Evidence, Pod, Restriction, Trust
+from rdmatrain.discovery.model import Evidence
 from rdmatrain.discovery.pod import read_pod
+from rdmatrain.discovery.pod_model import Claim, Pod, Restriction, Trust
 
 A = "GPU-8a10b6f7-077c-d51f-48f0-eba64feb5e9f"
 B = "GPU-a498ba79-aa87-d951-24e9-fae585d4eb6c"

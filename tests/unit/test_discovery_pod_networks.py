@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_source import MemorySource, environ
 
-from rdmatrain.discovery.model import Claim, Evidence, Pod, Request, Trust
+from rdmatrain.discovery.model import Evidence
 from rdmatrain.discovery.pod import read_pod
+from rdmatrain.discovery.pod_model import Claim, Pod, Request, Trust
 
 SAMPLE = Path(__file__).parents[3] / "shared/fixtures/k8s/network-status_sriov-dp-530.json"
 STATUS = "k8s.v1.cni.cncf.io/network-status"

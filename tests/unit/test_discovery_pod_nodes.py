@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_source import Link, MemorySource
 
-from rdmatrain.discovery.model import Claim, Evidence, Pod, Trust
+from rdmatrain.discovery.model import Evidence
 from rdmatrain.discovery.pod import read_pod
+from rdmatrain.discovery.pod_model import Claim, Pod, Trust
 
 LISTING = Path(__file__).parents[3] / "shared/fixtures/k8s/rdma_shared_pod_ls.txt"
 RULES = "/sys/fs/cgroup/devices/devices.list"

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from memory_source import Link, MemorySource, environ
 
 from rdmatrain.discovery.claims.pcidevice import resource
-from rdmatrain.discovery.model import Claim, Evidence, Pod, Trust, Variable
+from rdmatrain.discovery.model import Evidence
 from rdmatrain.discovery.pod import read_pod
+from rdmatrain.discovery.pod_model import Claim, Pod, Trust, Variable
 
 SAMPLES = Path(__file__).parents[3] / "shared/fixtures/k8s/pcidevice_env_samples.env"
 VF = "PCIDEVICE_NVIDIA_COM_RDMA-VF"

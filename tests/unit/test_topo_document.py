@@ -10,7 +10,8 @@ import jsonschema
 import pytest
 from fake_survey import SURVEY, gpu, nic
 
-from rdmatrain.discovery.model import Distance, Gpu, Machine, Netdev, Nic, Pair, Port
+from rdmatrain.discovery.model import Distance, Gpu, Machine, Netdev, Nic, Port
+from rdmatrain.discovery.pod_model import Pair
 from rdmatrain.discovery.survey import Survey
 from rdmatrain.topo.command import as_json
 from rdmatrain.topo.document import topology_document

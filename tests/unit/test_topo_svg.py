@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 import pytest
 from fake_survey import GPUS, OWN, SURVEY, gpu, nic
 
-from rdmatrain.discovery.model import Distance, Machine, Pair
+from rdmatrain.discovery.model import Distance, Machine
+from rdmatrain.discovery.pod_model import Pair
 from rdmatrain.discovery.survey import Survey
 from rdmatrain.topo.svg import topology_svg
 

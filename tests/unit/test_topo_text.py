@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from fake_survey import GPUS, OWN, SURVEY, gpu, nic
 
-from rdmatrain.discovery.model import Complaint, Machine, Pod
+from rdmatrain.discovery.model import Complaint, Machine
+from rdmatrain.discovery.pod_model import Pod
 from rdmatrain.discovery.survey import Survey
 from rdmatrain.topo.text import topology_text
 

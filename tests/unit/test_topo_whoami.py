@@ -7,9 +7,9 @@ import pytest
 
 import rdmatrain.topo
 from rdmatrain.discovery.complaints import complaint
-from rdmatrain.discovery.model import Pod, Variable
 from rdmatrain.discovery.orchestrator import Identity, whoami
 from rdmatrain.discovery.orchestrators.adapters import ADAPTERS
+from rdmatrain.discovery.pod_model import Pod, Variable
 from rdmatrain.discovery.source import Tree
 from rdmatrain.topo.whoami import whoami_document, whoami_text
 

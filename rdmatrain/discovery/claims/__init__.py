@@ -4,6 +4,7 @@ Each yields findings, and none looks at the devices themselves. ``rdmatrain.disc
 together.
 """
 
-from rdmatrain.discovery.model import Claim, Complaint, Request, Restriction
+from rdmatrain.discovery.model import Complaint
+from rdmatrain.discovery.pod_model import Claim, Request, Restriction
 
 Finding = Claim | Request | Restriction | Complaint

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 from rdmatrain.discovery.claims.values import shown
 from rdmatrain.discovery.complaints import complaint
-from rdmatrain.discovery.model import Claim, Complaint, Evidence, Trust
+from rdmatrain.discovery.model import Complaint, Evidence
 from rdmatrain.discovery.pci import parse_pci
+from rdmatrain.discovery.pod_model import Claim, Trust
 from rdmatrain.discovery.source import Source
 
 INFINIBAND = "/dev/infiniband"

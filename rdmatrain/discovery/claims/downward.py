@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Iterator
 
 from rdmatrain.discovery.claims.values import unreadable
-from rdmatrain.discovery.model import Complaint, Variable
+from rdmatrain.discovery.model import Complaint
+from rdmatrain.discovery.pod_model import Variable
 from rdmatrain.discovery.source import Source
 
 FOLDERS = (

@@ -21,8 +21,9 @@ from rdmatrain.discovery.claims.values import (
     words,
 )
 from rdmatrain.discovery.complaints import complaint
-from rdmatrain.discovery.model import Claim, Complaint, Evidence, Trust
+from rdmatrain.discovery.model import Complaint, Evidence
 from rdmatrain.discovery.pci import parse_pci
+from rdmatrain.discovery.pod_model import Claim, Trust
 from rdmatrain.discovery.source import Source
 
 ROOTS = ("/var/run/kubernetes.io/dra-device-attributes", "/var/run/dra-device-attributes")

@@ -22,8 +22,9 @@ from rdmatrain.discovery.claims.values import (
     words,
 )
 from rdmatrain.discovery.complaints import complaint
-from rdmatrain.discovery.model import Claim, Complaint, Evidence, Request, Trust, Variable
+from rdmatrain.discovery.model import Complaint, Evidence
 from rdmatrain.discovery.pci import parse_pci
+from rdmatrain.discovery.pod_model import Claim, Request, Trust, Variable
 
 # The older name of the annotation, and the variables that people put either into.
 STATUS_NAMES = (NETWORK_STATUS, "k8s.v1.cni.cncf.io/networks-status")

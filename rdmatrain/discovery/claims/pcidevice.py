@@ -16,8 +16,9 @@ from typing import Any
 from rdmatrain.discovery.claims.values import Json, mapping, origin, shown, unreadable, word, words
 from rdmatrain.discovery.claims.variables import PLUGIN
 from rdmatrain.discovery.complaints import complaint
-from rdmatrain.discovery.model import Claim, Complaint, Evidence, Trust, Variable
+from rdmatrain.discovery.model import Complaint, Evidence
 from rdmatrain.discovery.pci import parse_pci
+from rdmatrain.discovery.pod_model import Claim, Trust, Variable
 
 _INFO = "_INFO"
 # The plugin writes capitals and "_" for the dots and the slash of intel.com/sriov.

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from rdmatrain.discovery.claims import Finding
 from rdmatrain.discovery.claims.values import origin, shown, unreadable, word, words
 from rdmatrain.discovery.complaints import complaint
-from rdmatrain.discovery.model import Claim, Evidence, Trust, Variable
+from rdmatrain.discovery.model import Evidence
 from rdmatrain.discovery.pci import parse_pci
+from rdmatrain.discovery.pod_model import Claim, Trust, Variable
 
 DRIVER = "sriovnetwork.k8snetworkplumbingwg.io"
 # One for all devices of the pod, so that it tells only of a single one.

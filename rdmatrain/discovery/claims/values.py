@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from rdmatrain.discovery.complaints import complaint
-from rdmatrain.discovery.model import Complaint, Variable
+from rdmatrain.discovery.model import Complaint
+from rdmatrain.discovery.pod_model import Variable
 
 # A complaint shows no more of a value; names are shorter than MAX_WORD.
 MAX_SHOWN = 200

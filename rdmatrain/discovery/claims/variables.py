@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 
 from rdmatrain.discovery.claims.values import shown
 from rdmatrain.discovery.complaints import complaint
-from rdmatrain.discovery.model import Complaint, Variable
+from rdmatrain.discovery.model import Complaint
+from rdmatrain.discovery.pod_model import Variable
 from rdmatrain.discovery.source import Source
 
 # What this process itself has; others are named by their file.

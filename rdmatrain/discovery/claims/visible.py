@@ -17,8 +17,9 @@ from rdmatrain.discovery.claims import Finding
 from rdmatrain.discovery.claims.values import origin, shown, unreadable
 from rdmatrain.discovery.claims.variables import OWN
 from rdmatrain.discovery.complaints import complaint
-from rdmatrain.discovery.model import Claim, Complaint, Evidence, Restriction, Trust, Variable
+from rdmatrain.discovery.model import Complaint, Evidence
 from rdmatrain.discovery.pci import parse_cpus
+from rdmatrain.discovery.pod_model import Claim, Restriction, Trust, Variable
 from rdmatrain.discovery.source import Source
 
 RUNTIME = ("NVIDIA_VISIBLE_DEVICES", "AMD_VISIBLE_DEVICES")

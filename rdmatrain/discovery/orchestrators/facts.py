@@ -7,7 +7,8 @@ from fnmatch import fnmatchcase
 from rdmatrain.discovery.claims.values import MAX_WORD, shown
 from rdmatrain.discovery.claims.variables import OWN
 from rdmatrain.discovery.complaints import complaint
-from rdmatrain.discovery.model import Complaint, Evidence, Pod
+from rdmatrain.discovery.model import Complaint, Evidence
+from rdmatrain.discovery.pod_model import Pod
 from rdmatrain.discovery.source import Source
 
 
