@@ -7,19 +7,33 @@ from typing import Any
 
 from rdmatrain.discovery.aliases import Addresses, Names
 
-# Variables that discovery, NCCL and launchers read; a redacted snapshot has no others.
+# Variables that discovery, NCCL and launchers read; a redacted snapshot has no others. By a prefix
+# only where no one else has variables with it.
 _KNOWN = re.compile(
-    r"(PCIDEVICE|SRIOVNETWORK|NVIDIA|CUDA|HIP|ROCR|AMD|GPU|NCCL|RCCL|UCX|FI|RDMATRAIN|PET|VC|VK|K"
-    r"|SLURMD?|SLINKY|OMPI|PRTE|PMI|PMIX|MPI|I_MPI|HYDRA|HYDI|LWS|JOB|MASTER|LOCAL|GROUP|ROLE|TORCHELASTIC"
-    r"|KUBEFLOW|OMP)_.*|JOBSET.*|PMI.*|HOSTNAME|RANK|WORLD_SIZE|NODE_RANK|NNODES"
+    r"(PCIDEVICE|SRIOVNETWORK|NVIDIA|CUDA|NCCL|RCCL|UCX|FI|RDMATRAIN|PET|SLURMD?|OMPI|PRTE|PMI|PMIX"
+    r"|MPI|I_MPI|HYDRA|HYDI|LWS|TORCHELASTIC|OMP)_.*|HOSTNAME|WORLD_SIZE|NODE_RANK|NNODES"
+    r"|((GROUP|LOCAL|ROLE)_)?RANK|(GROUP|LOCAL|ROLE)_WORLD_SIZE|MASTER_(ADDR|PORT)"
+    r"|(AMD|HIP|ROCR)_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL|JOB_COMPLETION_INDEX|K_MPI_JOB_ROLE"
+    r"|(VC|VK)_TASK_INDEX|VC_.*_(HOSTS|NUM)|SLINKY_TOPOLOGY|KUBEFLOW_TRAINER_SERVER_URL"
     r"|.*(?i:NETWORKS?_STATUS)"
 )
 # What names of secrets have in them. A partition key (PKEY) is none.
+_SECRET_WORD = "TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|COOKIE|JWT"
 _SECRET = re.compile(
-    r"TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|COOKIE|JWT|(?<!_P)(?<!^P)KEY|^AWS_|_DSN$|_PAT$",
+    rf"{_SECRET_WORD}|(?<!_P)(?<!^P)KEY|^AWS_|_DSN$|_PAT$",
     re.IGNORECASE,
 )
 _USERINFO = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s@]+@", re.IGNORECASE)
+# What looks like a secret in any text: tokens by how they begin, what signs an address, and
+# secrets that JSON names, which may itself be in a string of JSON.
+_SECRET_VALUE = re.compile(
+    r"\beyJ[\w-]{8,}(?:\.[\w-]+)*|\b(?:hf|gh[oprsu]|github_pat|glpat|xox[a-z])[_-][\w-]{8,}"
+    r"|\b(?:AKIA|ASIA)[A-Z0-9]{12,}"
+    r"|(?P<sign>[?&](?i:sig|[\w-]{0,40}(?:signature|token|secret|key))=)[^&\s\"'\\\0]+"
+    r"|(?P<scheme>\b[a-z][a-z0-9+.-]{0,20}://)[^/\s@\"\0]+@"
+    rf"|(?P<name>\"[^\"\\]{{0,40}}(?i:{_SECRET_WORD}|(?:api|access|private).?key)[^\"\\]{{0,40}}"
+    r"\\*\"\s*:\s*(?P<quote>\\*\"))[^\0]*?(?=(?<!\\)(?P=quote))"
+)
 # Where users, folders and command lines are named.
 _PERSONAL = re.compile(r"USER|ACCOUNT|HOME|_W?DIR$|COMMAND|COMMENT|ARGV|EMAIL", re.IGNORECASE)
 # Annotations and labels of what schedules a pod and gives it devices.
@@ -70,6 +84,16 @@ def drop_variables(files: dict[str, str], only_known: bool) -> list[str]:
     return removed
 
 
+def drop_secrets(files: dict[str, str]) -> list[str]:
+    """Take what looks like a secret out of all texts but the kernel's, in place."""
+    removed = []
+    for path in sorted(files):
+        if not path.startswith("/sys/"):
+            files[path], count = _SECRET_VALUE.subn(_without_secret, files[path])
+            removed += [f"{path}: {count} that look like secrets"] if count else []
+    return removed
+
+
 def drop_notes(files: dict[str, str]) -> list[str]:
     """Take annotations and labels that discovery does not know out of downward API files."""
     removed = []
@@ -106,6 +130,10 @@ def rename(saved: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return saved | {"files": renamed, "probes": probes}, [
         f"{count} {what} were replaced" for what, count in done.items() if count
     ]
+
+
+def _without_secret(match: re.Match[str]) -> str:
+    return "".join(match[group] or "" for group in ("sign", "scheme", "name")) + "removed"
 
 
 def _is_known(name: str) -> bool:

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 from rdmatrain import __version__
-from rdmatrain.discovery.redact import drop_notes, drop_variables, rename
+from rdmatrain.discovery.redact import drop_notes, drop_secrets, drop_variables, rename
 from rdmatrain.discovery.source import Source
 from rdmatrain.errors import SettingError
 
@@ -119,7 +119,7 @@ class Replay(Source):
 def dump(source: Recorder | Replay, redact: bool) -> str:
     """Write what was read as JSON, in ASCII.
 
-    Variables that are obviously secret are never in it.
+    What is obviously secret, by its name or its looks, is never in it.
 
     Args:
         source: after everything that should be in it was asked for.
@@ -129,8 +129,9 @@ def dump(source: Recorder | Replay, redact: bool) -> str:
     """
     saved = asdict(source.record)
     removed = drop_variables(saved["files"], only_known=redact)
+    removed += drop_notes(saved["files"]) if redact else []
+    removed += drop_secrets(saved["files"])
     if redact:
-        removed += drop_notes(saved["files"])
         saved, renamed = rename(saved)
         removed += renamed
     about = {

@@ -192,11 +192,11 @@ def test_what_was_taken_out_is_listed() -> None:
 def test_paths_stay_and_comments_name_nobody() -> None:
     files = files_of(
         _etc_hosts="# Managed by acme\n10.0.0.1 zoo-1\n",
-        _proc_1_environ="I_MPI_HYDRA_HOST_FILE=/home/zoo/hosts\0MPI_HOST=zoo-1\0VC_NOTE=Managed\0",
+        _proc_1_environ="I_MPI_HYDRA_HOST_FILE=/home/zoo/hosts\0MPI_HOST=zoo-1\0PET_NOTE=Managed\0",
     )
     assert files["_etc_hosts"] == "# Managed by acme\n198.18.0.1 host-a-1\n"
     assert files["_proc_1_environ"] == (
-        "I_MPI_HYDRA_HOST_FILE=/home/zoo/hosts\0MPI_HOST=host-a-1\0VC_NOTE=Managed\0"
+        "I_MPI_HYDRA_HOST_FILE=/home/zoo/hosts\0MPI_HOST=host-a-1\0PET_NOTE=Managed\0"
     )
 
 

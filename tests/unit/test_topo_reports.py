@@ -18,7 +18,7 @@ from survey_answer import answer
 
 from rdmatrain.discovery.orchestrator import Identity, whoami
 from rdmatrain.discovery.pod import read_pod
-from rdmatrain.discovery.snapshot import Recorder, dump
+from rdmatrain.discovery.snapshot import Record, Recorder, Replay, dump
 from rdmatrain.discovery.snapshot import load as replay
 from rdmatrain.discovery.source import Source
 from rdmatrain.discovery.survey import Survey, survey
@@ -70,6 +70,21 @@ FILES = {
     "/etc/volcano/worker.host": "quokka-worker-0.quokka\n",
     "/etc/mpi/hostfile": "quokka-worker-0.quokka.wombat.svc slots=8\n10.77.1.9 slots=8\n",
 }
+# Secrets that only their looks tell, in variables that discovery reads, and in its files.
+LOOKS = {
+    "NCCL_HEADER": "eyJcanary01.eyJcanary02.Canary-03",
+    "UCX_A": "x hf_canary0123456789 y", "UCX_B": "ghp_canary0123456789",
+    "UCX_C": "AKIA0123456789CANARY",
+    "OMPI_URL": "https://blob/x?sv=1&sig=canary%2Bsig&se=2", "FI_X": '{"apiKey": "canary-key"}',
+    "PCIDEVICE_X_COM_Y_INFO": '{"0000:0c:00.9": {"generic": {"token": "canary-\\"tok"}}}',
+}  # fmt: skip
+# Users' own variables whose names begin as those of launchers do.
+OTHERS = {
+    "K_SERVICE": "canary-k", "JOB_URL": "https://git.canary/x", "LOCAL_PROXY": "canary-l",
+    "GROUP_NAME": "canary-g", "ROLE_X": "canary-r", "GPU_OWNER": "canary-o",
+    "AMD_CONTACT": "canary-a", "KUBEFLOW_X": "canary-f", "VC_X": "canary-v",
+    "JOBSET_X": "canary-j", "MASTER_X": "canary-m",
+}  # fmt: skip
 WHOSE = re.compile(
     "canary|quokka|wombat|numbat|bilby|quoll|dingo|10[.]77[.]|0a4d:|7c:fe:90|7efe:90ff|fd77", re.I
 )
@@ -163,3 +178,36 @@ def test_every_form_is_well_formed(name: str) -> None:
     WHOAMI.validate(json.loads(as_json(whoami_document(pod.identity))))
     assert ElementTree.fromstring(topology_svg(pod.found)).tag.endswith("svg")
     assert all(line.isprintable() for line in topology_text(pod.found).split("\n"))
+
+
+def dumped(redact: bool, files: dict[str, str]) -> tuple[str, str]:
+    """Return what a snapshot of these files shows, and what it says was removed."""
+    saved = json.loads(dump(Replay(Record(files=dict(files))), redact))
+    removed = "\n".join(saved.pop("removed"))
+    return "\n".join(texts(saved)), removed
+
+
+def environ(variables: dict[str, str]) -> dict[str, str]:
+    return {"/proc/self/environ": "".join(f"{name}={each}\0" for name, each in variables.items())}
+
+
+@pytest.mark.parametrize("redact", [False, True])
+@pytest.mark.parametrize("name", LOOKS)
+def test_what_looks_like_a_secret_is_in_no_report(redact: bool, name: str) -> None:
+    note = f"k8s.v1.cni.cncf.io/networks={json.dumps(LOOKS[name])}\n"
+    files = environ({name: LOOKS[name]}) | {"/etc/podinfo/annotations": note}
+    text, removed = dumped(redact, files)
+    assert "canary" not in text.lower()
+    assert removed.count("1 that look like secrets") + removed.count("2 that look") == 2
+
+
+def test_what_holds_a_secret_is_still_json() -> None:
+    text = LOOKS["PCIDEVICE_X_COM_Y_INFO"]
+    source = replay(dump(Replay(Record(files={"/etc/podinfo/networks": text})), False), "x")
+    told = json.loads(source.text("/etc/podinfo/networks") or "")
+    assert told == {"0000:0c:00.9": {"generic": {"token": "removed"}}}
+
+
+def test_variables_that_only_begin_as_those_of_launchers_are_not_in_a_redacted_report() -> None:
+    assert "canary" not in dumped(True, environ(OTHERS))[0]
+    assert dumped(False, environ(OTHERS))[0].count("canary") == len(OTHERS)
