@@ -32,6 +32,17 @@ class Case:
         return not self.verdict.problem and not manages(self.nic)
 
     @property
+    def foreign(self) -> bool:
+        """It looks like a device of another network namespace, and nobody grants it."""
+        return self.verdict.foreign and not self.claimed
+
+    @property
+    def unattached(self) -> bool:
+        """Its node is here, and its interfaces are not."""
+        node = any(each.granted and each.uverbs == self.nic.uverbs != "" for each in self.claims)
+        return self.foreign and node and self.verdict.problem == "nic-without-gid"
+
+    @property
     def pf(self) -> str:
         """Address of its physical function, which the kernel may hide from a container."""
         said = (claim.pf for claim in self.claims if claim.pci == self.nic.pci)
@@ -85,11 +96,13 @@ def _unclaimed(case: Case, cases: Sequence[Case]) -> Refusal:
     return Refusal(case, "nic-unclaimed", "no source says that it was given to this pod")
 
 
-def _broken(case: Case, cases: Iterable[Case]) -> Refusal:
+def _broken(case: Case, cases: Sequence[Case]) -> Refusal:
     verdict, place = case.verdict, place_of(case.nic)
     if any(each.usable and place_of(each.nic) == place != "" for each in cases):
         return Refusal(case, "", f"{verdict.text}; another device of its function works")
-    foreign = verdict.foreign and not case.claimed
+    # A shared device plugin gives the nodes of all NICs: one that works tells which are meant.
+    lacks_network = case.unattached and not any(each.usable for each in cases)
+    foreign = case.foreign and not lacks_network
     return Refusal(case, "nic-foreign" if foreign else verdict.problem, verdict.text)
 
 

@@ -22,6 +22,7 @@ _ADVICE = {
     "nic-without-node": "ask for it as a resource of a device plugin",
     "pf-and-vf": "libraries must be told which one to use",
 }
+_ATTACH = "attach its network: annotation k8s.v1.cni.cncf.io/networks"
 
 
 @dataclass(frozen=True)
@@ -64,19 +65,24 @@ def grant_nics(machine: Machine, claims: Sequence[Claim], judge: Judge) -> NicGr
 def _of_refusals(refusals: Iterable[Refusal]) -> list[Complaint]:
     """Complain of each NIC that was granted, and of the others with one complaint a reason."""
     complaints = []
-    together: dict[str, list[Refusal]] = {}
+    together: dict[tuple[str, str], list[Refusal]] = {}
     for each in filter(lambda refusal: refusal.id, refusals):
         if each.case.claimed:
             source = each.case.claims[0].evidence.source
-            text = f"grants {each.case.nic.name}, but {each.text}; {_ADVICE[each.id]}"
+            text = f"grants {each.case.nic.name}, but {each.text}; {_advice(each)}"
             complaints.append(complaint(each.id, source, text))
         else:
-            together.setdefault(each.id, []).append(each)
-    for what, those in together.items():
+            together.setdefault((each.id, _advice(each)), []).append(each)
+    for (what, advice), those in together.items():
         names = listed([each.case.nic.name for each in those])
         why = those[0].text if len(those) == 1 else f"the first: {those[0].text}"
-        complaints.append(complaint(what, DEVICES, f"{names}: {why}; {_ADVICE[what]}"))
+        complaints.append(complaint(what, DEVICES, f"{names}: {why}; {advice}"))
     return complaints
+
+
+def _advice(refusal: Refusal) -> str:
+    unattached = refusal.id == "nic-without-gid" and refusal.case.unattached
+    return _ATTACH if unattached else _ADVICE[refusal.id]
 
 
 def _of_roce_v1(kept: Iterable[Case]) -> list[Complaint]:
@@ -109,7 +115,7 @@ def _namespaces(machine: Machine, cases: Sequence[Case], refusals: Iterable[Refu
     """Say whether RDMA devices of others are visible, if the kernel or any device tells."""
     if machine.namespaces:
         return machine.namespaces
-    if any(refusal.id == "nic-foreign" for refusal in refusals):
+    if any(refusal.id and refusal.case.foreign for refusal in refusals):
         return "shared"
     if not any(case.claimed for case in cases):
         return ""

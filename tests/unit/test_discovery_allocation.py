@@ -158,6 +158,45 @@ def test_hundreds_of_foreign_nics_are_one_complaint() -> None:
     assert "and 292 more" in told.text
 
 
+NODE = replace(SAYS, evidence=Evidence("/dev/infiniband/uverbs18", "is there"), weight=Trust.NAME)
+NODE = replace(NODE, pci="", uverbs="uverbs18")
+
+
+def elsewhere(nic: Nic) -> Nic:
+    """Return a NIC whose interface is in another network namespace."""
+    gids = (Gid(3, "10.9.0.1", V2, "eth2"),)
+    return replace(nic, netdevs=(), ports=(replace(nic.ports[0], gids=gids),))
+
+
+def test_a_nic_that_can_be_opened_lacks_its_network() -> None:
+    machine = replace(HERE, nics=(elsewhere(VF),), netdevs=(ETH0,))
+    found = reconcile(machine, Pod(claims=(NODE,)), opened({"3": "EINVAL"}))
+    (told,) = found.complaints
+    assert told.id == "nic-without-gid"
+    assert told.text.endswith("attach its network: annotation k8s.v1.cni.cncf.io/networks")
+    assert found.namespaces == "shared"
+    # Without any node it is not for this pod.
+    assert "nic-foreign" in ids(reconcile(machine, Pod(), None))
+
+
+def test_beside_a_nic_that_works_others_without_network_are_foreign() -> None:
+    foreign = elsewhere(replace(VF, name="mlx5_19", pci="0000:2a:00.2", uverbs="uverbs19"))
+    machine = replace(HERE, nics=(VF, foreign))
+    pod = Pod(claims=(NODE, replace(NODE, uverbs="uverbs19")))
+    found = reconcile(machine, pod, None)
+    assert [each.nic for each in found.nics] == [VF]
+    assert "nic-foreign" in ids(found)
+    assert "nic-without-gid" not in ids(found)
+
+
+def test_an_interface_that_is_here_needs_an_address() -> None:
+    bare = replace(VF, ports=(replace(VF.ports[0], gids=()),))
+    found = reconcile(replace(HERE, nics=(bare,)), Pod(claims=(NODE,)), opened({}))
+    (told,) = found.complaints
+    assert told.id == "nic-without-gid"
+    assert told.text.endswith("needs an address in this network namespace")
+
+
 def test_variables_of_one_vendor_hide_no_gpu_of_another() -> None:
     nvidia = Gpu(0, "GPU0", vendor="nvidia", uuid="GPU-a")
     amd = (Gpu(1, "GPU1", vendor="amd", uuid="GPU-b"), Gpu(2, "GPU2", vendor="amd", uuid="GPU-c"))
