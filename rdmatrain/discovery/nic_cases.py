@@ -100,10 +100,17 @@ def _broken(case: Case, cases: Sequence[Case]) -> Refusal:
     verdict, place = case.verdict, place_of(case.nic)
     if any(each.usable and place_of(each.nic) == place != "" for each in cases):
         return Refusal(case, "", f"{verdict.text}; another device of its function works")
+    others_work = any(each.usable for each in cases)
+    return Refusal(case, _complaint_of(case, others_work), verdict.text)
+
+
+def _complaint_of(case: Case, others_work: bool) -> str:
     # A shared device plugin gives the nodes of all NICs: one that works tells which are meant.
-    lacks_network = case.unattached and not any(each.usable for each in cases)
-    foreign = case.foreign and not lacks_network
-    return Refusal(case, "nic-foreign" if foreign else verdict.problem, verdict.text)
+    if case.foreign and (others_work or not case.unattached):
+        return "nic-foreign"
+    # Hosts have ports without a cable.
+    spare = others_work and not case.claimed and case.verdict.problem == "nic-port-down"
+    return "" if spare else case.verdict.problem
 
 
 def _double(case: Case, cases: Sequence[Case]) -> Refusal | None:

@@ -81,7 +81,7 @@ class Judge:
             return _unusable("nic-not-opened", error, self._is_foreign(nic))
         state = str((facts or {}).get("state") or port.state)
         if state not in {"", "ACTIVE"}:
-            return _unusable("nic-port-down", f"port {port} is {state}", self._is_foreign(nic))
+            return _unusable("nic-port-down", _without_link(port, state), self._is_foreign(nic))
         return self._judge_gids(nic, port, facts)
 
     def _lacks_node(self, nic: Nic) -> bool:
@@ -147,6 +147,12 @@ class Judge:
         gids = [gid for port in nic.ports for gid in port.gids]
         ethernet = any(port.link_layer == "Ethernet" for port in nic.ports)
         return ethernet and not any(self._is_here(nic, gid) for gid in gids)
+
+
+def _without_link(port: Port, state: str) -> str:
+    unmanaged = state == "INIT" and port.link_layer == INFINIBAND
+    why = ": it waits for the subnet manager of its InfiniBand fabric" if unmanaged else ""
+    return f"port {port} is {state}{why}"
 
 
 def _by_port(verbs: Any) -> dict[tuple[str, int], Mapping[str, Any]] | None:

@@ -197,6 +197,33 @@ def test_an_interface_that_is_here_needs_an_address() -> None:
     assert told.text.endswith("needs an address in this network namespace")
 
 
+def port_is(state: str, link_layer: str, *others: Nic) -> Allocation:
+    """Return what is said of a NIC whose interface is here and whose only port is in a state."""
+    ports = (Port("mlx5_19", 1, state, link_layer),)
+    nic = Nic("mlx5_19", pci="0000:2a:00.0", netdevs=("net2",), ports=ports)
+    netdevs = (*HERE.netdevs, Netdev("net2", pci=nic.pci))
+    return reconcile(replace(HERE, nics=(nic, *others), netdevs=netdevs), Pod(), None)
+
+
+def test_a_port_without_a_cable_is_no_fault_if_another_nic_works() -> None:
+    for link_layer in ("Ethernet", "InfiniBand"):
+        found = port_is("DOWN", link_layer, VF)
+        assert [nic.name for nic, _ in found.others] == ["mlx5_19"]
+        assert "is DOWN" in found.others[0][1]
+        assert "nic-port-down" not in ids(found)
+        assert "nic-port-down" in ids(port_is("DOWN", link_layer))
+    down = replace(VF, ports=(replace(VF.ports[0], state="DOWN"),))
+    assert "nic-port-down" in ids(port_is("DOWN", "Ethernet", down))
+
+
+def test_infiniband_in_init_waits_for_the_subnet_manager() -> None:
+    told = {each.id: each.text for each in port_is("INIT", "InfiniBand").complaints}
+    assert "is INIT: it waits for the subnet manager" in told["nic-port-down"]
+    for state, link_layer in (("INIT", "Ethernet"), ("DOWN", "InfiniBand")):
+        told = {each.id: each.text for each in port_is(state, link_layer).complaints}
+        assert "subnet manager" not in told["nic-port-down"]
+
+
 def test_variables_of_one_vendor_hide_no_gpu_of_another() -> None:
     nvidia = Gpu(0, "GPU0", vendor="nvidia", uuid="GPU-a")
     amd = (Gpu(1, "GPU1", vendor="amd", uuid="GPU-b"), Gpu(2, "GPU2", vendor="amd", uuid="GPU-c"))

@@ -125,7 +125,8 @@ def test_a_nic_that_does_not_work_is_not_paired_while_others_do(tmp_path: Path) 
 
 
 def test_complaints_come_from_all_of_them(tmp_path: Path) -> None:
-    machine = two_roots(tmp_path, NCCL_IB_GID_INDEX="9", PET_NNODES="many")
+    granted = {"PCIDEVICE_X": "0000:10:01.0,0000:11:01.0"}
+    machine = two_roots(tmp_path, NCCL_IB_GID_INDEX="9", PET_NNODES="many", **granted)
     machine.file("/sys/class/infiniband/mlx5_1/ports/1/state", "1: DOWN\n")
     machine.file("/etc/podinfo/annotations", "garbage\n")
     told = [each.id for each in survey(machine.source()).complaints]
