@@ -37,3 +37,13 @@ def device() -> str:
     path = Path("/sys/class/infiniband") / DEVICE
     assert path.exists(), f"the guest has no RDMA device {DEVICE}"
     return DEVICE
+
+
+@pytest.fixture(scope="module")
+def context(device):
+    """The device as pyverbs opens it, which shares no code with rdmatrain."""
+    pyverbs = pytest.importorskip(
+        "pyverbs.device", reason="pyverbs is Debian's and loads in its Python's version alone"
+    )
+    with pyverbs.Context(name=device) as context:
+        yield context

@@ -14,15 +14,6 @@ SIZE = 8
 ITERATIONS = 1000
 
 
-@pytest.fixture(scope="module")
-def context(device):
-    pyverbs = pytest.importorskip(
-        "pyverbs.device", reason="pyverbs is Debian's and loads in its Python's version alone"
-    )
-    with pyverbs.Context(name=device) as context:
-        yield context
-
-
 def ipv4_index(device: str) -> int:
     """The index of the GID that is RoCE v2 over IPv4; index 0 is a link-local address."""
     port = Path("/sys/class/infiniband") / device / "ports" / "1"

@@ -4,14 +4,13 @@
 import ipaddress
 
 import pytest
-from ranks import wait_for_device
+from ranks import ADDRESS, NETDEV, wait_for_device
 
 from rdmatrain.discovery.machine import read_machine
 from rdmatrain.discovery.probes import live
 from rdmatrain.discovery.source import Tree
 
-ADDRESS = "10.9.0.1"
-NETDEV, NETDEV_MTU = "veth0", 9000
+NETDEV_MTU = 9000
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +31,6 @@ def verbs(source, device):
     assert probe["error"] == ""
     (port,) = [port for port in probe["ports"] if port["device"] == device]
     return port
-
-
-@pytest.fixture(scope="module")
-def context(device):
-    pyverbs = pytest.importorskip(
-        "pyverbs.device", reason="pyverbs is Debian's and loads in its Python's version alone"
-    )
-    with pyverbs.Context(name=device) as context:
-        yield context
 
 
 def test_the_device_is_found_with_its_netdev(machine, device):
