@@ -31,7 +31,9 @@ ROOTS = ("/var/run/kubernetes.io/dra-device-attributes", "/var/run/dra-device-at
 _DEPTH = 4
 _VERSION = re.compile(r"metadata\.resource\.(k8s|kubernetes)\.io/v1((alpha|beta)[0-9]+)?")
 _GPU_DRIVER = re.compile(r"gpu\..+")
-_NIC_DRIVER = re.compile(r"(.+[.-])?(net|nic|efa)([.-].+)?|.*(network|sriov|rdma).*")
+# Of DRANET, which also drives EFA; of the SR-IOV driver, under its organizations; of CNI's driver.
+_NIC_DRIVER = re.compile(r"dra\.net|sriovnetwork\..+|cni\.dra\.networking\.x-k8s\.io")
+# What only NICs have, whatever the name of their driver.
 _NIC_ATTRIBUTES = ("rdma", "rdmaDevice", "rdmaCapable", "ifName", "interfaceName")
 
 
