@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from rdmatrain.discovery.model import Machine
+from rdmatrain.discovery.network import read_routes
 from rdmatrain.discovery.pod_model import Pod
 from rdmatrain.discovery.source import Source
 
 # Of the network plumbing group's specification; the second is how Multus 3 spelt it.
 STATUS = ("k8s.v1.cni.cncf.io/network-status", "k8s.v1.cni.cncf.io/networks-status")
 
+ROUTES6 = "/proc/net/ipv6_route"
 _UP, _REJECT = 0x1, 0x200  # RTF_UP and RTF_REJECT of linux/route.h
 
 
@@ -75,26 +77,24 @@ def _status_interface(machine: Machine, entry: dict[str, Any]) -> str:
 def _by_route(source: Source) -> list[tuple[str, str]]:
     """Return the interfaces of default routes, the best first, IPv4 before IPv6."""
     routes = [
-        # This file has metrics in decimal, the other one in hexadecimal.
-        (4, _number(row[6], 10), _number(row[3], 16), row[0])
-        for row in _rows(source, "/proc/net/route", 8)
-        if row[1] == row[7] == "00000000"
-    ]
-    routes += [
-        (6, _number(row[5], 16), _number(row[8], 16), row[9])
-        for row in _rows(source, "/proc/net/ipv6_route", 10)
-        if row[0] == "0" * 32 and row[1] == "00"
+        (4, route.metric, route.flags, route.netdev)
+        for route in read_routes(source)
+        if route.network.prefixlen == 0
     ]
     return [
         (name, f"it has the default route of IPv{version}")
-        for version, _, flags, name in sorted(routes)
+        for version, _, flags, name in sorted([*routes, *_default_routes6(source)])
         if flags & (_UP | _REJECT) == _UP and name != "lo"
     ]
 
 
-def _rows(source: Source, path: str, columns: int) -> list[list[str]]:
-    rows = [line.split() for line in (source.text(path) or "").splitlines()]
-    return [row for row in rows if len(row) >= columns]
+def _default_routes6(source: Source) -> list[tuple[int, int, int, str]]:
+    rows = [line.split() for line in (source.text(ROUTES6) or "").splitlines()]
+    return [
+        (6, _hexadecimal(row[5]), _hexadecimal(row[8]), row[9])
+        for row in rows
+        if len(row) >= 10 and row[:2] == ["0" * 32, "00"]
+    ]
 
 
 def _by_exclusion(machine: Machine) -> list[tuple[str, str]]:
@@ -119,8 +119,8 @@ def _why_not(machine: Machine, name: str) -> str:
     return "has no IP address" if known and not addresses[name] else ""
 
 
-def _number(text: str, base: int) -> int:
+def _hexadecimal(text: str) -> int:
     try:
-        return int(text, base)
+        return int(text, 16)
     except ValueError:
         return 0

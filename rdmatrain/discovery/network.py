@@ -15,15 +15,33 @@ ROUTES, ADDRESSES, ADDRESSES6 = "/proc/net/route", "/proc/net/fib_trie", "/proc/
 
 # A leaf of the trie: the address, then a line for each of its prefixes.
 _LOCAL = re.compile(r"\|-- ([0-9.]{7,15})\n(?: +/[^\n]*\n)*? +/32 host LOCAL\b")
-_ROUTE = re.compile(r"(\S+)\t([0-9A-F]{8})\t([0-9A-F]{8})\t(?:[^\t]*\t){4}([0-9A-F]{8})\t.*")
+# Interface, destination, gateway, flags, two columns without a use here, metric and mask.
+_ROUTE = re.compile(
+    r"(\S+)\t([0-9A-F]{8})\t([0-9A-F]{8})\t([0-9A-F]{1,8})\t(?:[^\t]*\t){2}"
+    r"([0-9]{1,10})\t([0-9A-F]{8})\t.*",
+    re.ASCII,
+)
 _ADDRESS6 = re.compile(r"([0-9a-f]{32})(?: [0-9a-f]{2}){4} +(\S+)")
 
 
 @dataclass(frozen=True)
-class _Route:
+class Route:
+    """A route of IPv4.
+
+    Attributes:
+        network: where to.
+        netdev: its interface.
+        connected: there is no gateway.
+        metric: the lowest goes first.
+        flags: RTF_UP and others of linux/route.h.
+
+    """
+
     network: ipaddress.IPv4Network
     netdev: str
     connected: bool
+    metric: int
+    flags: int
 
 
 def read_netdevs(source: Source, nics: Iterable[Nic]) -> list[Netdev]:
@@ -57,6 +75,12 @@ def read_netdevs(source: Source, nics: Iterable[Nic]) -> list[Netdev]:
     return found
 
 
+def read_routes(source: Source) -> list[Route]:
+    """Read the routes of IPv4; what is none is left out."""
+    matches = (_ROUTE.fullmatch(line.strip()) for line in (source.text(ROUTES) or "").splitlines())
+    return [route for match in matches if match and (route := _route(match))]
+
+
 def _owners(source: Source, names: Sequence[str], nics: Iterable[Nic]) -> list[tuple[str, str]]:
     """Return IPv4 addresses, each with its interface; without those where that is unclear.
 
@@ -73,7 +97,7 @@ def _owners(source: Source, names: Sequence[str], nics: Iterable[Nic]) -> list[t
         for gid in port.gids
         if gid.netdev in nic.netdevs
     }
-    routes = [route for route in _routes(source) if route.netdev in names]
+    routes = [route for route in read_routes(source) if route.netdev in names]
     found = set(_LOCAL.findall(source.text(ADDRESSES) or ""))
     addresses = sorted(filter(_is_ipv4, found), key=natural)
     return [(address, told.get(address) or _owner(address, routes)) for address in addresses]
@@ -94,7 +118,7 @@ def _owners6(source: Source) -> list[tuple[str, str]]:
     return [(str(ipaddress.IPv6Address(bytes.fromhex(match[1]))), match[2]) for match in matches]
 
 
-def _owner(text: str, routes: Sequence[_Route]) -> str:
+def _owner(text: str, routes: Sequence[Route]) -> str:
     """Return the interface that has an address: procfs lists addresses without it.
 
     It is the one with the smallest connected network around it. An address alone, as Calico and
@@ -112,19 +136,15 @@ def _owner(text: str, routes: Sequence[_Route]) -> str:
     return names.pop() if len(names) == 1 else ""
 
 
-def _routes(source: Source) -> list[_Route]:
-    found = []
-    for line in (source.text(ROUTES) or "").splitlines():
-        match = _ROUTE.fullmatch(line.strip())
-        if not match:
-            continue
-        to, gateway, mask = (
-            ipaddress.IPv4Address(int.from_bytes(bytes.fromhex(match[part]), "little"))
-            for part in (2, 3, 4)
-        )
-        try:
-            network = ipaddress.IPv4Network(f"{to}/{mask}", strict=False)
-        except ValueError:
-            continue
-        found.append(_Route(network, match[1], connected=int(gateway) == 0))
-    return found
+def _route(match: re.Match[str]) -> Route | None:
+    # A little-endian host prints addresses as its numbers.
+    to, gateway, mask = (
+        ipaddress.IPv4Address(int.from_bytes(bytes.fromhex(match[part]), "little"))
+        for part in (2, 3, 6)
+    )
+    try:
+        network = ipaddress.IPv4Network(f"{to}/{mask}", strict=False)
+    except ValueError:
+        return None
+    connected = int(gateway) == 0
+    return Route(network, match[1], connected, metric=int(match[5]), flags=int(match[4], 16))

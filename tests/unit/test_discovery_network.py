@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Interfaces have the addresses that procfs lists without them; what is unclear is left out."""
 
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 from fake_machine import Builder
 from fake_rdma import V2
+from memory_source import MemorySource
 
 from rdmatrain.discovery.model import Netdev, Nic
-from rdmatrain.discovery.network import read_netdevs
+from rdmatrain.discovery.network import Route, read_netdevs, read_routes
 from rdmatrain.discovery.nics import read_nics
 
 # As a pod on Calico has it: its address is alone, and the gateway is no neighbour of it.
@@ -127,3 +129,18 @@ def test_a_soft_device_names_its_interface(builder: Builder) -> None:
     nics, _ = read_nics(builder.source())
     assert [nic.netdevs for nic in nics] == [("b",)] and isinstance(nics[0], Nic)
     assert addresses(builder) == {"a": (), "b": ("10.9.0.1",)}
+
+
+def test_routes_are_read_and_other_lines_are_left_out() -> None:
+    lines = [
+        "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT",
+        "eth0\t00000000\t0101F40A\t0003\t0\t0\t100\t00000000\t0\t0\t0   ",
+        "net1\t0009000A\t00000000\t0001\t0\t0\t0\tFF00FF00\t0\t0\t0",
+        "net1\t0000090A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0",
+        "net2\t0000090A\t00000000\t0001\t0\t0\tx\t0000FFFF\t0\t0\t0",
+        "net3\t0000090A\t00000000\t0001",
+    ]
+    assert read_routes(MemorySource({"/proc/net/route": "\n".join(lines)})) == [
+        Route(IPv4Network("0.0.0.0/0"), "eth0", connected=False, metric=100, flags=3),
+        Route(IPv4Network("10.9.0.0/16"), "net1", connected=True, metric=0, flags=1),
+    ]
