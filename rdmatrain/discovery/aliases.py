@@ -20,11 +20,12 @@ _ADDRESS = re.compile(
 )
 _HEX_IPV6 = re.compile(r"\b[0-9a-f]{32}\b")
 _HEX_IPV4 = re.compile(r"(?<=\t)[0-9A-F]{8}(?=\t)")
-# Names end before a dot.
-_WORD = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
+# Names end before a dot, and may start with a digit; a number is none.
+_WORD = re.compile(r"(?=[0-9-]*[A-Za-z])[A-Za-z0-9][A-Za-z0-9-]*")
 # What orchestrators append to a job's name, and words that are too plain to be replaced.
 _ROLES = {"master", "worker", "workers", "launcher", "leader", "node", "server", "ps", "chief"}
 _PLAIN = {"cluster", "cpu", "cuda", "default", "gpu", "gpus", "host", "internal", "ip", "job"}
+_PLAIN |= {"http", "https", "tcp"}
 _PLAIN |= {"ip6-allnodes", "ip6-allrouters", "ip6-localhost", "ip6-loopback", "ip6-mcastprefix"}
 _PLAIN |= {
     "ip6-localnet",
@@ -157,7 +158,9 @@ class Names:
         """
         words = "|".join(map(re.escape, sorted({*_ROLES, *roles}, key=len, reverse=True)))
         tail = re.compile(rf"(?:-?\d+|-(?:{words}))*$")
-        found = {tail.sub("", word) for text in texts for word in _WORD.findall(text)}
+        found = {
+            tail.sub("", word) for text in texts for word in _WORD.findall(_ADDRESS.sub(" ", text))
+        }
         self._names = sorted(found - _PLAIN - {"", *_ROLES, *roles}, key=lambda n: (-len(n), n))
         # A name is no key of JSON.
         names = "|".join(map(re.escape, self._names)) or "(?!)"

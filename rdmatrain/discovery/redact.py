@@ -10,8 +10,13 @@ from rdmatrain.discovery.aliases import Addresses, Names
 # Variables that discovery, NCCL and launchers read; a redacted snapshot has no others. By a prefix
 # only where no one else has variables with it.
 _KNOWN = re.compile(
-    r"(PCIDEVICE|SRIOVNETWORK|NVIDIA|CUDA|NCCL|RCCL|UCX|FI|RDMATRAIN|PET|SLURMD?|OMPI|PRTE|PMI|PMIX"
-    r"|MPI|I_MPI|HYDRA|HYDI|LWS|TORCHELASTIC|OMP)_.*|HOSTNAME|WORLD_SIZE|NODE_RANK|NNODES"
+    r"(PCIDEVICE|SRIOVNETWORK|NVIDIA|CUDA|NCCL|RCCL|UCX|FI|RDMATRAIN|PET|OMP|OMPI_COMM_WORLD)_.*"
+    r"|HOSTNAME|WORLD_SIZE|NODE_RANK|NNODES|SLURM_((JOB|STEP)_)?(ID|NODELIST|NUM_NODES)"
+    r"|SLURM_(JOBID|STEPID|NNODES|NODEID|PROCID|LOCALID|NTASKS|NTASKS_PER_NODE|RESTART_COUNT)"
+    r"|SLURM_(STEP_)?TASKS_PER_NODE|SLURMD_NODENAME|TORCHELASTIC_(RUN_ID|.*_RESTARTS|RESTART_.*)"
+    r"|OMPI_MCA_orte_(num_nodes|set_default_slots)|(OMPI_MCA_orte|PRTE_MCA_prte)_default_hostfile"
+    r"|PMI_(RANK|SIZE)|MPI_LOCAL(RANKID|NRANKS)|(I_MPI_)?HYDRA_HOST_FILE|I_MPI_PERHOST"
+    r"|LWS_(GROUP_SIZE|WORKER_INDEX|LEADER_ADDRESS)"
     r"|((GROUP|LOCAL|ROLE)_)?RANK|(GROUP|LOCAL|ROLE)_WORLD_SIZE|MASTER_(ADDR|PORT)"
     r"|(AMD|HIP|ROCR)_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL|JOB_COMPLETION_INDEX|K_MPI_JOB_ROLE"
     r"|(VC|VK)_TASK_INDEX|VC_.*_(HOSTS|NUM)|SLINKY_TOPOLOGY|KUBEFLOW_TRAINER_SERVER_URL"
@@ -45,13 +50,23 @@ _NOTES_FILE = re.compile(r".*/(annotations|labels)")
 _NOTE = re.compile(r'([^\s="]+)="((?:[^"\\]|\\.)*)"')
 
 # Where hosts and jobs are named.
-_NAMING_FILE = re.compile(r"/etc/(hostname|hosts|volcano/.*|mpi/hostfile)|.*/hostname")
+_NAMING_FILE = re.compile(r"/etc/(hostname|hosts|volcano/.*|mpi/hostfile.*)|.*/hostname")
 _NAMING_VARIABLE = re.compile(
-    r"HOSTNAME|.*(_ADDR|_ADDRESS|_HOSTS?|_ENDPOINT|NODELIST|NODENAME|JOB_NAME|CLUSTER_NAME|PARTITION|RDZV_ID)"
+    r"HOSTNAME|.*(_ADDR|_ADDRESS|_HOSTS?|_ENDPOINT|NODELIST|NODENAME|CLUSTER_NAME|RDZV_ID|RUN_ID"
+    r"|SERVER_URL)"
 )
 _NAMING_NOTE = re.compile(r".*(name|namespace|coordinator|workload|queue|subdomain|-group)")
 _ROLE_NOTE = re.compile(r".*/(replicatedjob-name|operator-name|task-spec|replica-type)")
 _NAMESPACE = re.compile(r'"namespace\\?"\s*:\s*\\?"([^"\\/]+)|\\?"name\\?"\s*:\s*\\?"([^"\\/]+)/')
+# Paths tell of users and teams. What follows these is read, and names nobody.
+_PATH = re.compile(
+    r"(?<![\w./-])/(?!dev/|var/run/nvidia-container-devices|etc/mpi/hostfile)[\w.@%+~][^\s:,;\"'\\]*"
+)
+# A list of hosts that is elsewhere than mpi-operator mounts it is moved there.
+_HOSTFILE = re.compile(r"(?:_default_hostfile|HYDRA_HOST_FILE)=\s*(/[^\0]*[^\0\s])")
+_HOSTFILE_HERE = "/etc/mpi/hostfile"
+# Links elsewhere are on the way to such a list.
+_SYSTEM = re.compile(r"/(sys|proc|dev|etc|run|var|pod-?info)(/|$)")
 _ENVIRON = re.compile(r"/proc/[^/]+/environ")
 _TABLE = re.compile(r".*/net/(route|if_inet6|ipv6_route)")
 
@@ -112,6 +127,29 @@ def drop_notes(files: dict[str, str]) -> list[str]:
     return removed
 
 
+def move_hostfiles(saved: dict[str, Any], real: Callable[[str], str]) -> None:
+    """Put lists of hosts of MPI, which users keep in their folders, to where nobody is named.
+
+    Args:
+        saved: sections of a snapshot, which are changed.
+        real: gives a path without links.
+
+    """
+    files: dict[str, str] = saved["files"]
+    environs = list(filter(_ENVIRON.fullmatch, files))
+    told = {path for each in environs for path in _HOSTFILE.findall(files[each])}
+    new = {
+        path: f"{_HOSTFILE_HERE}-{number}"
+        for number, path in enumerate(sorted(told - {_HOSTFILE_HERE}))
+    }
+    for each in environs:
+        files[each] = _HOSTFILE.sub(lambda m: m[0].replace(m[1], new.get(m[1], m[1])), files[each])
+    for section in (files, saved["errors"]):
+        _move(section, new, real)
+    for path in [at for at in saved["links"] if at in new or not _SYSTEM.match(at)]:
+        del saved["links"][path]
+
+
 def rename(saved: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Give hosts, jobs and addresses other names.
 
@@ -134,6 +172,20 @@ def rename(saved: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 def _without_secret(match: re.Match[str]) -> str:
     return "".join(match[group] or "" for group in ("sign", "scheme", "name")) + "removed"
+
+
+def _move(section: dict[str, str], new: dict[str, str], real: Callable[[str], str]) -> None:
+    old = set()
+    for path, to in new.items():
+        try:
+            place = real(path)
+        except OSError:  # Links that go round in a circle.
+            continue
+        if place in section:
+            section[to] = section[place]
+            old.add(place)
+    for place in old - {_HOSTFILE_HERE}:
+        del section[place]
 
 
 def _is_known(name: str) -> bool:
@@ -188,8 +240,9 @@ def _after(mark: str, text: str, names: Names) -> str:
     key, found, value = text.partition(mark)
     if not found:
         return names.in_text(text)
+    value = _PATH.sub("/path", value)
     # The files of a snapshot keep their paths.
-    return text if value.startswith("/") else key + found + names.in_text(value)
+    return key + found + (value if value.startswith("/") else names.in_text(value))
 
 
 def _in_json(value: Any, change: Callable[[str], str]) -> Any:

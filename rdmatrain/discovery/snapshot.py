@@ -9,7 +9,13 @@ from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 from rdmatrain import __version__
-from rdmatrain.discovery.redact import drop_notes, drop_secrets, drop_variables, rename
+from rdmatrain.discovery.redact import (
+    drop_notes,
+    drop_secrets,
+    drop_variables,
+    move_hostfiles,
+    rename,
+)
 from rdmatrain.discovery.source import Source
 from rdmatrain.errors import SettingError
 
@@ -132,6 +138,7 @@ def dump(source: Recorder | Replay, redact: bool) -> str:
     removed += drop_notes(saved["files"]) if redact else []
     removed += drop_secrets(saved["files"])
     if redact:
+        move_hostfiles(saved, Replay(source.record).real)
         saved, renamed = rename(saved)
         removed += renamed
     about = {

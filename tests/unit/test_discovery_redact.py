@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdmatrain.discovery.aliases import Addresses, Names
-from rdmatrain.discovery.snapshot import Record, Replay, dump
+from rdmatrain.discovery.snapshot import Record, Replay, dump, load
 
 HALF = "0000:0000:0000:0000:0000:ffff:"
 
@@ -189,15 +189,21 @@ def test_what_was_taken_out_is_listed() -> None:
     ]
 
 
-def test_paths_stay_and_comments_name_nobody() -> None:
-    files = files_of(
-        _etc_hosts="# Managed by acme\n10.0.0.1 zoo-1\n",
-        _proc_1_environ="I_MPI_HYDRA_HOST_FILE=/home/zoo/hosts\0MPI_HOST=zoo-1\0PET_NOTE=Managed\0",
+def test_a_list_of_hosts_is_moved_out_of_its_user_s_folder_and_still_found() -> None:
+    record = Record(
+        files={
+            "/proc/1/environ": "I_MPI_HYDRA_HOST_FILE=/home/zoo/hosts\0MASTER_ADDR=ape-1\0",
+            "/mnt/zoo/hosts": "ape-1\nyak-2\n",
+        },
+        links={"/home": "/mnt", "/sys/x": "y"},
     )
-    assert files["_etc_hosts"] == "# Managed by acme\n198.18.0.1 host-a-1\n"
-    assert files["_proc_1_environ"] == (
-        "I_MPI_HYDRA_HOST_FILE=/home/zoo/hosts\0MPI_HOST=host-a-1\0PET_NOTE=Managed\0"
-    )
+    text = dump(Replay(record), redact=True)
+    assert "zoo" not in text
+    again = load(text, "x")
+    name, _, path = (again.text("/proc/1/environ") or "").partition("\0")[0].partition("=")
+    assert name == "I_MPI_HYDRA_HOST_FILE"
+    assert again.text(path) == "host-a-1\nhost-b-2\n"
+    assert again.link("/sys/x") == "y"
 
 
 def test_a_file_that_only_looks_like_labels_stays() -> None:

@@ -75,7 +75,7 @@ LOOKS = {
     "NCCL_HEADER": "eyJcanary01.eyJcanary02.Canary-03",
     "UCX_A": "x hf_canary0123456789 y", "UCX_B": "ghp_canary0123456789",
     "UCX_C": "AKIA0123456789CANARY",
-    "OMPI_URL": "https://blob/x?sv=1&sig=canary%2Bsig&se=2", "FI_X": '{"apiKey": "canary-key"}',
+    "UCX_URL": "https://blob/x?sv=1&sig=canary%2Bsig&se=2", "FI_X": '{"apiKey": "canary-key"}',
     "PCIDEVICE_X_COM_Y_INFO": '{"0000:0c:00.9": {"generic": {"token": "canary-\\"tok"}}}',
 }  # fmt: skip
 # Users' own variables whose names begin as those of launchers do.
@@ -84,6 +84,10 @@ OTHERS = {
     "GROUP_NAME": "canary-g", "ROLE_X": "canary-r", "GPU_OWNER": "canary-o",
     "AMD_CONTACT": "canary-a", "KUBEFLOW_X": "canary-f", "VC_X": "canary-v",
     "JOBSET_X": "canary-j", "MASTER_X": "canary-m",
+    **{f"SLURM_{each}": "canary-s" for each in (
+        "JOB_QOS", "JOB_RESERVATION", "JOB_GROUP", "JOB_UID", "JOB_GID", "STEP_NAME",
+        "STEP_LICENSES", "CONTAINER_IMAGE", "CONF",
+    )},
 }  # fmt: skip
 WHOSE = re.compile(
     "canary|quokka|wombat|numbat|bilby|quoll|dingo|10[.]77[.]|0a4d:|7c:fe:90|7efe:90ff|fd77", re.I
@@ -211,3 +215,36 @@ def test_what_holds_a_secret_is_still_json() -> None:
 def test_variables_that_only_begin_as_those_of_launchers_are_not_in_a_redacted_report() -> None:
     assert "canary" not in dumped(True, environ(OTHERS))[0]
     assert dumped(False, environ(OTHERS))[0].count("canary") == len(OTHERS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        # Pods may be called so.
+        ("HOSTNAME", "7canary-0", "host-a-0"),
+        ("MASTER_ADDR", "7-canary-worker-0.7-canary", "host-a-worker-0.host-a"),
+        ("TORCHELASTIC_RUN_ID", "canary-7", "host-a-7"),
+        ("KUBEFLOW_TRAINER_SERVER_URL", "https://canary.canaries:8", "https://host-X:8"),
+        ("NCCL_DEBUG_FILE", "/home/canary/nccl.%h", "/path"),
+        ("UCX_LOG_FILE", "file:/home/canary/a b", "file:/path b"),
+        ("NCCL_TOPO_FILE", "/teams/canary/topo.xml", "/path"),
+        ("CUDA_CACHE_PATH", "/home/canary:/scratch/canary", "/path:/path"),
+        ("NVIDIA_VISIBLE_DEVICES", "/var/run/nvidia-container-devices", None),
+        ("PCIDEVICE_X_INFO", '{"a": {"rdma": {"uverbs": "/dev/infiniband/uverbs1"}}}', None),
+        ("NCCL_SOCKET_IFNAME", "=eth0", None),
+    ],
+)
+def test_variables_name_neither_hosts_nor_users(name: str, value: str, shown: str | None) -> None:
+    text, _ = dumped(True, environ({name: value}))
+    assert "canar" not in text
+    expected = re.escape(value if shown is None else shown).replace(
+        "host\\-X", "host-[ab].host-[ab]"
+    )
+    assert re.search(f"{name}={expected}\0", text)
+
+
+def test_a_pod_whose_name_starts_with_a_digit_is_renamed_in_its_files() -> None:
+    hosts = "10.1.2.3 7canary-0.ns.svc 7canary-0\n"
+    text, _ = dumped(True, {"/etc/hostname": "7canary-0\n", "/etc/hosts": hosts})
+    assert "canary" not in text
+    assert text.count("host-a-0") == 3
