@@ -11,11 +11,12 @@ from collections.abc import Iterable
 # The longest first. The last 16 digits of an InfiniBand address are a GUID.
 _ADDRESS = re.compile(
     r"(?<![\w:.])(?:(?P<infiniband>(?:[0-9a-f]{2}:){19}[0-9a-f]{2})"
-    r"|(?P<mac>(?:[0-9a-f]{2}:){5}[0-9a-f]{2})"
+    r"|(?P<mac>[0-9a-f]{2}(?:(?::[0-9a-f]{2}){5}|(?:-[0-9a-f]{2}){5}))"
     r"|(?P<guid>(?:[0-9a-f]{4}:){3}[0-9a-f]{4})"
     r"|(?P<ipv6>(?=[0-9a-f]*:[0-9a-f]*:)[0-9a-f:]{2,39}(?:\.\d{1,3}){0,3}))(?![\w:])"
     r"|(?<![\w.])(?P<ipv4>\d{1,3}(?:\.\d{1,3}){3})(?!\w|\.\w)"
-    r"|(?<=\bip-)(?P<dashed>\d{1,3}(?:-\d{1,3}){3})\b",
+    # Of hosts in clouds, and of pods: 10-0-0-1.namespace.pod.
+    r"|(?:(?<=\bip-)|(?<![\w.-])(?=[\d-]+\.[a-z]))(?P<dashed>\d{1,3}(?:-\d{1,3}){3})\b",
     re.IGNORECASE | re.ASCII,
 )
 _HEX_IPV6 = re.compile(r"\b[0-9a-f]{32}\b")
@@ -112,9 +113,9 @@ class Addresses:
             return self._dotted(text, "-" if kind == "dashed" else ".")
         if kind == "ipv6":
             return self._colons(text)
-        digits = int(text.replace(":", ""), 16) if kind in {"infiniband", "mac", "guid"} else 0
+        digits = int(re.sub("[:-]", "", text), 16) if kind in {"infiniband", "mac", "guid"} else 0
         if kind == "mac" and digits:
-            return _joined(f"{self.mac(digits):012x}", 2)
+            return _joined(f"{self.mac(digits):012x}", 2, text[2])
         if kind == "guid":
             return _joined(f"{self.interface(digits):016x}", 4)
         if kind == "infiniband":
@@ -138,6 +139,8 @@ class Addresses:
         except ValueError:
             return text
         new = ipaddress.IPv6Address(self.ipv6(int(address)))
+        if new == address:  # Or else 0::/ of a control group becomes ::/.
+            return text
         return new.exploded if len(text) == len(address.exploded) else str(new)
 
 
@@ -181,5 +184,5 @@ class Names:
         return f"host-{letters}"
 
 
-def _joined(digits: str, size: int) -> str:
-    return ":".join(digits[at : at + size] for at in range(0, len(digits), size))
+def _joined(digits: str, size: int, mark: str = ":") -> str:
+    return mark.join(digits[at : at + size] for at in range(0, len(digits), size))

@@ -52,6 +52,7 @@ def test_an_address_is_the_same_one_in_every_form() -> None:
         "0000:0c:00.2", "00000000:0C:00.0", "pci0000:07", "300.1.1.1", "fw 28.39.1002.5.6",
         "00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff", "0000:0000:0000:0000", "12:30:59", "a::b::c",
         "GPU-8dcd427f-483b-b48f-d7e5-75fb19a52b76", "0000-10-00-2", "1.2.3.4.5", "v1.2.3.4b",
+        "0::/kubepods.slice", "2026-11-28.log", "0:0::1",
     ],
 )  # fmt: skip
 def test_what_is_no_address_of_somebody_stays(text: str) -> None:
@@ -99,6 +100,18 @@ def test_an_interface_that_was_made_of_a_mac_still_is() -> None:
     assert addresses.in_text("34:56:78:9a:bc:de") == "02:00:00:00:00:01"
     assert addresses.in_text("fe80::3656:78ff:fe9a:bcde") == "fe80::ff:fe00:1"
     assert addresses.in_text("3656:78ff:fe9a:bcde") == "0000:00ff:fe00:0001"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("10-77-1-5.ns.pod.cluster.local", "198-18-1-5.ns.pod.cluster.local"),
+        ("ip-10-77-1-5.ec2", "ip-198-18-1-5.ec2"),
+        ("34-56-78-9A-bc-de", "02-00-00-00-00-01"),
+    ],
+)
+def test_addresses_with_dashes_are_addresses(text: str, expected: str) -> None:
+    assert Addresses().in_text(text) == expected
 
 
 def test_a_guid_and_the_gid_that_ends_in_it_agree() -> None:
