@@ -43,8 +43,9 @@ _SECRET_VALUE = re.compile(
 _PERSONAL = re.compile(r"USER|ACCOUNT|HOME|_W?DIR$|COMMAND|COMMENT|ARGV|EMAIL", re.IGNORECASE)
 # Annotations and labels of what schedules a pod and gives it devices.
 _KNOWN_NOTES = re.compile(
-    r"(k8s\.v1\.cni\.cncf\.io|([a-z-]+\.)*(volcano\.sh|kubeflow\.org|x-k8s\.io|sigs\.k8s\.io)"
-    r"|scheduling\.k8s\.io|batch\.kubernetes\.io|topology\.kubernetes\.io|nvidia\.com|slinky\.slurm\.net)/.*"
+    r"k8s\.v1\.cni\.cncf\.io/(networks|networks?-status)|volcano\.sh/.*|training\.kubeflow\.org/.*"
+    r"|(jobset|leaderworkerset)\.(x-k8s|sigs\.k8s)\.io/.*|batch\.kubernetes\.io/job-.*"
+    r"|([a-z-]+\.)*slinky\.slurm\.net/.*"
 )
 _NOTES_FILE = re.compile(r".*/(annotations|labels)")
 _NOTE = re.compile(r'([^\s="]+)="((?:[^"\\]|\\.)*)"')
@@ -58,6 +59,26 @@ _NAMING_VARIABLE = re.compile(
 _NAMING_NOTE = re.compile(r".*(name|namespace|coordinator|workload|queue|subdomain|-group)")
 _ROLE_NOTE = re.compile(r".*/(replicatedjob-name|operator-name|task-spec|replica-type)")
 _NAMESPACE = re.compile(r'"namespace\\?"\s*:\s*\\?"([^"\\/]+)|\\?"name\\?"\s*:\s*\\?"([^"\\/]+)/')
+# What nobody reads, by the file it stands in: comments, who built a driver or an image, and the
+# groups of a pod's user.
+_UNREAD = {
+    re.compile(r"/etc/(hosts|volcano/.*|mpi/.*)"): re.compile(r"#.*"),
+    re.compile(r"/etc/os-release"): re.compile(
+        r"^(?!(?:ID|ID_LIKE|NAME|PRETTY_NAME|VERSION|VERSION_ID)=).*\n?", re.MULTILINE
+    ),
+    re.compile(r"/proc/driver/nvidia/version"): re.compile(r"\([^()\s]*@[^()\s]*\)"),
+    re.compile(r"/proc/[^/]+/cgroup"): re.compile(r"(?<=:/).*"),
+}
+# Makers of devices; other companies in the name of a resource are users.
+_COMPANY = re.compile(
+    r"PCIDEVICE_(?!(?:NVIDIA|MELLANOX|INTEL|OPENSHIFT|K8S|AMD|BROADCOM)_)([A-Z0-9_-]+?)"
+    r"(?=_(?:COM|ORG|IO|NET|DEV)_)",
+    re.IGNORECASE,
+)
+# Networks, which interfaces may be called after: only where they are named.
+_NETWORK = re.compile(r"(?P<key>\\*\"name\\*\"\s*:\s*\\*\"(?:[^\"\\/]+/)?)(?P<name>[^\"\\/]+)")
+_SHORTHAND = re.compile(r"(?P<key>(?:^|,)\s*(?:[^/@\s,]+/)?)(?P<name>[^/@\s,\"\\]+)")
+_UNREAD_OBJECT = re.compile(r"(\\*\"(?:dns|cni-args)\\*\"\s*:\s*)\{[^{}]*\}")
 # Paths tell of users and teams. What follows these is read, and names nobody.
 _PATH = re.compile(
     r"(?<![\w./-])/(?!dev/|var/run/nvidia-container-devices|etc/mpi/hostfile)[\w.@%+~][^\s:,;\"'\\]*"
@@ -125,6 +146,56 @@ def drop_notes(files: dict[str, str]) -> list[str]:
             count = len(lines) - len(kept)
             removed.append(f"{path}: {count} annotations or labels that discovery does not read")
     return removed
+
+
+def drop_unread(files: dict[str, str]) -> None:
+    """Take out what of other files nobody reads, in place."""
+    for where, what in _UNREAD.items():
+        for path in filter(where.fullmatch, files):
+            files[path] = what.sub("", files[path])
+
+
+def rename_resources(files: dict[str, str]) -> None:
+    """Give companies and networks in the names of devices' resources other names, in place."""
+    companies, networks = _Numbers("CORP"), _Numbers("network")
+    for path in sorted(filter(_ENVIRON.fullmatch, files)):
+        files[path] = "\0".join(
+            _COMPANY.sub(lambda match: f"PCIDEVICE_{companies.hyphenated(match[1])}", each)
+            if each.startswith("PCIDEVICE_")
+            else networks.in_status(each, "=")
+            for each in files[path].split("\0")
+        )
+    for path in sorted(filter(_is_of_pod, files)):
+        if _NOTES_FILE.fullmatch(path):
+            lines = files[path].split("\n")
+            files[path] = "\n".join(networks.in_status(each, '="') for each in lines)
+        elif path.endswith(("/networks", "/network-status", "/network_status")):
+            files[path] = networks.in_status(f"networks={files[path]}", "=").partition("=")[2]
+
+
+class _Numbers:
+    """Placeholders that only count."""
+
+    def __init__(self, word: str) -> None:
+        self._word = word
+        self._seen: dict[str, int] = {}
+
+    def of(self, name: str) -> str:
+        return f"{self._word}{self._seen.setdefault(name, len(self._seen))}"
+
+    def hyphenated(self, name: str) -> str:
+        """Keep that there was a hyphen: some shells drop variables that have one."""
+        return self.of(name) + "-X" * ("-" in name)
+
+    def in_status(self, text: str, mark: str) -> str:
+        """Replace networks in a status, or in what was asked for."""
+        key, found, value = text.partition(mark)
+        if not re.fullmatch(r"(?i:.*networks?[-_]status)|(.*/)?networks", key):
+            return text
+        value = _UNREAD_OBJECT.sub(r"\1{}", value)
+        plain = value.lstrip()[:1] not in {"[", "{"}
+        names = _SHORTHAND if plain else _NETWORK
+        return key + found + names.sub(lambda each: each["key"] + self.of(each["name"]), value)
 
 
 def move_hostfiles(saved: dict[str, Any], real: Callable[[str], str]) -> None:

@@ -12,9 +12,11 @@ from rdmatrain import __version__
 from rdmatrain.discovery.redact import (
     drop_notes,
     drop_secrets,
+    drop_unread,
     drop_variables,
     move_hostfiles,
     rename,
+    rename_resources,
 )
 from rdmatrain.discovery.source import Source
 from rdmatrain.errors import SettingError
@@ -139,6 +141,8 @@ def dump(source: Recorder | Replay, redact: bool) -> str:
     removed += drop_secrets(saved["files"])
     if redact:
         move_hostfiles(saved, Replay(source.record).real)
+        drop_unread(saved["files"])
+        rename_resources(saved["files"])
         saved, renamed = rename(saved)
         removed += renamed
     about = {

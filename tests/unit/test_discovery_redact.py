@@ -183,7 +183,7 @@ def test_a_job_is_not_to_be_recognised_and_still_hangs_together() -> None:
         'volcano.sh/job-name="host-a"\nvolcano.sh/job-namespace="host-b"'
     )
     assert files["_etc_podinfo_annotations"] == (
-        'k8s.v1.cni.cncf.io/network-status="[{\\"name\\":\\"host-b/net1\\",'
+        'k8s.v1.cni.cncf.io/network-status="[{\\"name\\":\\"host-b/network0\\",'
         '\\"ips\\":[\\"198.18.2.3\\"],\\"mac\\":\\"02:00:00:00:00:01\\"}]"'
     )
     assert files["_sys_class_net_net1_address"] == "02:00:00:00:00:01\n"

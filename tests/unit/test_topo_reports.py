@@ -248,3 +248,47 @@ def test_a_pod_whose_name_starts_with_a_digit_is_renamed_in_its_files() -> None:
     text, _ = dumped(True, {"/etc/hostname": "7canary-0\n", "/etc/hosts": hosts})
     assert "canary" not in text
     assert text.count("host-a-0") == 3
+
+
+STATUS = [
+    {
+        "name": "ns/canary0",
+        "interface": "canary0",
+        "ips": ["192.168.1.2"],
+        "dns": {"search": ["canary.corp"]},
+        "device-info": {"type": "pci", "pci": {"pci-address": "0000:0c:00.2"}},
+    }
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "shown"),
+    [
+        ("/etc/hosts", "# of canary\n127.0.0.1 localhost # canary\n", "127.0.0.1 localhost"),
+        ("/etc/os-release", 'ID=debian\nBUILD_HOST="canary"\nVERSION_ID="12"\n', "VERSION_ID"),
+        ("/proc/driver/nvidia/version", "NVRM 535.1 (ci@canary) Jul\n", "NVRM 535.1  Jul"),
+        ("/proc/self/cgroup", "0::/user/canary\n", "0::/\n"),
+        ("/proc/self/cgroup", "4:cpu,io:/slurm/canary\n", "4:cpu,io:/\n"),
+        ("/etc/podinfo/labels", 'topology.kubernetes.io/zone="canary"\n', None),
+        ("/etc/podinfo/annotations", 'nvidia.com/x="canary"\n', None),
+        ("/etc/podinfo/annotations", 'k8s.v1.cni.cncf.io/networks="ns/canary@net1"\n', "@net1"),
+        ("/proc/1/environ", "PCIDEVICE_CANARY_COM_VF-X=0000:0c:00.2\0", "_COM_VF-X=0000:0c:00.2"),
+        ("/proc/1/environ", "PCIDEVICE_NVIDIA_COM_VF=\0", "PCIDEVICE_NVIDIA_COM_VF="),
+    ],
+)
+def test_what_else_tells_whose_it_is_is_not_in_a_redacted_report(
+    path: str, text: str, shown: str | None
+) -> None:
+    found, _ = dumped(True, {path: text})
+    assert "canary" not in found.lower()
+    assert shown is None or shown in found
+
+
+def test_networks_are_renamed_and_interfaces_called_like_them_are_not() -> None:
+    key = "k8s.v1.cni.cncf.io/network-status"
+    files = {"/etc/podinfo/annotations": f"{key}={json.dumps(json.dumps(STATUS))}\n"}
+    source = replay(dump(Replay(Record(files=files)), True), "x")
+    (entry,) = json.loads(dict(read_pod(source).annotations)[key])
+    assert entry["name"].endswith("/network0")
+    assert (entry["interface"], entry["dns"]) == ("canary0", {})
+    assert entry["device-info"] == STATUS[0]["device-info"]
