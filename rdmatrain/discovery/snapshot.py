@@ -18,6 +18,7 @@ from rdmatrain.discovery.redact import (
     rename,
     rename_resources,
 )
+from rdmatrain.discovery.redact_claims import redact_claims
 from rdmatrain.discovery.source import Source
 from rdmatrain.errors import SettingError
 
@@ -142,17 +143,19 @@ def dump(source: Recorder | Replay, redact: bool) -> str:
     if redact:
         move_hostfiles(saved, Replay(source.record).real)
         drop_unread(saved["files"])
+        redact_claims(saved)
         rename_resources(saved["files"])
         saved, renamed = rename(saved)
         removed += renamed
     about = {
-        "schema": SCHEMA,
         "version": __version__,
         "taken": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "redacted": redact,
         "removed": removed,
     }
-    return json.dumps(about | saved, indent=1, sort_keys=True) + "\n"
+    text = json.dumps(about | saved, indent=1, sort_keys=True)
+    # First, so that what was cut off is still seen to be a snapshot.
+    return f'{{\n "schema": {json.dumps(SCHEMA)},{text[1:]}\n'
 
 
 def load(text: str, name: str) -> Replay:

@@ -292,3 +292,44 @@ def test_networks_are_renamed_and_interfaces_called_like_them_are_not() -> None:
     assert entry["name"].endswith("/network0")
     assert (entry["interface"], entry["dns"]) == ("canary0", {})
     assert entry["device-info"] == STATUS[0]["device-info"]
+
+
+def test_metadata_of_claims_names_neither_pods_nor_nodes_nor_projects() -> None:
+    root = "/var/run/kubernetes.io/dra-device-attributes"
+    device = {
+        "driver": "net.x",
+        "pool": "canary-node",
+        "name": "nic0",
+        "attributes": {
+            "canary.corp/project": {"string": "canary"},
+            "canary.corp/numaNode": {"int": 1},
+            "resource.kubernetes.io/pciBusID": {"string": "0000:0c:00.2"},
+        },
+    }
+    document = {
+        "apiVersion": "metadata.resource.k8s.io/v1beta1",
+        "metadata": {"name": "canary-pod"},
+        "podClaimName": "canary-claim",
+        "requests": [{"name": "canary-nic", "devices": [device]}],
+    }
+    files = {
+        f"{root}/resourceclaims/canary-claim/canary-nic/net.x-metadata.json": json.dumps(document)
+    }
+    folders = {
+        root: ["resourceclaims"],
+        f"{root}/resourceclaims": ["canary-claim"],
+        f"{root}/resourceclaims/canary-claim": ["canary-nic"],
+        f"{root}/resourceclaims/canary-claim/canary-nic": ["net.x-metadata.json"],
+    }
+    source = Replay(Record(files=files, folders=folders))
+    text = dump(source, True)
+    assert "canary" not in text
+    (before,), (after,) = (read_pod(each).claims for each in (source, replay(text, "x")))
+    same = ("pci", "numa", "resource", "kind", "rdma", "netdev")
+    assert [getattr(before, each) for each in same] == [getattr(after, each) for each in same]
+    assert (before.pci, before.numa) == ("0000:0c:00.2", 1)
+
+
+@pytest.mark.parametrize("redact", [False, True])
+def test_a_snapshot_begins_with_its_schema(redact: bool) -> None:
+    assert next(iter(json.loads(dump(Replay(Record()), redact)))) == "schema"
