@@ -88,6 +88,7 @@ _HOSTFILE = re.compile(r"(?:_default_hostfile|HYDRA_HOST_FILE)=\s*(/[^\0]*[^\0\s
 _HOSTFILE_HERE = "/etc/mpi/hostfile"
 # Links elsewhere are on the way to such a list.
 _SYSTEM = re.compile(r"/(sys|proc|dev|etc|run|var|pod-?info)(/|$)")
+_NAMESPACES = re.compile(r"(?:^|,)\s*([^/@\s,\"\\\[{]+)/")
 _ENVIRON = re.compile(r"/proc/[^/]+/environ")
 _TABLE = re.compile(r".*/net/(route|if_inet6|ipv6_route)")
 
@@ -278,10 +279,16 @@ def _naming(files: dict[str, str]) -> Iterator[str]:
                 if _NAMING_VARIABLE.fullmatch(name):
                     yield value
         elif _is_of_pod(path):
-            for key, value in _NOTE.findall(text):
-                if _NAMING_NOTE.fullmatch(key) and not _ROLE_NOTE.fullmatch(key):
-                    yield value
-            yield from map("".join, _NAMESPACE.findall(text))
+            yield from _named_in_notes(text)
+
+
+def _named_in_notes(text: str) -> Iterator[str]:
+    for key, value in _NOTE.findall(text):
+        if _NAMING_NOTE.fullmatch(key) and not _ROLE_NOTE.fullmatch(key):
+            yield value
+        elif key.endswith("/networks"):
+            yield from _NAMESPACES.findall(value)
+    yield from map("".join, _NAMESPACE.findall(text))
 
 
 def _roles(files: dict[str, str]) -> Iterator[str]:

@@ -80,15 +80,24 @@ LOOKS = {
 }  # fmt: skip
 # Users' own variables whose names begin as those of launchers do.
 OTHERS = {
-    "K_SERVICE": "canary-k", "JOB_URL": "https://git.canary/x", "LOCAL_PROXY": "canary-l",
-    "GROUP_NAME": "canary-g", "ROLE_X": "canary-r", "GPU_OWNER": "canary-o",
-    "AMD_CONTACT": "canary-a", "KUBEFLOW_X": "canary-f", "VC_X": "canary-v",
-    "JOBSET_X": "canary-j", "MASTER_X": "canary-m",
-    **{f"SLURM_{each}": "canary-s" for each in (
+    "K_SERVICE": "a-canary-k", "JOB_URL": "https://git.canary/x", "LOCAL_PROXY": "a-canary-l",
+    "GROUP_NAME": "a-canary-g", "ROLE_X": "a-canary-r", "GPU_OWNER": "a-canary-o",
+    "AMD_CONTACT": "a-canary-a", "KUBEFLOW_X": "a-canary-f", "VC_X": "a-canary-v",
+    "JOBSET_X": "a-canary-j", "MASTER_X": "a-canary-m",
+    **{f"SLURM_{each}": "a-canary-s" for each in (
         "JOB_QOS", "JOB_RESERVATION", "JOB_GROUP", "JOB_UID", "JOB_GID", "STEP_NAME",
         "STEP_LICENSES", "CONTAINER_IMAGE", "CONF",
     )},
 }  # fmt: skip
+VARIABLES |= OTHERS | {f"NCCL_{name}": value for name, value in LOOKS.items()} | {
+    "NCCL_DEBUG_FILE": "/home/quokka/nccl.%h",
+    "I_MPI_HYDRA_HOST_FILE": "/home/quokka/hosts",
+}  # fmt: skip
+FILES |= {
+    "/home/quokka/hosts": "quokka-worker-0.quokka\n",
+    "/proc/self/cgroup": "0::/kubepods/quokka\n",
+    "/etc/os-release": "ID=debian\nBUILD_HOST=quokka\n",
+}
 WHOSE = re.compile(
     "canary|quokka|wombat|numbat|bilby|quoll|dingo|10[.]77[.]|0a4d:|7c:fe:90|7efe:90ff|fd77", re.I
 )
@@ -271,7 +280,11 @@ STATUS = [
         ("/proc/self/cgroup", "4:cpu,io:/slurm/canary\n", "4:cpu,io:/\n"),
         ("/etc/podinfo/labels", 'topology.kubernetes.io/zone="canary"\n', None),
         ("/etc/podinfo/annotations", 'nvidia.com/x="canary"\n', None),
-        ("/etc/podinfo/annotations", 'k8s.v1.cni.cncf.io/networks="ns/canary@net1"\n', "@net1"),
+        (
+            "/etc/podinfo/annotations",
+            'k8s.v1.cni.cncf.io/networks="canary/canary0@net1, canary/b"\n',
+            "@net1",
+        ),
         ("/proc/1/environ", "PCIDEVICE_CANARY_COM_VF-X=0000:0c:00.2\0", "_COM_VF-X=0000:0c:00.2"),
         ("/proc/1/environ", "PCIDEVICE_NVIDIA_COM_VF=\0", "PCIDEVICE_NVIDIA_COM_VF="),
     ],
