@@ -74,12 +74,11 @@ def run_rank(args: argparse.Namespace) -> int:
     rank, world = dist.get_rank(), dist.get_world_size()
     groups = {"rdmatrain": dist.group.WORLD, "gloo": dist.new_group(backend="gloo")}
     if rank == 0:
-        print(f"# float32, SUM, {world} ranks, torch {torch.__version__}, {machine()}")
         pinned = "not pinned" if args.no_pin else "pinned"
-        print(f"# commit {commit()}, p50 in us over {ROUNDS} alternating rounds, ranks {pinned}")
+        print(f"# float32, SUM, {world} ranks {pinned}, torch {torch.__version__}, {machine()}")
+        print(f"# commit {commit()}, p50 in us over {ROUNDS} alternating rounds")
         print(HEADER, flush=True)
-    chosen = [case for case in cases(world, args.bytes or SIZES) if is_chosen(case, args)]
-    failed_at = [str(case) for case in chosen if not compare(case, groups, args.json)]
+    failed_at = [str(case) for case in chosen(args, world) if not compare(case, groups, args.json)]
     if rank == 0:
         verdict = f"slower or wrong in {failed_at}" if failed_at else "faster in every case"
         print(f"# rdmatrain is {verdict}; transport: {transports()}")
@@ -87,9 +86,13 @@ def run_rank(args: argparse.Namespace) -> int:
     return int(bool(failed_at))
 
 
-def is_chosen(case: Case, args: argparse.Namespace) -> bool:
-    """Tell whether the options ask for the case."""
-    return case.nbytes <= args.max_bytes and (not args.op or case.op in args.op)
+def chosen(args: argparse.Namespace, world: int) -> list[Case]:
+    """Return the cases that the options ask for."""
+    return [
+        case
+        for case in cases(world, args.bytes or SIZES)
+        if case.nbytes <= args.max_bytes and (not args.op or case.op in args.op)
+    ]
 
 
 def cases(world: int, nbytes: Sequence[int]) -> list[Case]:

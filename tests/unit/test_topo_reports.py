@@ -310,7 +310,7 @@ def test_networks_are_renamed_and_interfaces_called_like_them_are_not() -> None:
 def test_metadata_of_claims_names_neither_pods_nor_nodes_nor_projects() -> None:
     root = "/var/run/kubernetes.io/dra-device-attributes"
     device = {
-        "driver": "net.x",
+        "driver": "dra.net",
         "pool": "canary-node",
         "name": "nic0",
         "attributes": {
@@ -326,13 +326,13 @@ def test_metadata_of_claims_names_neither_pods_nor_nodes_nor_projects() -> None:
         "requests": [{"name": "canary-nic", "devices": [device]}],
     }
     files = {
-        f"{root}/resourceclaims/canary-claim/canary-nic/net.x-metadata.json": json.dumps(document)
+        f"{root}/resourceclaims/canary-claim/canary-nic/dra.net-metadata.json": json.dumps(document)
     }
     folders = {
         root: ["resourceclaims"],
         f"{root}/resourceclaims": ["canary-claim"],
         f"{root}/resourceclaims/canary-claim": ["canary-nic"],
-        f"{root}/resourceclaims/canary-claim/canary-nic": ["net.x-metadata.json"],
+        f"{root}/resourceclaims/canary-claim/canary-nic": ["dra.net-metadata.json"],
     }
     source = Replay(Record(files=files, folders=folders))
     text = dump(source, True)
