@@ -4,13 +4,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from rdmatrain.discovery.claims.network_status import STATUS_NAMES
 from rdmatrain.discovery.model import Machine
 from rdmatrain.discovery.network import read_routes
 from rdmatrain.discovery.pod_model import Pod
 from rdmatrain.discovery.source import Source
-
-# Of the network plumbing group's specification; the second is how Multus 3 spelt it.
-STATUS = ("k8s.v1.cni.cncf.io/network-status", "k8s.v1.cni.cncf.io/networks-status")
 
 ROUTES6 = "/proc/net/ipv6_route"
 _UP, _REJECT = 0x1, 0x200  # RTF_UP and RTF_REJECT of linux/route.h
@@ -54,7 +52,7 @@ def control_interface(source: Source, machine: Machine, pod: Pod) -> Interface:
 def _by_status(machine: Machine, pod: Pod) -> list[tuple[str, str]]:
     """Return the interface of the default network, if an annotation of Multus tells."""
     annotations = dict(pod.annotations)
-    text = next((annotations[name] for name in STATUS if annotations.get(name)), "")
+    text = next((annotations[name] for name in STATUS_NAMES if annotations.get(name)), "")
     try:
         entries = json.loads(text) if text else []
     except (ValueError, RecursionError):

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rdmatrain.discovery.model import Nic
-from rdmatrain.discovery.nic_claims import grants, manages, place_of
+from rdmatrain.discovery.nic_claims import grants, place_of
+from rdmatrain.discovery.nics import manages
 from rdmatrain.discovery.pod_model import Claim
 from rdmatrain.discovery.ports import preference
 from rdmatrain.discovery.verdicts import Verdict

@@ -4,18 +4,15 @@ A claim finds its devices by PCI address first: the RDMA CNI renames devices, an
 numbers them in its own way.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from rdmatrain.discovery.complaints import complaint
 from rdmatrain.discovery.model import Complaint, Machine, Nic
+from rdmatrain.discovery.nics import manages
 from rdmatrain.discovery.pod_model import Claim, Trust
 from rdmatrain.discovery.ports import DEVICES
 from rdmatrain.discovery.source import natural
 from rdmatrain.discovery.verdicts import Verdict
-
-# Of ConnectX-8 (XDR): a second RDMA device on the function of a NIC.
-_MANAGEMENT = re.compile(r"smi[0-9]+")
 
 Meanings = dict[Claim, tuple[Nic, ...]]
 
@@ -31,11 +28,6 @@ def grants(claim: Claim) -> bool:
 def device_of(claim: Claim) -> str:
     """Return how a claim names its device; empty if it names none."""
     return _place(claim) or ",".join(claim.rdma) or claim.uverbs
-
-
-def manages(nic: Nic) -> bool:
-    """Say whether a device only manages the fabric, and carries no data."""
-    return bool(_MANAGEMENT.fullmatch(nic.name))
 
 
 def place_of(nic: Nic) -> str:

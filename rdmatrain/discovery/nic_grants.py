@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from rdmatrain.discovery.complaints import complaint
 from rdmatrain.discovery.model import Complaint, Evidence, Machine, Nic
 from rdmatrain.discovery.nic_cases import Case, Refusal, listed, refuse
-from rdmatrain.discovery.nic_claims import grants, interpret, manages, network_of
+from rdmatrain.discovery.nic_claims import grants, interpret, network_of
+from rdmatrain.discovery.nics import manages
 from rdmatrain.discovery.pod_model import Claim, GrantedNic
 from rdmatrain.discovery.ports import DEVICES, ROCE_V1
 from rdmatrain.discovery.source import natural

@@ -31,6 +31,7 @@ VF_IDS |= {"8086:1889", "1dd8:1003", "1414:00ba"}
 # As sysfs writes the type of a device of iWARP.
 RNIC = "4: RNIC"
 
+# Of ConnectX-8 (XDR): a second RDMA device on the function of a NIC.
 _MANAGEMENT = re.compile("smi[0-9]+")
 _AUXILIARY = re.compile(r"/[a-z0-9_]+\.[a-z0-9_]+\.[0-9]+$")
 
@@ -156,7 +157,12 @@ def _why_not_verbs(node_type: str) -> str:
     return "is iWARP, which takes the RDMA connection manager" if node_type == RNIC else ""
 
 
+def manages(nic: Nic) -> bool:
+    """Say whether a device only manages the fabric, by its name, and carries no data."""
+    return bool(_MANAGEMENT.fullmatch(nic.name))
+
+
 def _is_management(nic: Nic, nics: Sequence[Nic]) -> bool:
     """Say whether it is one of several devices of its function, and has no node as others have."""
     beside = [each for each in nics if each.pci == nic.pci and each.uverbs]
-    return bool(_MANAGEMENT.fullmatch(nic.name)) or bool(nic.pci and not nic.uverbs and beside)
+    return manages(nic) or bool(nic.pci and not nic.uverbs and beside)

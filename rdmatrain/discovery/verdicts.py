@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rdmatrain.discovery.claims.device_nodes import NODES
 from rdmatrain.discovery.model import Gid, Machine, Netdev, Nic, Port
 from rdmatrain.discovery.pod_model import Claim, Trust
 from rdmatrain.discovery.ports import INFINIBAND, ROCE_V1, preference
 
-NODES = "/dev/infiniband"
 NOT_LISTED = "libibverbs does not list it"
 # What the probe says of a GID when its time is over.
 NOT_TESTED = "not tested"

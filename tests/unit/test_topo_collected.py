@@ -11,6 +11,10 @@ from click.testing import CliRunner
 from rdmatrain.cli import cli
 
 ROOT = Path(__file__).parents[2]
+OURS = [
+    ROOT / "tests/fixtures/discovery" / name
+    for name in ("nccl.xml", "hwloc2.xml", "topo_m.txt", "slices.yaml", "slices_gpu.json")
+]
 # Beside the checkout, where the project's collected fixtures are.
 COLLECTED = Path(__file__).parents[3] / "shared/fixtures"
 FILES = [
@@ -37,7 +41,7 @@ def test_there_are_files_of_each_kind() -> None:
     assert len(FILES) >= 24
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("file", [*OURS, *FILES], ids=lambda path: path.name)
 def test_it_is_shown_as_text_as_json_and_drawn(file: Path, tmp_path: Path) -> None:
     svg = tmp_path / "drawn.svg"
     shown = CliRunner().invoke(cli, ["topo", "-F", str(file), "--svg", str(svg)])

@@ -15,7 +15,7 @@ from rdmatrain.discovery.pci import parse_pci
 from rdmatrain.discovery.pod_model import Claim, Trust
 from rdmatrain.discovery.source import Source
 
-INFINIBAND = "/dev/infiniband"
+NODES = "/dev/infiniband"
 # The devices cgroup of version 1; version 2 shows its rules to nobody.
 RULES = "/sys/fs/cgroup/devices/devices.list"
 
@@ -24,7 +24,7 @@ _AMD = "0x1002"
 
 def device_nodes(source: Source) -> Iterator[Claim | Complaint]:
     """Yield a claim for each node of an RDMA device or GPU."""
-    nodes = source.names(INFINIBAND)
+    nodes = source.names(NODES)
     devices = [name for name in nodes if re.fullmatch("uverbs[0-9]+", name, re.ASCII)]
     rules = source.text(RULES)
     for name in devices:
@@ -34,7 +34,7 @@ def device_nodes(source: Source) -> Iterator[Claim | Complaint]:
     if need and "rdma_cm" not in nodes:
         yield complaint(
             "rdma-cm-missing",
-            f"{INFINIBAND}/rdma_cm",
+            f"{NODES}/rdma_cm",
             f"is missing beside {shown(', '.join(need))}: librdmacm finds no device. The module "
             "rdma_ucm may not be loaded on the host",
         )
@@ -43,7 +43,7 @@ def device_nodes(source: Source) -> Iterator[Claim | Complaint]:
 
 
 def _uverbs(source: Source, name: str, rules: str | None) -> Iterator[Claim | Complaint]:
-    path = posixpath.join(INFINIBAND, name)
+    path = posixpath.join(NODES, name)
     number = (source.text(f"/sys/class/infiniband_verbs/{name}/dev") or "").strip()
     allowed = rules is None or not number or any(_allows(rule, number) for rule in _lines(rules))
     evidence = Evidence(path, "is there" if allowed else f"is there, but not in {RULES}")

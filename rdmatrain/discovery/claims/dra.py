@@ -32,7 +32,7 @@ _DEPTH = 4
 _VERSION = re.compile(r"metadata\.resource\.(k8s|kubernetes)\.io/v1((alpha|beta)[0-9]+)?")
 _GPU_DRIVER = re.compile(r"gpu\..+")
 # Of DRANET, which also drives EFA; of the SR-IOV driver, under its organizations; of CNI's driver.
-_NIC_DRIVER = re.compile(r"dra\.net|sriovnetwork\..+|cni\.dra\.networking\.x-k8s\.io")
+NIC_DRIVER = re.compile(r"dra\.net|sriovnetwork\..+|cni\.dra\.networking\.x-k8s\.io")
 # What only NICs have, whatever the name of their driver.
 _NIC_ATTRIBUTES = ("rdma", "rdmaDevice", "rdmaCapable", "ifName", "interfaceName")
 
@@ -120,7 +120,7 @@ def _kind(driver: str, attributes: "_Attributes", device: Mapping[str, Any]) -> 
     if _GPU_DRIVER.fullmatch(driver) or attributes.text("type") in {"gpu", "mig"}:
         return "gpu"
     told = "networkData" in device or any(attributes.values(name) for name in _NIC_ATTRIBUTES)
-    return "nic" if told or _NIC_DRIVER.fullmatch(driver) else ""
+    return "nic" if told or NIC_DRIVER.fullmatch(driver) else ""
 
 
 class _Attributes:

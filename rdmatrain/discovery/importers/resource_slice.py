@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rdmatrain.discovery import fitness
+from rdmatrain.discovery.claims.dra import NIC_DRIVER
 from rdmatrain.discovery.complaints import complaint
 from rdmatrain.discovery.importers import devices
 from rdmatrain.discovery.model import Complaint, Gpu, Machine, Netdev, Nic
@@ -22,9 +23,8 @@ _LISTS = {"List", "ResourceSliceList"}
 # An AMD GPU in a partitioned mode is several, all at the address of the whole.
 _GPU_TYPES = {"gpu", "amdgpu", "amdgpu-partition"}
 _GPU_NAME = re.compile(r"gpu-(\d{1,4})", re.ASCII)
-# What only network devices have, and words in the names of their drivers.
+# What only network devices have.
 _NIC_ATTRIBUTES = {"ifname", "interfacename", "linktype", "mac", "pfname", "rdma", "rdmadevice"}
-_NIC_DRIVER = re.compile(r"^dra\.net$|efa|network|rdma|sriov")
 # A Grace socket numbers its PCI domains from 0, 16... (dranet's inventories of OKE and AKS).
 _GRACE = re.compile(r"\bG[BH][23]00\b")
 
@@ -163,7 +163,7 @@ class _Reader:
             self._mig(device)
         elif kind in _GPU_TYPES or (kind != "vfio" and device.driver.startswith("gpu.")):
             self._gpu(device)
-        elif _NIC_ATTRIBUTES & set(device.attributes) or _NIC_DRIVER.search(device.driver):
+        elif _NIC_ATTRIBUTES & set(device.attributes) or NIC_DRIVER.fullmatch(device.driver):
             self._nic(device)
 
     def _gpu(self, device: _Device) -> None:
