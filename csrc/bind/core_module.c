@@ -11,7 +11,9 @@
 #include "bind/core_arena.h"
 #include "bind/core_call.h"
 #include "bind/core_error.h"
+#include "bind/core_pair.h"
 #include "bind/core_recorder.h"
+#include "bind/core_schedule.h"
 #include "bind/core_tuning.h"
 #include "bind/core_verbs.h"
 #include "rdmatrain/coll.h"
@@ -558,7 +560,8 @@ PyMODINIT_FUNC PyInit__core(void)
     PyObject *module = PyModule_Create(&core_module);
 
     if (module != NULL && (add_types(module) || add_values(module) || rdt_core_add_arena(module) ||
-                           rdt_core_add_recorder(module) || rdt_core_add_verbs(module)))
+                           rdt_core_add_recorder(module) || rdt_core_add_schedule(module) ||
+                           rdt_core_add_verbs(module) || rdt_core_add_pair(module)))
         Py_CLEAR(module);
     return module;
 }

@@ -85,6 +85,14 @@ static PyObject *recorder_read(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(
     return rdt_core_records(0);
 }
 
+static PyObject *recorder_waiting(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
+{
+    rdt_record_t record;
+
+    if (!rdt_recorder_waiting(&record)) Py_RETURN_NONE;
+    return tuple_of(&record);
+}
+
 static PyObject *recorder_events(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
 {
     char text[512];
@@ -122,6 +130,9 @@ static PyMethodDef functions[] = {
     {"recorder_read", recorder_read, METH_NOARGS,
      "recorder_read($module)\n--\n\nWhat all communicators of this process posted last, oldest "
      "first; see rdmatrain.comm.recorder.Record for the fields."},
+    {"recorder_waiting", recorder_waiting, METH_NOARGS,
+     "recorder_waiting($module)\n--\n\nThe oldest of the last 2048 operations that is not over, as "
+     "recorder_read tells it; None when all are over."},
     {"recorder_events", recorder_events, METH_NOARGS,
      "recorder_events($module)\n--\n\nHow many communicators have failed and how many signals "
      "came, "

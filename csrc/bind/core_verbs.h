@@ -6,7 +6,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-/* Adds rdma_devices, rdma_ports and rdma_test_gid. 0, or -1 with an exception set. */
+/* Adds rdma_devices, rdma_ports, rdma_limits, rdma_test_gid and rdma_test_register. 0, or -1 with an
+ * exception set. */
 int rdt_core_add_verbs(PyObject *module);
 
 #endif

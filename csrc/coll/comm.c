@@ -24,6 +24,13 @@ static int find_transport(const char *name)
     return -1;
 }
 
+const rdt_transport_ops_t *rdt_transport_named(const char *name)
+{
+    int i = find_transport(name);
+
+    return i < 0 ? NULL : transports[i];
+}
+
 static rdt_status_t check_cfg(const rdt_comm_cfg_t *cfg)
 {
     if (cfg->world == 0 || cfg->world > RDT_MAX_WORLD)

@@ -185,6 +185,8 @@ struct rdt_comm {
 };
 
 /* comm.c */
+/* NULL where there is none of that name. */
+const rdt_transport_ops_t *rdt_transport_named(const char *name);
 /* Latches the first error; later ones change nothing. Any thread. */
 void rdt_comm_latch(rdt_comm_t *comm, rdt_status_t status, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));

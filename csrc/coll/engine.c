@@ -360,24 +360,33 @@ void *rdt_progress_thread(void *arg)
 
 /* -- the calls of other threads -- */
 
+/* Until another thread gives the role up, or has done the work. Resting is counted before the role is
+ * looked at: whoever gives it up later sees that, and changes turn. Where both share a CPU
+ * the progress thread does so as soon as it is woken, before this thread sleeps. */
+static void rest(rdt_comm_t *comm, const rdt_work_t *work)
+{
+    uint32_t turn;
+
+    atomic_fetch_add(&comm->resting, 1);
+    turn = atomic_load(&comm->turn);
+    if (atomic_load(&comm->role) && atomic_load(&work->state) != RDT_WORK_DONE) {
+        wake_driver(comm); /* the progress thread gives way to whoever waits */
+        rdt_futex_wait(&comm->turn, turn, RDT_NS_PER_MS);
+    }
+    atomic_fetch_sub(&comm->resting, 1);
+}
+
 static rdt_status_t wait_turn(rdt_comm_t *comm, rdt_work_t *work, uint64_t deadline_ns)
 {
     drive_t mine = {.until = work, .deadline_ns = deadline_ns, .spin_ns = comm->cfg.spin_ns};
 
     if (mine.spin_ns == 0) mine.spin_ns = YIELD_SPIN_NS;
     while (atomic_load(&work->state) != RDT_WORK_DONE) {
-        uint32_t turn = atomic_load(&comm->turn);
-
         if (deadline_ns != UINT64_MAX && rdt_now_ns() >= deadline_ns) return RDT_WAIT_TIMEOUT;
-        if (take_role(comm)) {
+        if (take_role(comm))
             drive(comm, &mine);
-            continue;
-        }
-        wake_driver(comm); /* the progress thread gives way to whoever waits */
-        atomic_fetch_add(&comm->resting, 1);
-        if (atomic_load(&work->state) != RDT_WORK_DONE)
-            rdt_futex_wait(&comm->turn, turn, RDT_NS_PER_MS);
-        atomic_fetch_sub(&comm->resting, 1);
+        else
+            rest(comm, work);
     }
     return work->status;
 }
@@ -455,6 +464,7 @@ rdt_status_t rdt_post(rdt_comm_t *comm, const rdt_call_t *call, rdt_work_t **wor
     if (take_role(comm)) {
         progress_st(comm); /* the first chunks leave now, not when somebody waits */
         leave(comm);
+        wake_waiters(comm);
     } else {
         wake_driver(comm);
     }

@@ -291,6 +291,27 @@ size_t rdt_recorder_read(rdt_record_t *records)
     return num;
 }
 
+bool rdt_recorder_waiting(rdt_record_t *record)
+{
+    ring_t *ring = atomic_load(&the_ring);
+    size_t size = rdt_recorder_size();
+    uint64_t last, words[NUM_WORDS];
+
+    if (ring == NULL) return false;
+    if (size > RDT_RECORDER_SIZE) size = RDT_RECORDER_SIZE;
+    last = atomic_load(&ring->last);
+    for (uint64_t id = last > size ? last - size + 1 : 1; id <= last; id++) {
+        slot_t *slot = slot_of(ring, id);
+        uint64_t gen = generation(ring, id);
+
+        words[OVER] = atomic_load_explicit(&slot->words[OVER], memory_order_relaxed);
+        if (added(words, OVER, gen) != 0 || !copy_slot(slot, id, words)) continue;
+        *record = unpack(words, gen);
+        if (record->over_ns == 0) return true;
+    }
+    return false;
+}
+
 /* -- events -- */
 
 /* Also in a signal handler. */

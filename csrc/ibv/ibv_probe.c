@@ -5,7 +5,9 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 
 /* -- devices -- */
@@ -264,6 +266,135 @@ rdt_status_t rdt_ibv_test_gid(const rdt_ibv_api_t *api, const char *device, uint
     return st;
 }
 
+/* -- limits -- */
+
+static uint32_t count(int num)
+{
+    return num > 0 ? (uint32_t)num : 0;
+}
+
+static void visit_limits(const rdt_ibv_api_t *api, struct ibv_device *device, rdt_limits_fn visit,
+                         void *arg)
+{
+    struct ibv_context *context = open_device(api, device);
+    const char *what = context == NULL ? "opening RDMA device" : "ibv_query_device";
+    int error = context == NULL ? errno : 0;
+    struct ibv_device_attr attr = {0};
+    rdt_limits_t limits = {.device = api->get_device_name(device), .error = ""};
+    char text[256];
+
+    if (error == 0) error = api->query_device(context, &attr);
+    if (error != 0) {
+        snprintf(text, sizeof(text), "%s %s: %s%s", what, limits.device, strerror(error),
+                 advice(error));
+        limits.error = text;
+    } else {
+        limits.max_mr_bytes = attr.max_mr_size;
+        limits.max_mr = count(attr.max_mr);
+        limits.max_qp = count(attr.max_qp);
+        limits.max_cq = count(attr.max_cq);
+        limits.max_pd = count(attr.max_pd);
+        limits.max_cqe = count(attr.max_cqe);
+        limits.max_qp_wr = count(attr.max_qp_wr);
+        limits.max_sge = count(attr.max_sge);
+        limits.max_pkeys = attr.max_pkeys;
+    }
+    visit(arg, &limits);
+    if (context != NULL) api->close_device(context);
+}
+
+rdt_status_t rdt_ibv_limits(const rdt_ibv_api_t *api, rdt_limits_fn visit, void *arg)
+{
+    struct ibv_device **list;
+    int num;
+    rdt_status_t st = list_devices(api, &list, &num);
+
+    if (st != RDT_OK || list == NULL) return st;
+    for (int i = 0; i < num; i++)
+        visit_limits(api, list[i], visit, arg);
+    api->free_device_list(list);
+    return RDT_OK;
+}
+
+/* -- registrations -- */
+
+#define PIECE_BYTES (4u << 20)
+#define PAGE_BYTES 4096u
+#define MAX_PIECES 2048
+#define REGISTER_NS (RDT_NS_PER_S / 2)
+
+typedef struct pieces {
+    const rdt_ibv_api_t *api;
+    struct ibv_pd *pd;
+    const char *device;
+    void *memory; /* of PIECE_BYTES */
+    struct ibv_mr *mrs[MAX_PIECES];
+    uint32_t num;
+} pieces_t;
+
+/* Large pieces first, and where they fail for want of memory smaller ones: to the page, in few calls. */
+static rdt_status_t register_pieces(pieces_t *p, uint64_t nbytes, uint64_t *registered_p)
+{
+    const int access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
+    uint64_t deadline_ns = rdt_now_ns() + REGISTER_NS, left = nbytes;
+    size_t most = PIECE_BYTES;
+    int error = 0;
+
+    while (left > 0 && most >= PAGE_BYTES && (error == 0 || error == ENOMEM)) {
+        size_t piece = left < most ? (size_t)left : most;
+
+        if (p->num == MAX_PIECES || rdt_now_ns() > deadline_ns)
+            return rdt_fail(RDT_WAIT_TIMEOUT, "no time to register more with %s", p->device);
+        errno = EIO; /* providers do not always set it */
+        p->mrs[p->num] = p->api->reg_mr(p->pd, p->memory, piece, access);
+        if (p->mrs[p->num] != NULL) {
+            p->num++;
+            left -= piece;
+            *registered_p += piece;
+        } else {
+            error = errno;
+            most = piece / 2 / PAGE_BYTES * PAGE_BYTES;
+        }
+    }
+    if (left == 0) return RDT_OK;
+    return rdt_fail(RDT_NO_MEMORY, "ibv_reg_mr with %s: %s", p->device, strerror(error));
+}
+
+static rdt_status_t test_register(pieces_t *p, struct ibv_context *context, uint64_t nbytes,
+                                  uint64_t *registered_p)
+{
+    rdt_status_t st;
+
+    p->pd = p->api->alloc_pd(context);
+    if (p->pd == NULL)
+        return rdt_fail(RDT_IO_ERROR, "ibv_alloc_pd of %s: %s", p->device, strerror(errno));
+    /* Shared, as all that is registered here: see README.md on forks. */
+    p->memory = mmap(NULL, PIECE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (p->memory == MAP_FAILED)
+        st = rdt_fail(RDT_IO_ERROR, "%u KiB to register: %s", PIECE_BYTES >> 10, strerror(errno));
+    else
+        st = register_pieces(p, nbytes, registered_p);
+    for (uint32_t i = 0; i < p->num; i++)
+        p->api->dereg_mr(p->mrs[i]);
+    if (p->memory != MAP_FAILED) munmap(p->memory, PIECE_BYTES);
+    p->api->dealloc_pd(p->pd);
+    return st;
+}
+
+rdt_status_t rdt_ibv_test_register(const rdt_ibv_api_t *api, const char *device, uint64_t nbytes,
+                                   uint64_t *registered_p)
+{
+    pieces_t pieces = {.api = api, .device = device};
+    struct ibv_context *context;
+    rdt_status_t st = open_named(api, device, &context);
+
+    *registered_p = 0;
+    if (st != RDT_OK) return st;
+    st = test_register(&pieces, context, nbytes, registered_p);
+    api->close_device(context);
+    return st;
+}
+
 /* -- of libibverbs -- */
 
 rdt_status_t rdt_verbs_devices(rdt_device_fn visit, void *arg)
@@ -288,4 +419,21 @@ rdt_status_t rdt_verbs_test_gid(const char *device, uint32_t port, uint32_t inde
     rdt_status_t st = rdt_ibv_load(&api);
 
     return st == RDT_OK ? rdt_ibv_test_gid(&api, device, port, index) : st;
+}
+
+rdt_status_t rdt_verbs_limits(rdt_limits_fn visit, void *arg)
+{
+    rdt_ibv_api_t api;
+    rdt_status_t st = rdt_ibv_load(&api);
+
+    return st == RDT_OK ? rdt_ibv_limits(&api, visit, arg) : st;
+}
+
+rdt_status_t rdt_verbs_test_register(const char *device, uint64_t nbytes, uint64_t *registered_p)
+{
+    rdt_ibv_api_t api;
+    rdt_status_t st = rdt_ibv_load(&api);
+
+    *registered_p = 0;
+    return st == RDT_OK ? rdt_ibv_test_register(&api, device, nbytes, registered_p) : st;
 }

@@ -272,6 +272,9 @@ rdt_status_t rdt_verbs_send(rdt_conn_t *conn, rdt_lane_t lane, const void *hdr, 
                             uint32_t len);
 rdt_status_t rdt_verbs_put(rdt_conn_t *conn, rdt_lane_t lane, const void *hdr, const void *data,
                            uint32_t len, uint64_t at);
+/* Over the first rail, so that stores arrive in order. */
+rdt_status_t rdt_verbs_store(rdt_conn_t *conn, rdt_lane_t lane, const void *data, uint32_t len,
+                             uint64_t at);
 /* What was consumed, alone. False where there is no room for it now. */
 bool rdt_verbs_send_credits(verbs_conn_t *conn);
 /* Posts one empty signaled WRITE: completes after all before it, and proves that the peer's NIC lives. */

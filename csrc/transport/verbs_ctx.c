@@ -232,6 +232,7 @@ const rdt_transport_ops_t rdt_verbs_ops = {
     .send = rdt_verbs_send,
     .expose = rdt_verbs_expose,
     .put = rdt_verbs_put,
+    .store = rdt_verbs_store,
     .peek = rdt_verbs_peek,
     .release = rdt_verbs_release,
     .poll = rdt_verbs_poll,

@@ -136,7 +136,6 @@ static void remember(verbs_conn_t *conn, rdt_lane_t lane_id, const verbs_post_t 
                        .seq = conn->qps[post->rail].posted,
                        .is_free = post->is_free,
                        .counts = counts};
-    lane->sent++;
     if (counts) {
         conn->base.posted[lane_id]++;
         rdt_count_bytes(&conn->base.staged_bytes, post->num_copied);
@@ -186,8 +185,10 @@ static rdt_status_t post_message(verbs_conn_t *conn, rdt_lane_t lane_id, const v
     to_slot(&post, head, data, conn->peer_inbox + inbox + VERBS_DATA_OFFSET - sizeof(*head));
     post.wrs[post.num_wrs - 1].imm_data = immediate(conn, lane_id, lane->sent);
     st = ring(&post);
-    if (st == RDT_OK) remember(conn, lane_id, &post, head->kind != VERBS_KIND_KEYS);
-    return st;
+    if (st != RDT_OK) return st;
+    lane->sent++;
+    remember(conn, lane_id, &post, head->kind != VERBS_KIND_KEYS);
+    return RDT_OK;
 }
 
 /* The extents registered since the lane was last told. OK once the peer knows them all. */
@@ -245,6 +246,12 @@ rdt_status_t rdt_verbs_send(rdt_conn_t *base, rdt_lane_t lane, const void *hdr, 
     return st;
 }
 
+static __attribute__((noinline)) rdt_status_t no_key(verbs_conn_t *conn)
+{
+    rdt_verbs_fail(conn, 0, RDT_PROTOCOL, "it exposes memory that it gave no key for");
+    return conn->base.status;
+}
+
 /* HOT. */
 rdt_status_t rdt_verbs_put(rdt_conn_t *base, rdt_lane_t lane, const void *hdr, const void *data,
                            uint32_t len, uint64_t at)
@@ -257,14 +264,44 @@ rdt_status_t rdt_verbs_put(rdt_conn_t *base, rdt_lane_t lane, const void *hdr, c
     assert(len <= base->ctx->cfg.chunk_bytes);
     if (st != RDT_OK) return st;
     key = rdt_verbs_key(conn, at, len);
-    if (key == NULL) {
-        rdt_verbs_fail(conn, 0, RDT_PROTOCOL, "it exposes memory that it gave no key for");
-        return base->status;
-    }
+    if (key == NULL) return no_key(conn);
     memcpy(head.hdr, hdr, RDT_HDR_BYTES);
     st = post_message(conn, lane, &head, data, key, at);
     if (st == RDT_OK) rdt_count_bytes(&base->sent_bytes, len);
     return st;
+}
+
+/* HOT. */
+rdt_status_t rdt_verbs_store(rdt_conn_t *base, rdt_lane_t lane_id, const void *data, uint32_t len,
+                             uint64_t at)
+{
+    verbs_conn_t *conn = (verbs_conn_t *)base;
+    const verbs_lane_t *lane = &conn->lanes[lane_id];
+    verbs_qp_t *qp = &conn->qps[0];
+    const verbs_key_t *key = rdt_verbs_key(conn, at, len);
+    verbs_post_t post = {.conn = conn, .is_free = len <= qp->inline_max};
+    struct ibv_send_wr *wr;
+    rdt_status_t st;
+    uint32_t lkey = 0;
+
+    if (__builtin_expect(base->status != RDT_OK, 0)) return base->status;
+    if (__builtin_expect(key == NULL, 0)) return no_key(conn);
+    if (lane->ring_posted - lane->ring_flushed >= VERBS_MAX_SENT || !qp_has_room(qp, 1))
+        return RDT_AGAIN;
+    if (!post.is_free) {
+        const verbs_extent_t *extent = rdt_verbs_extent((verbs_ctx_t *)base->ctx, data, len);
+
+        if (extent == NULL) return RDT_UNSUPPORTED;
+        lkey = extent->lkey[0];
+    }
+    wr = add_wr(&post, IBV_WR_RDMA_WRITE, key->addr + (at - 1 - key->at), key->rkey[0]);
+    add_sge(&post, data, len, lkey);
+    if (post.is_free) wr->send_flags = IBV_SEND_INLINE;
+    st = ring(&post);
+    if (st != RDT_OK) return st;
+    remember(conn, lane_id, &post, true);
+    rdt_count_bytes(&base->sent_bytes, len);
+    return RDT_OK;
 }
 
 /* True when it was sent, or need not be. */

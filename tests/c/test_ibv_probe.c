@@ -210,6 +210,141 @@ static void what_is_not_there(void)
     expect_bad("list=ENOSYS", "fake1", 1, RDT_BAD_ARG, "no RDMA device fake1");
 }
 
+/* -- limits -- */
+
+static void see_limits(void *arg, const rdt_limits_t *l)
+{
+    seen_t *seen = arg;
+
+    snprintf(seen->text[seen->num++], sizeof(seen->text[0]),
+             "%s mr=%u bytes=%llu qp=%u cq=%u pd=%u cqe=%u wr=%u sge=%u pkeys=%u %s", l->device,
+             l->max_mr, (unsigned long long)l->max_mr_bytes, l->max_qp, l->max_cq, l->max_pd,
+             l->max_cqe, l->max_qp_wr, l->max_sge, l->max_pkeys, l->error);
+}
+
+static seen_t limits(rdt_ibv_api_t api)
+{
+    seen_t seen = {.num = 0};
+
+    CHECK(rdt_ibv_limits(&api, see_limits, &seen) == RDT_OK, "%s", rdt_last_error());
+    CHECK_EQ(rdt_ibv_fake_live(), 0);
+    return seen;
+}
+
+static void limits_are_told(void)
+{
+    rdt_ibv_api_t api = fake("devices=3;max_mr=7;max_cqe=300;max_qp_wr=99;max_sge=5");
+    seen_t seen;
+
+    really_open = api.open_device;
+    open_error = EACCES;
+    api.open_device = open_but_one;
+    seen = limits(api);
+    CHECK_EQ(seen.num, 3);
+    expect(&seen, 0,
+           "fake0 mr=7 bytes=18446744073709551615 qp=65536 cq=65536 pd=65536 cqe=300 wr=99 sge=5 "
+           "pkeys=1 ");
+    CHECK(strstr(seen.text[1], "fake1 mr=0 bytes=0 qp=0") != NULL, "%s", seen.text[1]);
+    CHECK(strstr(seen.text[1], "opening RDMA device fake1: Permission denied (may") != NULL, "%s",
+          seen.text[1]);
+    CHECK(strncmp(seen.text[2], "fake2 mr=7 ", 11) == 0, "%s", seen.text[2]);
+    seen = limits(fake("devices=1;query=EIO"));
+    CHECK(strstr(seen.text[0], "pkeys=0 ibv_query_device fake0: Input/output error") != NULL, "%s",
+          seen.text[0]);
+    CHECK_EQ(limits(fake("list=ENOSYS")).num, 0);
+}
+
+/* -- registrations -- */
+
+/* As the kernel counts, and refuses, under a limit of locked memory. */
+static struct ibv_mr *(*really_reg)(struct ibv_pd *, void *, size_t, int);
+static uint64_t lock_limit, locked;
+static uint32_t num_refused;
+
+static struct ibv_mr *reg_below_limit(struct ibv_pd *pd, void *addr, size_t length, int access)
+{
+    uint64_t pages = (length + 4095) / 4096 * 4096;
+
+    if (locked + pages > lock_limit) {
+        num_refused++;
+        errno = ENOMEM;
+        return NULL;
+    }
+    locked += pages;
+    return really_reg(pd, addr, length, access);
+}
+
+static uint64_t registered_below(uint64_t limit, uint64_t nbytes, rdt_status_t want)
+{
+    rdt_ibv_api_t api = fake("");
+    uint64_t registered = 1;
+
+    really_reg = api.reg_mr;
+    api.reg_mr = reg_below_limit;
+    lock_limit = limit;
+    locked = 0;
+    num_refused = 0;
+    CHECK_EQ(rdt_ibv_test_register(&api, "fake1", nbytes, &registered), want);
+    CHECK_EQ(rdt_ibv_fake_live(), 0);
+    return registered;
+}
+
+static void the_most_that_can_be_registered_is_found(void)
+{
+    static const uint64_t limits[] = {0, 4096, 65536, 3 * 4096, 8 << 20, (100 << 20) + 5 * 4096};
+    const uint64_t enough = 512u << 20;
+
+    for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
+        CHECK_EQ(registered_below(limits[i], enough, RDT_NO_MEMORY), limits[i]);
+        CHECK(strcmp(rdt_last_error(), "ibv_reg_mr with fake1: Cannot allocate memory") == 0, "%s",
+              rdt_last_error());
+        CHECK(num_refused < 20, "%u calls were refused", num_refused);
+    }
+    CHECK_EQ(registered_below(enough, enough, RDT_OK), enough);
+    CHECK_EQ(num_refused, 0);
+    CHECK_EQ(registered_below(enough, 1000, RDT_OK), 1000);
+    CHECK_EQ(registered_below(enough, 0, RDT_OK), 0);
+    CHECK_EQ(registered_below(5000, 3 * 4096 + 100, RDT_NO_MEMORY), 4096);
+    /* More than half a second may take is no failure of the device. */
+    CHECK(registered_below(UINT64_MAX, 1ull << 40, RDT_WAIT_TIMEOUT) >= 4u << 20, "too little");
+}
+
+static void expect_unregistered(const char *script, const char *device, rdt_status_t want,
+                                const char *why)
+{
+    rdt_ibv_api_t api = fake(script);
+    uint64_t registered = 1;
+
+    CHECK_EQ(rdt_ibv_test_register(&api, device, 1 << 20, &registered), want);
+    CHECK_EQ(registered, 0);
+    CHECK(strstr(rdt_last_error(), why) != NULL, "\"%s\" has no \"%s\"", rdt_last_error(), why);
+    CHECK_EQ(rdt_ibv_fake_live(), 0);
+}
+
+static struct ibv_mr *never_reg(struct ibv_pd *pd, void *addr, size_t length, int access)
+{
+    (void)pd, (void)addr, (void)length, (void)access;
+    num_refused++;
+    errno = EOPNOTSUPP;
+    return NULL;
+}
+
+static void what_cannot_be_registered_says_why(void)
+{
+    rdt_ibv_api_t api = fake("");
+    uint64_t registered;
+
+    expect_unregistered("", "fake9", RDT_BAD_ARG, "no RDMA device fake9");
+    expect_unregistered("open=EACCES", "fake1", RDT_IO_ERROR, "may this user open /dev/infiniband");
+    expect_unregistered("max_mr=0", "fake1", RDT_NO_MEMORY, "ibv_reg_mr with fake1: Cannot");
+    api.reg_mr = never_reg;
+    num_refused = 0;
+    CHECK_EQ(rdt_ibv_test_register(&api, "fake1", 1 << 20, &registered), RDT_NO_MEMORY);
+    CHECK(strstr(rdt_last_error(), "Operation not supported") != NULL, "%s", rdt_last_error());
+    CHECK_EQ(num_refused, 1); /* less memory would not help */
+    CHECK_EQ(rdt_ibv_fake_live(), 0);
+}
+
 int main(void)
 {
     ports_are_described();
@@ -218,5 +353,8 @@ int main(void)
     codes_become_numbers();
     gids_are_tested();
     what_is_not_there();
+    limits_are_told();
+    the_most_that_can_be_registered_is_found();
+    what_cannot_be_registered_says_why();
     return 0;
 }

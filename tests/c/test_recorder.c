@@ -71,14 +71,21 @@ static void says_what_was_posted_and_how_far_it_came(void)
                          .call = {.coll = RDT_ALL_GATHER, .count = 10, .timeout_ns = 99}};
     rdt_work_t uneven = {.comm = &comm,
                          .call = {.coll = RDT_ALL_TO_ALL, .in_counts = counts, .count = 2}};
-    rdt_record_t records[SIZE];
+    rdt_record_t records[SIZE], waiting;
     uint64_t before = rdt_now_ns();
 
+    CHECK(!rdt_recorder_waiting(&waiting), "nothing waits");
     rdt_record_created(&gather, before);
     rdt_record_created(&uneven, before + 1);
     rdt_record_seq_st(&gather, 41);
     rdt_record_started_st(&gather);
+    CHECK(rdt_recorder_waiting(&waiting), "the first one waits");
+    CHECK_EQ(waiting.id, gather.record);
+    CHECK_EQ(waiting.seq, 41);
+    CHECK_EQ(waiting.over_ns, 0);
     rdt_record_over_st(&gather, RDT_PEER_LOST);
+    CHECK(rdt_recorder_waiting(&waiting), "the second one waits");
+    CHECK_EQ(waiting.id, uneven.record);
     CHECK_EQ(rdt_recorder_read(records), 2);
     CHECK_EQ(records[0].id, gather.record);
     CHECK_EQ(records[0].comm, 7);
@@ -100,7 +107,7 @@ static void says_what_was_posted_and_how_far_it_came(void)
 
 static void a_full_ring_keeps_the_newest(void)
 {
-    rdt_record_t records[SIZE];
+    rdt_record_t records[SIZE], waiting;
     rdt_work_t old = numbered(&comms[0], 1);
     uint64_t last;
 
@@ -108,6 +115,7 @@ static void a_full_ring_keeps_the_newest(void)
     for (uint32_t n = 2; n < 3 * SIZE; n++)
         record(&comms[0], n);
     rdt_record_over_st(&old, RDT_CLOSED); /* its slot is another's by now */
+    CHECK(!rdt_recorder_waiting(&waiting), "what waited has been overwritten");
     CHECK_EQ(rdt_recorder_read(records), SIZE);
     last = records[SIZE - 1].id;
     for (uint32_t i = 0; i < SIZE; i++) {

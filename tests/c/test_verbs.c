@@ -529,6 +529,45 @@ static void data_goes_where_the_receiver_said(const char *rails)
     rdt_arena_free(to);
 }
 
+/* More than the transport keeps account of at a time; a store beyond what was exposed is the sender's mistake,
+ * and reaches nothing. */
+static void what_is_stored_comes_without_a_message(void)
+{
+    side_t sides[2] = {0};
+    uint8_t *from = rdt_arena_alloc(PLACE_BYTES), *to = rdt_arena_alloc(PLACE_BYTES);
+    static uint8_t heap[PLACE_BYTES];
+    uint64_t at, deadline = rdt_now_ns() + LIMIT_NS;
+    rdt_conn_t *conn;
+    rdt_msg_t msg;
+
+    memset(to, 0, PLACE_BYTES);
+    connect_with(sides, "fake0/1/1", "delay=3");
+    conn = sides[0].conn;
+    at = tell(sides, to);
+    for (uint8_t n = 1; n <= 100; n++) {
+        rdt_status_t st;
+
+        memset(from + n * 64, n, 64);
+        while ((st = conn->ops->store(conn, RDT_LANE_COLL, from, n * 64u + 64u, at)) == RDT_AGAIN) {
+            turn(sides);
+            CHECK(rdt_now_ns() < deadline, "store %u finds no room", n);
+        }
+        CHECK_EQ(st, RDT_OK);
+    }
+    while (conn->flushed[RDT_LANE_COLL] < conn->posted[RDT_LANE_COLL]) {
+        turn(sides);
+        CHECK(rdt_now_ns() < deadline, "the stores do not end");
+    }
+    CHECK(memcmp(from + 64, to + 64, 6400) == 0, "other bytes");
+    CHECK_EQ(sides[1].ops->peek(sides[1].conn, RDT_LANE_COLL, &msg), RDT_AGAIN);
+    CHECK_EQ(conn->ops->store(conn, RDT_LANE_COLL, heap, PLACE_BYTES, at), RDT_UNSUPPORTED);
+    CHECK_EQ(conn->staged_bytes, 0);
+    CHECK_EQ(conn->ops->store(conn, RDT_LANE_COLL, from, 8, UINT64_MAX / 2), RDT_PROTOCOL);
+    close_pair(sides);
+    rdt_arena_free(from);
+    rdt_arena_free(to);
+}
+
 /* After revoke the peer cannot change a byte, and it learns that this rank is gone. */
 static void what_is_revoked_stays_as_it_is(void)
 {
@@ -615,6 +654,7 @@ int main(void)
     keys_are_not_staged_data();
     data_goes_where_the_receiver_said("fake0/1/1");
     data_goes_where_the_receiver_said("fake0/1/1+fake1/1/1+fake3/1/3");
+    what_is_stored_comes_without_a_message();
     what_is_revoked_stays_as_it_is();
     an_extent_that_cannot_be_registered_is_staged();
     what_lies_beside_detached_pages_is_reached();

@@ -1,5 +1,7 @@
 """The corners of the arithmetic: order, rounding, wrapping, NaN, infinities and signed zeros."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from group import MATRIX, call
@@ -21,7 +23,6 @@ from oracle import (
 
 from rdmatrain.errors import CommError
 
-EACH_FLOAT = pytest.mark.parametrize("dtype", FLOATS)
 SPECIAL = (np.nan, np.inf, -np.inf, 0.0, -0.0, 1.5, -2.0, 60000.0)
 
 
@@ -57,16 +58,17 @@ def special_shares(dtype: str, world: int) -> list[np.ndarray]:
         return [from_floats(dtype, axis.ravel()) for axis in grid]
 
 
-@EACH_FLOAT
 @pytest.mark.parametrize("p", [3, 4, 5])
 @pytest.mark.parametrize("n", [100, 30000])
-def test_sums_are_made_in_the_order_of_the_ranks(group, p, n, dtype):
-    shares = order_sensitive(dtype, p, n)
-    want = reduced(dtype, "SUM", shares)
-    if dtype in ("float32", "float64"):  # the half types have room to spare in float32
-        assert np.any(want != reduced(dtype, "SUM", shares[::-1])), "the data cannot tell"
-    for rank, got in enumerate(all_reduce(group(p), dtype, "SUM", shares)):
-        assert_same_bits(got, want, f"rank {rank}")
+def test_sums_are_made_in_the_order_of_the_ranks(group, p, n):
+    joined = group(p)
+    for dtype in FLOATS:
+        shares = order_sensitive(dtype, p, n)
+        want = reduced(dtype, "SUM", shares)
+        if dtype in ("float32", "float64"):  # the half types have room to spare in float32
+            assert np.any(want != reduced(dtype, "SUM", shares[::-1])), "the data cannot tell"
+        for rank, got in enumerate(all_reduce(joined, dtype, "SUM", shares)):
+            assert_same_bits(got, want, f"{dtype}, rank {rank}")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -86,41 +88,43 @@ def test_half_types_are_rounded_once_at_the_end(group, dtype, op):
         assert_same_bits(got, want, f"rank {rank}")
 
 
-@EACH_FLOAT
-@pytest.mark.parametrize("op", REDOPS)
 @pytest.mark.parametrize("p", [2, 3])
-def test_nan_infinity_and_zeros_follow_ieee_and_all_ranks_hold_the_same_bits(group, p, op, dtype):
-    shares = special_shares(dtype, p)
-    want = reduced(dtype, op, shares)
-    got = all_reduce(group(p), dtype, op, shares)
-    for rank in range(p):
-        assert_same_numbers(dtype, got[rank], want, f"rank {rank}")
-        assert_same_bits(got[rank], got[0], f"rank {rank} and rank 0")
-    if op not in ("MIN", "MAX"):  # which of 0.0 and -0.0 is the smaller is left open
-        signs = np.signbit(widen(dtype, got[0])) != np.signbit(widen(dtype, want))
-        assert not np.any(signs & ~np.isnan(widen(dtype, want))), "the sign of a zero"
+def test_nan_infinity_and_zeros_follow_ieee_and_all_ranks_hold_the_same_bits(group, p):
+    joined = group(p)
+    for dtype, op in product(FLOATS, REDOPS):
+        shares = special_shares(dtype, p)
+        want = reduced(dtype, op, shares)
+        got = all_reduce(joined, dtype, op, shares)
+        for rank in range(p):
+            assert_same_numbers(dtype, got[rank], want, f"{op} of {dtype}, rank {rank}")
+            assert_same_bits(got[rank], got[0], f"{op} of {dtype}, rank {rank} and rank 0")
+        if op not in ("MIN", "MAX"):  # which of 0.0 and -0.0 is the smaller is left open
+            signs = np.signbit(widen(dtype, got[0])) != np.signbit(widen(dtype, want))
+            wrong = signs & ~np.isnan(widen(dtype, want))
+            assert not np.any(wrong), f"{op} of {dtype}: the sign of a zero"
 
 
-@EACH_FLOAT
-def test_a_nan_result_is_one_nan_whatever_the_payloads_were(group, dtype):
-    unsigned = f"u{numpy_dtype(dtype).itemsize}"
-    one = bits_of(from_floats(dtype, np.full(64, np.nan)))
-    sign = np.array(1, unsigned) << np.array(8 * one.itemsize - 1, unsigned)
-    payloads = np.arange(64, dtype=unsigned)
-    shares = [(one | payloads).view(numpy_dtype(dtype)), (one | sign).view(numpy_dtype(dtype))]
-    for op in REDOPS:
-        for got in all_reduce(group(2), dtype, op, shares):
-            assert np.unique(bits_of(got)).size == 1
+def test_a_nan_result_is_one_nan_whatever_the_payloads_were(group):
+    joined = group(2)
+    for dtype in FLOATS:
+        unsigned = f"u{numpy_dtype(dtype).itemsize}"
+        one = bits_of(from_floats(dtype, np.full(64, np.nan)))
+        sign = np.array(1, unsigned) << np.array(8 * one.itemsize - 1, unsigned)
+        payloads = np.arange(64, dtype=unsigned)
+        shares = [(one | payloads).view(numpy_dtype(dtype)), (one | sign).view(numpy_dtype(dtype))]
+        for op in REDOPS:
+            for got in all_reduce(joined, dtype, op, shares):
+                assert np.unique(bits_of(got)).size == 1, f"{op} of {dtype}"
 
 
-@EACH_FLOAT
-@pytest.mark.parametrize("op", REDOPS)
-def test_one_rank_keeps_its_own_bits_nan_payloads_included(group, op, dtype):
-    unsigned = f"u{numpy_dtype(dtype).itemsize}"
+def test_one_rank_keeps_its_own_bits_nan_payloads_included(group):
+    alone = group(1)
     bits = np.arange(1 << 16, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    share = bits.astype(unsigned).view(numpy_dtype(dtype))
-    (got,) = all_reduce(group(1), dtype, op, [share])
-    assert_same_bits(got, share, op)
+    for dtype, op in product(FLOATS, REDOPS):
+        unsigned = f"u{numpy_dtype(dtype).itemsize}"
+        share = bits.astype(unsigned).view(numpy_dtype(dtype))
+        (got,) = all_reduce(alone, dtype, op, [share])
+        assert_same_bits(got, share, f"{op} of {dtype}")
 
 
 @pytest.mark.parametrize("dtype", INTS)
@@ -158,23 +162,25 @@ def test_the_rounding_of_the_oracle_agrees_with_known_codes():
     assert narrow("bfloat16", wide).tolist() == list(cases.values())
 
 
-@pytest.mark.parametrize("dtype", INTS)
-@pytest.mark.parametrize("op", ["BAND", "BOR", "BXOR"])
 @pytest.mark.parametrize("n", [100, 30000])
-def test_integers_are_combined_bit_by_bit(group, n, op, dtype):
-    shares = inputs(dtype, 3, n)
-    for rank, got in enumerate(all_reduce(group(3), dtype, op, shares)):
-        assert_same_bits(got, reduced(dtype, op, shares), f"rank {rank}")
+def test_integers_are_combined_bit_by_bit(group, n):
+    joined = group(3)
+    for dtype, op in product(INTS, ("BAND", "BOR", "BXOR")):
+        shares = inputs(dtype, 3, n)
+        want = reduced(dtype, op, shares)
+        for rank, got in enumerate(all_reduce(joined, dtype, op, shares)):
+            assert_same_bits(got, want, f"{op} of {dtype}, rank {rank}")
 
 
-@EACH_FLOAT
 @pytest.mark.parametrize("p", [1, 2, 3])
 @pytest.mark.parametrize("n", [100, 30000])
-def test_premul_sum_multiplies_every_share_before_the_sum(group, p, n, dtype):
-    shares = inputs(dtype, p, n)
-    want = reduced(dtype, "PREMUL_SUM", shares, factor=0.3)
-    for rank, got in enumerate(all_reduce(group(p), dtype, "PREMUL_SUM", shares, factor=0.3)):
-        assert_same_bits(got, want, f"rank {rank}")
+def test_premul_sum_multiplies_every_share_before_the_sum(group, p, n):
+    joined = group(p)
+    for dtype in FLOATS:
+        shares = inputs(dtype, p, n)
+        want = reduced(dtype, "PREMUL_SUM", shares, factor=0.3)
+        for rank, got in enumerate(all_reduce(joined, dtype, "PREMUL_SUM", shares, factor=0.3)):
+            assert_same_bits(got, want, f"{dtype}, rank {rank}")
 
 
 def test_other_factors_are_an_error_that_names_both(group):
@@ -202,15 +208,15 @@ def test_bools_are_combined_as_truth_values(group, n):
             assert_same_bits(got, want, f"{op}, rank {rank}")
 
 
-@pytest.mark.parametrize("dtype", COMPLEX)
-@pytest.mark.parametrize("op", ["SUM", "AVG"])
 @pytest.mark.parametrize("n", [100, 30000])
-def test_complex_numbers_are_summed_by_their_parts(group, n, op, dtype):
-    real = {"complex64": "float32", "complex128": "float64"}[dtype]
-    shares = inputs(dtype, 3, n)
-    want = reduced(real, op, [share.view(real) for share in shares]).view(dtype)
-    for rank, got in enumerate(all_reduce(group(3), dtype, op, shares)):
-        assert_same_bits(got, want, f"rank {rank}")
+def test_complex_numbers_are_summed_by_their_parts(group, n):
+    joined = group(3)
+    for dtype, op in product(COMPLEX, ("SUM", "AVG")):
+        real = {"complex64": "float32", "complex128": "float64"}[dtype]
+        shares = inputs(dtype, 3, n)
+        want = reduced(real, op, [share.view(real) for share in shares]).view(dtype)
+        for rank, got in enumerate(all_reduce(joined, dtype, op, shares)):
+            assert_same_bits(got, want, f"{op} of {dtype}, rank {rank}")
 
 
 @pytest.mark.parametrize(

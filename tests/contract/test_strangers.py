@@ -1,5 +1,6 @@
 """Who is let in: attacks on the handshake by callers, through raw sockets."""
 
+import contextlib
 import os
 import socket
 import struct
@@ -150,7 +151,8 @@ JUNK = {
 def test_junk_is_dropped_at_once_and_unanswered(victims, junk):
     def attack():
         with wire_peer.dial(victims.wires[0]) as sock:
-            sock.sendall(junk)
+            with contextlib.suppress(ConnectionError):  # dropped before all of it was sent
+                sock.sendall(junk)
             began = time.monotonic()
             text = wire_peer.hear(sock, ANSWER_BYTES)
             assert time.monotonic() - began < 1.0

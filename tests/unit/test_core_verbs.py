@@ -1,5 +1,6 @@
 """libibverbs is opened when it is asked for, and its absence is an answer."""
 
+import contextlib
 import ctypes
 from pathlib import Path
 from unittest.mock import ANY
@@ -61,9 +62,40 @@ def test_bad_arguments_are_refused(args):
         _core.rdma_test_gid(*args)
 
 
+@needs_libibverbs
+def test_each_device_tells_its_limits_or_why_not():
+    limits = _core.rdma_limits()
+    assert sorted(each["device"] for each in limits) == devices_of_sysfs()
+    for each in limits:
+        told = [each[name] > 0 for name in ("max_qp", "max_cq", "max_cqe", "max_mr", "max_mr_size")]
+        assert all(told) if each["error"] == "" else not any(told)
+
+
+@needs_libibverbs
+def test_what_a_device_registers_is_bounded_by_what_is_wanted():
+    with pytest.raises(ValueError, match="there is no RDMA device nosuch0"):
+        _core.rdma_test_register("nosuch0", 4096)
+    for device in devices_of_sysfs():
+        with contextlib.suppress(CommError):  # of a device that is not for us
+            assert _core.rdma_test_register(device, 4096) == (4096, "")
+
+
+@pytest.mark.parametrize("args", [("a", -1), ("a", 2**64), ("a", "1"), (1, 1), ("a",)])
+def test_bad_numbers_of_bytes_are_refused(args):
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        _core.rdma_test_register(*args)
+
+
 @needs_none
 @pytest.mark.parametrize(
-    "ask", [_core.rdma_devices, _core.rdma_ports, lambda: _core.rdma_test_gid("mlx5_0", 1, 0)]
+    "ask",
+    [
+        _core.rdma_devices,
+        _core.rdma_ports,
+        _core.rdma_limits,
+        lambda: _core.rdma_test_gid("mlx5_0", 1, 0),
+        lambda: _core.rdma_test_register("mlx5_0", 4096),
+    ],
 )
 def test_without_libibverbs_the_error_names_it(ask):
     with pytest.raises(CommError, match="libibverbs") as caught:

@@ -41,6 +41,8 @@ RDT_API size_t rdt_recorder_size(void);
 /* Copies what the ring holds, oldest first; how many records that was. records has room for
  * rdt_recorder_size() of them. What is overwritten meanwhile is left out. */
 RDT_API size_t rdt_recorder_read(rdt_record_t *records);
+/* The oldest that is not over, of the last RDT_RECORDER_SIZE; false when all are. */
+RDT_API bool rdt_recorder_waiting(rdt_record_t *record);
 
 typedef struct rdt_recorder_events {
     uint32_t errors;  /* first errors of communicators, but for those that were closed or aborted */

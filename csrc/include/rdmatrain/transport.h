@@ -145,6 +145,12 @@ struct rdt_transport_ops {
     /* As send, but the data goes to at, of what the peer exposed; it is there when the message is. */
     rdt_status_t (*put)(rdt_conn_t *conn, rdt_lane_t lane, const void *hdr, const void *data,
                         uint32_t len, uint64_t at);
+    /* Optional (NULL), for conn->places: as put, without a message, so it takes no slot. The peer is told
+     * nothing: it finds the data in its memory, the last byte last, after all that was stored there
+     * before, and any number of times. Counts as posted and flushed on the lane.
+     * UNSUPPORTED: data is none that the transport can read where it lies. */
+    rdt_status_t (*store)(rdt_conn_t *conn, rdt_lane_t lane, const void *data, uint32_t len,
+                          uint64_t at);
     /* The oldest message of the lane, without consuming it: the same one until release.
      * OK, AGAIN (none yet), or the latched status once all that had arrived is consumed. */
     rdt_status_t (*peek)(rdt_conn_t *conn, rdt_lane_t lane, rdt_msg_t *msg_p);

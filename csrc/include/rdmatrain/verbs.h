@@ -41,6 +41,33 @@ RDT_API rdt_status_t rdt_verbs_ports(rdt_port_fn visit, void *arg);
  * there is no such device or port, NO_LIBRARY, IO_ERROR. Any thread. */
 RDT_API rdt_status_t rdt_verbs_test_gid(const char *device, uint32_t port, uint32_t index);
 
+/* What a device can have at most, of each; or, when error says why it does not tell, nothing. Texts are
+ * never NULL. */
+typedef struct rdt_limits {
+    const char *device, *error;
+    uint64_t max_mr_bytes; /* of one registration */
+    uint32_t max_mr, max_qp, max_cq, max_pd;
+    uint32_t max_cqe;   /* entries of a completion queue */
+    uint32_t max_qp_wr; /* work requests of a queue pair */
+    uint32_t max_sge;   /* pieces of a work request */
+    uint32_t max_pkeys; /* entries of a port's table */
+} rdt_limits_t;
+
+typedef void (*rdt_limits_fn)(void *arg, const rdt_limits_t *limits);
+
+/* Calls visit for each device, one that fails too; limits is valid during the call. NO_LIBRARY,
+ * IO_ERROR. Any thread. */
+RDT_API rdt_status_t rdt_verbs_limits(rdt_limits_fn visit, void *arg);
+
+/* How much memory this process can have registered with a device at once, up to nbytes. A limit counts
+ * each registration, and so a few MiB are registered again and again, which needs no memory and little
+ * time. OK when *registered_p is nbytes; NO_MEMORY, with the reason in rdt_last_error(), when no more
+ * than that could be, to a page; WAIT_TIMEOUT when half a second did not suffice, or nbytes is more
+ * than 8 GiB. BAD_ARG where there is no such device, NO_LIBRARY, IO_ERROR: nothing was found out. Any
+ * thread; what else it registers meanwhile counts. */
+RDT_API rdt_status_t rdt_verbs_test_register(const char *device, uint64_t nbytes,
+                                             uint64_t *registered_p);
+
 #ifdef __cplusplus
 }
 #endif
