@@ -24,6 +24,7 @@ __all__ = [
     "dump_flight_recorder",
     "empty",
     "get_stats",
+    "init_from_mpi",
     "install_allocator",
     "monitored_barrier",
     "register",
@@ -36,6 +37,30 @@ def register() -> None:
     from rdmatrain.autoload import register as register_backend  # noqa: PLC0415
 
     register_backend()
+
+
+def init_from_mpi(comm: Any, backend: str = "rdmatrain", **kwargs: Any) -> None:
+    """Form torch's default process group over the ranks of an MPI communicator.
+
+    No launcher, variable or endpoint is needed: rank 0 serves the store on a free port of one
+    address, loopback where all ranks are on one host, and MPI tells the others. Collective over
+    the communicator, which is not used any more when it returns. ``mpirun -n 2 python -m mpi4py
+    train.py`` ends all ranks when one fails.
+
+    Args:
+        comm: an intracommunicator of mpi4py; its ranks become the group's.
+        backend: as in ``torch.distributed.init_process_group``.
+        kwargs: likewise, such as ``timeout`` and ``device_id``.
+
+    Raises:
+        ImportError: mpi4py is not installed.
+        TypeError: comm is no intracommunicator.
+        BootstrapError: something failed, here or on another rank; all ranks raise it.
+
+    """
+    from rdmatrain.comm.mpi import init_from_mpi as init  # noqa: PLC0415
+
+    init(comm, backend, **kwargs)
 
 
 def transports(group: object = None) -> list[str]:

@@ -2,7 +2,7 @@
 
 import logging
 
-from rdmatrain.config import load_settings
+from rdmatrain.config import load_settings, watch_page
 
 logger = logging.getLogger(__name__)
 
@@ -10,8 +10,10 @@ logger = logging.getLogger(__name__)
 def register() -> None:
     """Make ``init_process_group("rdmatrain")`` known to torch; load nothing else until then.
 
-    With ``RDMATRAIN_ARENA=on`` the arena becomes torch's allocator, before the first tensor.
+    With ``RDMATRAIN_ARENA=on`` the arena becomes torch's allocator, before the first tensor. A
+    worker of ``rdmatrain run`` begins to tell its launcher that it is alive.
     """
+    _watch()
     try:
         from torch.distributed import Backend  # noqa: PLC0415
     except ImportError:  # a torch that was built without torch.distributed
@@ -30,6 +32,16 @@ def register() -> None:
             install_allocator()
     except Exception as error:  # wrong settings too: the backend will raise them
         logger.warning("the arena is not torch's allocator: %s", error)
+
+
+def _watch() -> None:
+    try:
+        if page := watch_page():
+            from rdmatrain.launcher.watch.beat import start  # noqa: PLC0415
+
+            start(page)
+    except Exception as error:  # it is the launcher that misses something, not the program
+        logger.warning("the launcher cannot see whether this process hangs: %s", error)
 
 
 def _create(options: object, pg_options: object) -> object:

@@ -11,13 +11,37 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from rdmatrain.errors import SettingError
+from rdmatrain.spelling import closest
 
 PREFIX = "RDMATRAIN_"
+SECRET = "RDMATRAIN_SECRET"
+SECRET_FILE = "RDMATRAIN_SECRET_FILE"
+# What the launcher tells its workers: no settings, and nothing to warn of.
+OF_LAUNCHER = (
+    "RDMATRAIN_LEADER",
+    "RDMATRAIN_WATCH",
+    "RDMATRAIN_JOB",
+)
+# What it reads itself: its secret, and options that are given as variables.
+OPTIONS_OF_LAUNCHER = (
+    SECRET,
+    SECRET_FILE,
+    "RDMATRAIN_GRACE",
+    "RDMATRAIN_HANG_TIMEOUT",
+    "RDMATRAIN_JOIN_TIMEOUT",
+    "RDMATRAIN_INSECURE",
+    "RDMATRAIN_TLS_DIR",
+    "RDMATRAIN_NO_BIND",
+    "RDMATRAIN_PREFLIGHT",
+)
+# What rdmatrain run asks for the doctor.
+NO_DOCTOR = "RDMATRAIN_NO_DOCTOR"
 TRANSPORTS = ("auto", "verbs", "shm", "tcp")
 REQUIRABLE = TRANSPORTS[1:]
 ARENA = ("on", "off")
 SIGNALS = ("USR1", "USR2")
 MAX_RECORDS = 1 << 20
+GRACE = PREFIX + "GRACE"
 LOG_LEVELS = ("error", "warning", "info", "debug")
 # What an address handle and a queue pair have room for.
 MAX_GID_INDEX = 255
@@ -26,6 +50,8 @@ MAX_SERVICE_LEVEL = 15
 MAX_PKEY_INDEX = 65535
 MTUS = ("256", "512", "1024", "2048", "4096")
 
+# What kubelet sets in every pod for each Service of its namespace, whatever its name.
+_SERVICE = re.compile(r"(.+)_(SERVICE_HOST|SERVICE_PORT|PORT)(_.+)?")
 _DEVICE = re.compile(r"(?P<device>[A-Za-z0-9_.-]+)(:(?P<port>[1-9][0-9]{0,2}))?", re.ASCII)
 
 
@@ -274,23 +300,46 @@ def unknown_settings(environ: Mapping[str, str] | None = None) -> list[UnknownSe
 
     """
     known = known_names()
-    unknown = [n for n in sorted(_source(environ)) if n.startswith(PREFIX) and n not in known]
-    if not unknown:
-        return []
-    import difflib  # noqa: PLC0415 - only a misspelt variable pays for it
+    settable = (*known, *OPTIONS_OF_LAUNCHER, NO_DOCTOR)
+    heard_of = {*settable, *OF_LAUNCHER}
+    names = [name.removeprefix(PREFIX) for name in settable]
+    return [
+        UnknownSetting(name, _with_prefix(closest(name.removeprefix(PREFIX), names)))
+        for name in own_variables(PREFIX, environ)
+        if name not in heard_of
+    ]
 
-    # Compared without the prefix, which would make every name look alike.
-    endings = [name.removeprefix(PREFIX) for name in known]
-    result = []
-    for name in unknown:
-        close = difflib.get_close_matches(name.removeprefix(PREFIX), endings, n=1)
-        result.append(UnknownSetting(name, PREFIX + close[0] if close else ""))
-    return result
+
+def own_variables(prefix: str, environ: Mapping[str, str] | None = None) -> list[str]:
+    """List the variables that begin so, in order of name, but those of a Service of Kubernetes.
+
+    Args:
+        prefix: what they begin with.
+        environ: read this instead of the process environment.
+
+    """
+    source = _source(environ)
+    names = [name for name in sorted(source) if name.startswith(prefix)]
+    hosts = [name for name in names if name.endswith("_SERVICE_HOST")]
+    services = tuple(name.removesuffix("SERVICE_HOST") for name in hosts)
+    return [name for name in names if not (_SERVICE.fullmatch(name) and name.startswith(services))]
 
 
 def known_names() -> tuple[str, ...]:
     """Names of the variables that :func:`load_settings` reads."""
     return tuple(_variable(name) for name in _FROM_ENVIRONMENT)
+
+
+def watch_page(environ: Mapping[str, str] | None = None) -> str:
+    """Return ``RDMATRAIN_WATCH``, the file in which this worker tells its launcher how it is.
+
+    Empty without a launcher.
+
+    Args:
+        environ: read this instead of the process environment.
+
+    """
+    return _source(environ).get("RDMATRAIN_WATCH", "")
 
 
 def rank_env(environ: Mapping[str, str] | None = None) -> RankEnv:
@@ -333,10 +382,34 @@ def recorder_folder(settings: Settings, environ: Mapping[str, str] | None = None
     if settings.recorder_dir:
         return settings.recorder_dir
     source = _source(environ)
-    cache = source.get("XDG_CACHE_HOME", "") or str(Path("~/.cache").expanduser())
     run_id = source.get("TORCHELASTIC_RUN_ID", "")
     job = source.get("MASTER_PORT", "") if run_id in {"", "none"} else run_id
-    return str(Path(cache) / "rdmatrain" / "flight-recorder" / (job.replace("/", "_") or "job"))
+    return str(cache_folder(source) / "flight-recorder" / (job.replace("/", "_") or "job"))
+
+
+def cache_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """Return rdmatrain's folder in the user's cache, which need not exist.
+
+    Args:
+        environ: read this instead of the process environment.
+
+    """
+    cache = _source(environ).get("XDG_CACHE_HOME", "")
+    return (Path(cache) if cache else Path("~/.cache").expanduser()) / "rdmatrain"
+
+
+def grace_s(environ: Mapping[str, str] | None = None) -> float | None:
+    """Return ``RDMATRAIN_GRACE``: seconds that the launcher leaves a worker after SIGTERM.
+
+    Args:
+        environ: read this instead of the process environment.
+
+    Returns:
+        None where no launcher said so, or it is no number.
+
+    """
+    text = _source(environ).get(GRACE, "")
+    return float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text, re.ASCII) else None
 
 
 def device_backend_autoload(environ: Mapping[str, str] | None = None) -> bool:
@@ -360,9 +433,30 @@ def color_allowed(environ: Mapping[str, str] | None = None) -> bool:
     return not source.get("NO_COLOR") and source.get("TERM") != "dumb"
 
 
+def doctor_allowed(environ: Mapping[str, str] | None = None) -> bool:
+    """Tell whether the doctor is asked after a job that failed: ``RDMATRAIN_NO_DOCTOR`` is unset.
+
+    Args:
+        environ: read this instead of the process environment.
+
+    """
+    return _source(environ).get(NO_DOCTOR, "").strip() in {"", "0"}
+
+
 def inherited_environment() -> dict[str, str]:
     """Return a copy of the process environment, for a child to be built from."""
     return dict(os.environ)
+
+
+def replace_environment(environment: Mapping[str, str]) -> None:
+    """Make this the process environment, for what is imported from now on and for children."""
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def set_default(name: str, value: str) -> None:
+    """Set a variable that children inherit, unless it is set."""
+    os.environ.setdefault(name, value)
 
 
 def _source(environ: Mapping[str, str] | None) -> Mapping[str, str]:
@@ -371,6 +465,10 @@ def _source(environ: Mapping[str, str] | None) -> Mapping[str, str]:
 
 def _variable(field_name: str) -> str:
     return PREFIX + field_name.upper()
+
+
+def _with_prefix(name: str) -> str:
+    return PREFIX + name if name else ""
 
 
 def _known_names_text() -> str:

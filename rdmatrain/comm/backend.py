@@ -20,7 +20,8 @@ from rdmatrain.comm import recorder
 from rdmatrain.comm.bootstrap import Place, Turn, connect, forming
 from rdmatrain.comm.pairs import facts_of
 from rdmatrain.comm.trace import Group
-from rdmatrain.config import load_settings, master_addr, unknown_settings
+from rdmatrain.config import inherited_environment, load_settings, master_addr, unknown_settings
+from rdmatrain.secret import load_secret
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,9 @@ def create_backend(options: Any, pg_options: Any) -> Any:
 
     """
     store = _store_of(options)
-    with forming(store, _place(options.group_rank, options.group_size, options.timeout)) as turn:
+    with forming(
+        store, _place(store, options.group_rank, options.group_size, options.timeout)
+    ) as turn:
         extension = load_extension()
         extension.set_factory(_create_derived)
         wanted = extension.Options() if pg_options is None else pg_options
@@ -84,7 +87,7 @@ def _store_of(options: Any) -> Any:
 def _create_derived(store: Any, rank: int, size: int, options: Any) -> Any:
     """Create the backend of a group that is made from another one; the adaptor calls it."""
     options.group_desc = "undefined"
-    with forming(store, _place(rank, size, options._timeout)) as turn:
+    with forming(store, _place(store, rank, size, options._timeout)) as turn:
         return _join(turn, store, options)
 
 
@@ -115,9 +118,17 @@ def _answer_with_trace(_request: Any, response: Any) -> None:
         response.set_content(content, "application/octet-stream")
 
 
-def _place(rank: int, world: int, timeout: timedelta) -> Place:
+def _place(store: Any, rank: int, world: int, timeout: timedelta) -> Place:
     seconds = min(timeout, MAX_CONNECT_TIMEOUT).total_seconds()
-    return Place(rank=rank, world=world, timeout=seconds, master_addr=master_addr())
+    address = master_addr() or _host_of(store)
+    return Place(rank=rank, world=world, timeout=seconds, master_addr=address)
+
+
+def _host_of(store: Any) -> str:
+    """Return the host that serves the store, for who was given a store and no MASTER_ADDR."""
+    while isinstance(store, dist.PrefixStore):
+        store = store.underlying_store
+    return store.host if isinstance(store, dist.TCPStore) else ""
 
 
 def _join(turn: Turn, store: Any, options: Any) -> Any:
@@ -127,7 +138,7 @@ def _join(turn: Turn, store: Any, options: Any) -> Any:
     for unknown in unknown_settings():
         logger.warning("%s", unknown)
     recorder.start(settings)
-    comm = connect(turn, settings)
+    comm = connect(turn, settings, load_secret(inherited_environment()))
     recorder.add_group(comm.number(), _group_of(turn.place.rank, options))
     _offer_traces()
     extension = load_extension()

@@ -6,7 +6,7 @@ it anew. So each forming is a turn, with keys of its own. Written, under the gro
 ===================  ==================================================================
 ``claim/RANK``       a counter: how many times somebody has come as RANK
 ``claim/RANK/TURN``  which process it was: two that both believe to be RANK are told apart
-``TURN/hello/RANK``  who the rank is: world size, host, version, settings; rank 0 adds the token
+``TURN/hello/RANK``  who the rank is: world size, host, version, settings, nonce and proof
 ``TURN/hello/all``   a list of these, which rank 0 writes when all are there and agree
 ``TURN/offer/RANK``  its RDMA ports, or why it has none; only where verbs may join ranks
 ``TURN/offer/all``   likewise
@@ -34,6 +34,7 @@ from typing import Any, Protocol
 
 from rdmatrain import __version__, _core
 from rdmatrain.comm import host, rdma
+from rdmatrain.comm.hello import Hello, compare, new_nonce, proof_of, token_of
 from rdmatrain.comm.pairs import Member, Offer, Pair, choose_pair, describe, needs_offers
 from rdmatrain.comm.tuning import parse_tuning, tuning_text
 from rdmatrain.config import Settings, rank_env
@@ -59,22 +60,6 @@ class Store(Protocol):
     def get(self, key: str, /) -> bytes: ...  # noqa: D102
     def add(self, key: str, amount: int, /) -> int: ...  # noqa: D102
     def check(self, keys: list[str], /) -> bool: ...  # noqa: D102
-
-
-@dataclass(frozen=True)
-class Hello:
-    """What a rank says of itself before it listens anywhere."""
-
-    rank: int
-    world: int
-    version: str
-    host_id: str
-    label: str
-    transport: str
-    tuning: str
-    cpus: str  # that the process may run on: a mask in hexadecimal
-    token: str = ""
-    require: str = ""
 
 
 @dataclass(frozen=True)
@@ -204,8 +189,13 @@ def forming(store: Store, place: Place) -> Iterator[Turn]:
         raise
 
 
-def connect(turn: Turn, settings: Settings) -> _core.Comm:
+def connect(turn: Turn, settings: Settings, secret: bytes = b"") -> _core.Comm:
     """Form the group: every rank calls it with its own place.
+
+    Args:
+        turn: this rank's.
+        settings: this rank's.
+        secret: the job's, equal on all ranks; empty if it has none.
 
     Returns:
         A connected communicator.
@@ -216,7 +206,8 @@ def connect(turn: Turn, settings: Settings) -> _core.Comm:
     """
     place = turn.place
     try:
-        comm = _listen_and_connect(turn, settings, _exchange_hellos(turn, settings))
+        hellos = _exchange_hellos(turn, settings, secret)
+        comm = _listen_and_connect(turn, settings, hellos, token_of(secret, hellos[0].nonce))
         turn.check_fault()
     except (CommError, ValueError, MemoryError) as error:
         turn.check_fault()  # a peer that gave up knows more than whoever waited for it
@@ -270,8 +261,8 @@ def _store_errors(place: Place) -> Iterator[None]:
         ) from error
 
 
-def _exchange_hellos(turn: Turn, settings: Settings) -> list[Hello]:
-    place = turn.place
+def _exchange_hellos(turn: Turn, settings: Settings, secret: bytes) -> list[Hello]:
+    place, nonce = turn.place, new_nonce()
     mine = Hello(
         rank=place.rank,
         world=place.world,
@@ -281,40 +272,27 @@ def _exchange_hellos(turn: Turn, settings: Settings) -> list[Hello]:
         transport=settings.transport,
         tuning=tuning_text(parse_tuning(settings.tuning)),
         cpus=f"{host.cpu_mask():x}",
-        token=secrets.token_hex(16) if place.rank == 0 else "",
+        nonce=nonce,
+        proof=proof_of(secret, place.rank, nonce),
         require=settings.require,
     )
     # Another version may say other things, so it is compared before they are read.
     hellos = turn.gather(
-        "hello", asdict(mine), lambda other: _compare(asdict(mine), other, settings)
+        "hello", asdict(mine), lambda other: compare(asdict(mine), other, settings, secret)
     )
     return [Hello(**hello) for hello in hellos]
 
 
-def _compare(mine: dict[str, Any], other: dict[str, Any], settings: Settings) -> None:
-    for field, what in (
-        ("version", "the rdmatrain version"),
-        ("world", "the world size"),
-        ("transport", settings.name_of("transport")),
-        ("require", settings.name_of("require")),
-        ("tuning", settings.name_of("tuning")),
-    ):
-        ours, theirs = mine[field], other.get(field)
-        if ours != theirs:
-            raise BootstrapError(
-                f"ranks disagree about {what}: rank {mine['rank']} ({mine['label']}) has "
-                f"{ours or 'none'}, rank {other['rank']} ({other['label']}) has {theirs or 'none'}"
-            )
-
-
-def _listen_and_connect(turn: Turn, settings: Settings, hellos: Sequence[Hello]) -> _core.Comm:
+def _listen_and_connect(
+    turn: Turn, settings: Settings, hellos: Sequence[Hello], token: bytes
+) -> _core.Comm:
     place = turn.place
     _choose_pairs(turn, settings, hellos)
     neighbours = _neighbours(place, hellos)
     comm = _core.Comm(
         place.rank,
         place.world,
-        bytes.fromhex(hellos[0].token),
+        token,
         spin_ns=0 if _is_crowded(neighbours) else SPIN_NS,
         tuning=parse_tuning(settings.tuning),
         hosts=_host_numbers(hellos),

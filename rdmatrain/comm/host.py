@@ -95,6 +95,14 @@ def listen_address(wanted: str, master_addr: str, *, one_host: bool) -> str:
     return address
 
 
+def route_from(name: str) -> str:
+    """Return the address that the way to a host leaves from; empty if the name leads nowhere."""
+    try:
+        return _source_address(_resolve(name, "host"), name)
+    except BootstrapError:
+        return ""
+
+
 def _resolve(name: str, variable: str) -> str:
     try:
         return str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0])

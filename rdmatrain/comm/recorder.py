@@ -114,6 +114,15 @@ def add_group(number: int, group: Group) -> None:
         _groups[number] = group
 
 
+def waiting() -> tuple[Record, Group | None] | None:
+    """Return the oldest operation that is not over, and its group if that is known."""
+    row = _core.recorder_waiting()
+    if row is None:
+        return None
+    record = Record(*row)
+    return record, _groups.get(record.comm)
+
+
 def trace(reason: str) -> dict[str, Any]:
     """Return what the recorder holds, as torch's analyser wants it unpickled.
 

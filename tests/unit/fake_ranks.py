@@ -31,6 +31,9 @@ class FakeRanks(Ranks):
         self._fake.barrier.wait()
         return told
 
+    def any_of(self, *flags: bool) -> list[bool]:
+        return [any(told) for told in zip(*self.share(flags), strict=True)]
+
 
 def on_ranks(size: int, call: Callable[[FakeRanks], Any]) -> list[Any]:
     """Call with each rank at once, to be passed as a group; return what each returned or raised."""

@@ -6,14 +6,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from rdmatrain import _core
 from rdmatrain.comm import bootstrap, host
-from rdmatrain.comm.bootstrap import Hello, Place, connect, forming
+from rdmatrain.comm.bootstrap import Place, connect, forming
+from rdmatrain.comm.hello import Hello, compare, proof_of
 from rdmatrain.comm.tuning import tuning_text
 from rdmatrain.config import Settings
 from rdmatrain.errors import BootstrapError, SettingError
@@ -66,6 +67,7 @@ class Rank:
     place: Place
     settings: Settings = DEFAULTS
     host_id: str = "one host"
+    secret: bytes = b""
     comm: _core.Comm | None = None
     error: Exception | None = None
     took_s: float = 0.0
@@ -74,7 +76,7 @@ class Rank:
         began = time.monotonic()
         try:
             with forming(store, self.place) as turn:
-                self.comm = connect(turn, self.settings)
+                self.comm = connect(turn, self.settings, self.secret)
         except Exception as error:
             self.error = error
         self.took_s = time.monotonic() - began
@@ -227,6 +229,64 @@ def test_transports_that_disagree_are_both_named(form: Callable[..., list[Rank]]
     for rank in form(MemoryStore(), *ranks):
         assert "RDMATRAIN_TRANSPORT" in str(rank.error)
         assert "has tcp" in str(rank.error) and "has auto" in str(rank.error)
+
+
+SECRETS = [b"one secret of 16 bytes", b"and another of 16 bytes"]
+
+
+def test_a_group_with_a_secret_forms_and_its_token_is_not_in_the_store(
+    form: Callable[..., list[Rank]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = []
+    real = _core.Comm
+
+    def comm(rank: int, world: int, token: bytes, **kwargs: object) -> _core.Comm:
+        tokens.append(token)
+        return real(rank, world, token, **kwargs)
+
+    monkeypatch.setattr(_core, "Comm", comm)
+    store = MemoryStore()
+    settings = Settings(transport="tcp")
+    ranks = form(store, *(Rank(p, settings, secret=SECRETS[0]) for p in places(3)))
+    assert [rank.error for rank in ranks] == [None] * 3
+    assert sum_of(ranks) == [bytearray([7])] * 3
+    assert len(tokens) == 3
+    assert len(set(tokens)) == 1
+    assert len(tokens[0]) == 16
+    for value in store.data.values():
+        assert tokens[0].hex().encode() not in value
+        assert SECRETS[0] not in value
+
+
+@pytest.mark.parametrize("odd", [0, 1, 2])
+def test_a_rank_with_another_secret_is_named_and_nobody_hangs(
+    form: Callable[..., list[Rank]], odd: int
+) -> None:
+    ranks = [Rank(p, secret=SECRETS[p.rank == odd]) for p in places(3)]
+    for rank in form(MemoryStore(), *ranks):
+        assert "have different secrets" in str(rank.error)
+        assert f"rank {odd} (" in str(rank.error)
+        assert "RDMATRAIN_SECRET_FILE" in str(rank.error)
+        assert not any(secret.decode() in str(rank.error) for secret in SECRETS)
+        assert rank.took_s < 5
+
+
+@pytest.mark.parametrize("odd", [0, 1])
+def test_a_rank_without_the_secret_is_named(form: Callable[..., list[Rank]], odd: int) -> None:
+    ranks = [Rank(p, secret=b"" if p.rank == odd else SECRETS[0]) for p in places(2)]
+    for rank in form(MemoryStore(), *ranks):
+        assert f"rank {1 - odd} (" in str(rank.error).partition(" has the job's secret and ")[0]
+        assert f"rank {odd} (" in str(rank.error).partition(" has the job's secret and ")[2]
+        assert rank.took_s < 5
+
+
+def test_a_hello_cannot_be_said_again_by_another_rank() -> None:
+    hello = Hello(0, 2, "v", "h", "l", "auto", "", "1", "00" * 16)
+    mine = asdict(replace(hello, proof=proof_of(SECRETS[0], 0, hello.nonce)))
+    theirs = mine | {"rank": 1}
+    compare(mine, mine, DEFAULTS, SECRETS[0])
+    with pytest.raises(BootstrapError, match="different secrets"):
+        compare(mine, theirs, DEFAULTS, SECRETS[0])
 
 
 def test_versions_that_disagree_are_both_named(

@@ -147,6 +147,15 @@ def test_known_settings_are_not_listed_as_unknown() -> None:
     assert config.unknown_settings(dict.fromkeys(config.known_names(), "x")) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("25", 25.0), ("2.5", 2.5), ("", None), ("-1", None), ("nan", None)]
+)
+def test_the_grace_period_is_what_the_launcher_says(text: str, seconds: float | None) -> None:
+    assert config.grace_s({"RDMATRAIN_GRACE": text}) == seconds
+    assert config.grace_s({}) is None
+    assert config.unknown_settings({"RDMATRAIN_GRACE": text}) == []
+
+
 def test_rank_env_reads_the_launchers_variables() -> None:
     environ = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
     who = config.rank_env(environ)
