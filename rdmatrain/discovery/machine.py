@@ -10,6 +10,8 @@ from rdmatrain.discovery.pci import parse_cpus
 from rdmatrain.discovery.source import Source
 from rdmatrain.discovery.sysfs import attribute
 
+# Of a process, in its status: the CPUs that it may run on.
+ALLOWED = "Cpus_allowed_list"
 NODES = "/sys/devices/system/node"
 DMI = "/sys/class/dmi/id"
 # A parameter of ib_core, also while it runs: whether all see all RDMA devices.
@@ -33,7 +35,7 @@ def read_machine(source: Source, origin: str = "this machine") -> Machine:
         nics=tuple(nics),
         netdevs=tuple(read_netdevs(source, nics)),
         nodes=tuple(_read_nodes(source)),
-        cpus=parse_cpus(_line(source, "/proc/self/status", "Cpus_allowed_list")),
+        cpus=parse_cpus(line_of(source, "/proc/self/status", ALLOWED)),
         product=_read_product(source),
         virtual=_is_virtual(source),
         namespaces=_MODES.get(attribute(source, NAMESPACES), ""),
@@ -58,11 +60,11 @@ def _read_product(source: Source) -> str:
 
 def _is_virtual(source: Source) -> bool | None:
     """Say whether the CPU runs under a hypervisor: x86 tells by a flag, others do not."""
-    flags = _line(source, "/proc/cpuinfo", "flags")
+    flags = line_of(source, "/proc/cpuinfo", "flags")
     return "hypervisor" in flags.split() if flags else None
 
 
-def _line(source: Source, path: str, key: str) -> str:
+def line_of(source: Source, path: str, key: str) -> str:
     """Return the value of the first line with a key in a file of procfs; empty if there is none."""
     match = re.search(rf"^{key}[\t ]*:(.*)$", source.text(path) or "", re.MULTILINE)
     return match[1].strip() if match else ""

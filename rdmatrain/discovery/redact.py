@@ -20,6 +20,7 @@ _KNOWN = re.compile(
     r"|((GROUP|LOCAL|ROLE)_)?RANK|(GROUP|LOCAL|ROLE)_WORLD_SIZE|MASTER_(ADDR|PORT)"
     r"|(AMD|HIP|ROCR)_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL|JOB_COMPLETION_INDEX|K_MPI_JOB_ROLE"
     r"|(VC|VK)_TASK_INDEX|VC_.*_(HOSTS|NUM)|SLINKY_TOPOLOGY|KUBEFLOW_TRAINER_SERVER_URL"
+    r"|(GLOO|TP)_SOCKET_IFNAME"
     r"|.*(?i:NETWORKS?_STATUS)"
 )
 # What names of secrets have in them. A partition key (PKEY) is none.
@@ -88,6 +89,9 @@ _HOSTFILE = re.compile(r"(?:_default_hostfile|HYDRA_HOST_FILE)=\s*(/[^\0]*[^\0\s
 _HOSTFILE_HERE = "/etc/mpi/hostfile"
 # Links elsewhere are on the way to such a list.
 _SYSTEM = re.compile(r"/(sys|proc|dev|etc|run|var|pod-?info)(/|$)")
+_OF_MACHINES = re.compile(rf"{_SYSTEM.pattern}|/(usr|lib|lib64)(/|$)|/tmp/?$")
+# Probes whose answers name devices, and no hosts.
+_OF_DEVICES = {"verbs", "nvml"}
 _NAMESPACES = re.compile(r"(?:^|,)\s*([^/@\s,\"\\\[{]+)/")
 _ENVIRON = re.compile(r"/proc/[^/]+/environ")
 _TABLE = re.compile(r".*/net/(route|if_inet6|ipv6_route)")
@@ -233,13 +237,35 @@ def rename(saved: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
     """
     files: dict[str, str] = saved["files"]
-    addresses, names = Addresses(), Names(_naming(files), _roles(files))
+    addresses = Addresses()
+    names = Names([*_naming(files), *_named_in_probes(saved["probes"])], _roles(files))
+
+    def change(text: str) -> str:
+        return names.in_text(_PATH.sub(_elsewhere, addresses.in_text(text)))
+
     renamed = {path: _renamed(path, text, addresses, names) for path, text in sorted(files.items())}
-    probes = _in_json(saved["probes"], addresses.in_text)
+    probes = {
+        name: answer  # four numbers with dots are a version here
+        if name == "versions"
+        else _in_json(answer, addresses.in_text if name in _OF_DEVICES else change)
+        for name, answer in saved["probes"].items()
+    }
     done = {"addresses": len(addresses), "names": len(names)}
     return saved | {"files": renamed, "probes": probes}, [
         f"{count} {what} were replaced" for what, count in done.items() if count
     ]
+
+
+def _named_in_probes(probes: dict[str, Any]) -> Iterator[str]:
+    """Yield the hosts that a user named where the doctor asked for what a job needs."""
+    needs = probes.get("needs")
+    if isinstance(needs, dict):
+        yield str(needs.get("leader", "")).rpartition(":")[0]
+
+
+def _elsewhere(match: re.Match[str]) -> str:
+    """Replace a folder of a user; those that all machines have stay."""
+    return match[0] if _OF_MACHINES.match(match[0]) else "/path"
 
 
 def _without_secret(match: re.Match[str]) -> str:

@@ -1,14 +1,14 @@
 """All that can be found out about a machine and a pod, put together."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rdmatrain.discovery.allocation import reconcile
 from rdmatrain.discovery.bindings import bind
 from rdmatrain.discovery.claims.variables import OWN
 from rdmatrain.discovery.environment import Environment, variables
 from rdmatrain.discovery.environment_check import check
-from rdmatrain.discovery.interfaces import control_interface
+from rdmatrain.discovery.interfaces import Interface, control_interface
 from rdmatrain.discovery.machine import read_machine
 from rdmatrain.discovery.model import Complaint, Machine
 from rdmatrain.discovery.nccl_topo import merges_vfs, topology_xml
@@ -32,6 +32,7 @@ class Survey:
         bindings: what each local rank gets; none without a pod.
         environment: the variables of the local ranks; None without a pod.
         identity: who this process is, by its orchestrator; None without a pod.
+        interface: that other pods reach this one by; None without a pod.
         complaints: of all of them, in the order of the attributes.
 
     """
@@ -43,6 +44,7 @@ class Survey:
     bindings: tuple[Binding, ...] = ()
     environment: Environment | None = None
     identity: Identity | None = None
+    interface: Interface | None = None
     complaints: tuple[Complaint, ...] = ()
 
 
@@ -70,6 +72,7 @@ def survey(source: Source, origin: str = "this machine") -> Survey:
         bindings=bindings,
         environment=variables(machine, allocation, bindings, user, interface),
         identity=identity,
+        interface=interface,
         complaints=_all(
             machine.complaints,
             pod.complaints,
@@ -79,6 +82,22 @@ def survey(source: Source, origin: str = "this machine") -> Survey:
             identity.complaints,
         ),
     )
+
+
+def reseat(found: Survey, local_ranks: int) -> Survey:
+    """Return what was found with another number of local ranks, as a launcher's option says.
+
+    Args:
+        found: of a pod.
+        local_ranks: how many processes will run here.
+
+    """
+    if found.pod is None or found.interface is None or len(found.bindings) == local_ranks:
+        return found
+    bindings = bind(found.machine, found.allocation, found.pairs, local_ranks)
+    user = _own_variables(found.pod)
+    chosen = variables(found.machine, found.allocation, bindings, user, found.interface)
+    return replace(found, bindings=bindings, environment=chosen)
 
 
 def survey_machine(machine: Machine) -> Survey:

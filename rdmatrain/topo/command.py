@@ -74,15 +74,15 @@ def show_topology(options: TopoOptions, write: Callable[[str], None]) -> None:
     _check(options)
     found, snapshot = _look(options)
     if options.dump:
-        _save("--dump", options.dump, snapshot, write)
+        save("--dump", options.dump, snapshot, write)
     if options.svg:
         from rdmatrain.topo.svg import topology_svg  # noqa: PLC0415
 
-        _save("--svg", options.svg, topology_svg(found), write)
+        save("--svg", options.svg, topology_svg(found), write)
     if options.nccl_topo:
         from rdmatrain.discovery.survey import nccl_topology  # noqa: PLC0415
 
-        _save("--nccl-topo", options.nccl_topo, nccl_topology(found), write)
+        save("--nccl-topo", options.nccl_topo, nccl_topology(found), write)
     if options.json:
         from rdmatrain.topo.document import topology_document  # noqa: PLC0415
 
@@ -155,7 +155,19 @@ def _look(options: TopoOptions) -> "tuple[Survey, str]":
     return found, dump(recorder, options.redact)
 
 
-def _save(option: str, path: str, text: str, write: Callable[[str], None]) -> None:
+def save(option: str, path: str, text: str, write: Callable[[str], None]) -> None:
+    """Write a text into a file, or where answers go.
+
+    Args:
+        option: that asked for it.
+        path: of the file; ``-`` for where answers go.
+        text: to write.
+        write: writes an answer.
+
+    Raises:
+        SettingError: the file cannot be written.
+
+    """
     if path == STDOUT:
         write(text.removesuffix("\n"))
         return

@@ -29,7 +29,7 @@ def open_input(files: Sequence[str], root: str) -> Source | Machine:
         raise SettingError("-F and --root exclude each other: a file has all its facts in it")
     if not files:
         return _tree(root)
-    texts = [(_name(file), _read(file)) for file in files]
+    texts = [(_name(file), read_text(file)) for file in files]
     snapshots = [(name, text) for name, text in texts if _is_snapshot(text)]
     if snapshots:
         return _replay(*snapshots[0], alone=len(texts) == 1)
@@ -69,7 +69,13 @@ def _name(file: str) -> str:
     return "standard input" if file == STDIN else file
 
 
-def _read(file: str) -> str:
+def read_text(file: str) -> str:
+    """Return what is in a file, or in standard input for ``-``.
+
+    Raises:
+        SettingError: it cannot be read, or is too large.
+
+    """
     try:
         if file != STDIN:
             with Path(file).open("rb") as opened:
