@@ -1,0 +1,112 @@
+"""``rdmatrain bench scale``: how cost grows with the number of ranks."""
+
+import shlex
+import sys
+from typing import Any
+
+import click
+
+from rdmatrain.bench.sizes import parse_size
+from rdmatrain.errors import SettingError
+
+
+class WrongOption(click.ClickException):
+    """A wrong option, as one line on stderr."""
+
+    exit_code = 2
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    words = text.split(",")
+    if not all(word.strip().isdecimal() for word in words):
+        raise SettingError(f"{option}: {text} is no list of numbers with commas between them")
+    return tuple(sorted({int(word) for word in words}))
+
+
+def _words(text: str, option: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    words = text.split(",")
+    for word in words:
+        if word not in known:
+            raise SettingError(f"{option}: {word} is none of {', '.join(known)}")
+    return tuple(dict.fromkeys(words))
+
+
+@click.command()
+@click.option("--measure", is_flag=True, help="all_reduce and barrier here, many ranks to a CPU.")
+@click.option("--setup", is_flag=True, help="How long a group takes to form, and to meet.")
+@click.option("--simulate", is_flag=True, help="Our plans on large fabrics; needs SimGrid.")
+@click.option("--validate", is_flag=True, help="Predictions beside namespaces; needs root too.")
+@click.option("--ranks", default="2,4,8,16,32,64", show_default=True, help="Of --measure.")
+@click.option("--setup-ranks", default="2,8,32,128,256", show_default=True, help="Of --setup.")
+@click.option("--kinds", default="lazy,hash", show_default=True, help="Of --setup: how they meet.")
+@click.option("--gpus", default="8,64,256,1024,4096,16384", show_default=True, help="Simulated.")
+@click.option("--fabric", default="fat-tree,rail", show_default=True, help="Simulated.")
+@click.option(
+    "--bytes", "sizes", default="64,64M", show_default=True, help="Measured and simulated sizes."
+)
+@click.option(
+    "--gbps",
+    type=float,
+    default=392.0,
+    show_default=True,
+    help="What a NIC of 400 Gbit/s carries: ib_write_bw's in NCCL's issue 2409.",
+)
+@click.option(
+    "--latency-us",
+    type=click.FloatRange(0),
+    default=2.5,
+    show_default=True,
+    help="Of an exchange, without switches: a tenth of tcp's net_latency in our tuning table.",
+)
+@click.option(
+    "--message-us",
+    type=click.FloatRange(0),
+    default=0.4,
+    show_default=True,
+    help="Of each message that a rank sends: a tenth of tcp's net_message.",
+)
+@click.option(
+    "--hop-us",
+    type=click.FloatRange(0),
+    default=0.3,
+    show_default=True,
+    help="Of each switch and its cable.",
+)
+@click.option("--json", default="", metavar="FILE", help="Append JSON lines.")
+@click.option("--png", default="", metavar="FILE", help="Draw the simulation.")
+@click.option("--svg", default="", metavar="FILE", help="Draw the simulation.")
+@click.pass_context
+def command(ctx: click.Context, /, **given: Any) -> None:
+    """Show how cost grows with the ranks: measured here, and simulated to 16,384 GPUs.
+
+    Without one of the first four options it does all four.
+    """
+    from rdmatrain.bench.scale import command as scale  # noqa: PLC0415 - --help stays fast
+    from rdmatrain.bench.scale.setup import KINDS  # noqa: PLC0415
+    from rdmatrain.bench.scale.simulate import FABRICS, Network, Plan  # noqa: PLC0415
+
+    try:
+        options = scale.ScaleOptions(
+            parts=tuple(part for part in scale.PARTS if given[part]) or scale.PARTS,
+            ranks=_numbers(given["ranks"], "--ranks"),
+            setup_ranks=_numbers(given["setup_ranks"], "--setup-ranks"),
+            kinds=_words(given["kinds"], "--kinds", KINDS),
+            plan=Plan(
+                fabrics=_words(given["fabric"], "--fabric", FABRICS),
+                gpus=_numbers(given["gpus"], "--gpus"),
+                sizes=tuple(parse_size(word, "--bytes") for word in given["sizes"].split(",")),
+            ),
+            network=Network(
+                given["gbps"],
+                given["latency_us"] / 1e6,
+                given["message_us"] / 1e6,
+                given["hop_us"] / 1e6,
+            ),
+            json=given["json"],
+            drawings=tuple(filter(None, (given["png"], given["svg"]))),
+        )
+        line = shlex.join(["rdmatrain", *sys.argv[1:]])
+        code = scale.run_scale(options, line, click.echo)
+    except SettingError as error:
+        raise WrongOption(str(error)) from error
+    ctx.exit(code)

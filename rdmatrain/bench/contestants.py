@@ -1,0 +1,239 @@
+"""Which contestants there are, whether they are installed, and what starts their ranks."""
+
+import importlib.util
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from rdmatrain.bench import mpi
+from rdmatrain.bench.model import OPS, Case, Entry, Failure
+from rdmatrain.bench.orders import SOCKET_VARIABLE
+from rdmatrain.bench.running import Running
+from rdmatrain.errors import SettingError
+from rdmatrain.spelling import closest
+
+# An argument list, and the variables to add to this process's.
+Command = tuple[list[str], dict[str, str]]
+
+RDMATRAIN = "rdmatrain"
+PEERS = ("gloo", "nccl", *mpi.PEERS, "perftest")
+ONE_SIDED = frozenset({"write"})
+# Over verbs these are perftest's calls, so they are the core's, without torch.
+OF_CORE = ONE_SIDED | {"pingpong"}
+OF_TORCH = frozenset(OPS) - ONE_SIDED
+RDMA_DEVICES = Path("/sys/class/infiniband")
+
+
+@dataclass(frozen=True)
+class Start:
+    """How the ranks of a contestant are started.
+
+    Attributes:
+        entry: who; two that share one have different ``ops``.
+        ops: names of the operations that it has.
+
+    """
+
+    entry: Entry
+    ops: frozenset[str]
+
+    def why_not(self, case: Case) -> str:
+        """Return why it has no such case; "" where it has."""
+        return "" if case.op in self.ops else f"{self.entry.backend} has no {case.op}"
+
+    def commands(self, ranks: int, socket_path: str) -> list[Command]:
+        """Return the processes to start; those that are ranks answer orders at the socket."""
+        return []
+
+    def open(self, ranks: int, folder: Path) -> Running:
+        """Start the ranks.
+
+        Args:
+            ranks: how many.
+            folder: for its socket and what it writes; empty.
+
+        Raises:
+            ContestantError: they did not start.
+
+        """
+        from rdmatrain.bench.job import JobOfRanks  # noqa: PLC0415 - it is given a Start
+
+        return JobOfRanks(self, ranks, folder)
+
+
+class TorchRanks(Start):
+    """Ranks of torch.distributed: processes that find each other through its store."""
+
+    module = "rdmatrain.bench.rank"
+
+    def why_not(self, case: Case) -> str:
+        """Add what torch has only in one place, and what Gloo cannot divide."""
+        place = OPS[case.op].in_place
+        if place != "both" and case.in_place != (place == "in"):
+            how = "in place" if place == "in" else "out of place"
+            return f"torch.distributed has {case.op} only {how}"
+        if self.entry.backend == "gloo" and case.redop == "AVG" and "int" in case.dtype:
+            return f"Gloo has no AVG of {case.dtype}"
+        return super().why_not(case)
+
+    def commands(self, ranks: int, socket_path: str) -> list[Command]:
+        """Return one process a rank."""
+        argv = [sys.executable, "-m", self.module, self.entry.backend]
+        common = {
+            "WORLD_SIZE": str(ranks),
+            "LOCAL_WORLD_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(_free_port()),
+            "OMP_NUM_THREADS": "1",
+            # The old names of some collectives warn in torch 2.13.
+            "PYTHONWARNINGS": "ignore::FutureWarning",
+            SOCKET_VARIABLE: socket_path,
+            **self._settings(),
+        }
+        return [
+            (list(argv), {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(ranks)
+        ]
+
+    def _settings(self) -> dict[str, str]:
+        if self.entry.backend != RDMATRAIN:
+            return {}
+        asked = self.entry.asked
+        chosen = {} if asked in ("", "auto") else {"RDMATRAIN_TRANSPORT": asked}
+        return {"RDMATRAIN_ARENA": "on", **chosen}
+
+
+class CoreRanks(TorchRanks):
+    """Ranks of the C core, without torch."""
+
+    module = "rdmatrain.bench.core_rank"
+
+    def why_not(self, case: Case) -> str:
+        """Leave out what is true of torch only."""
+        return Start.why_not(self, case)
+
+
+class MpiRanks(Start):
+    """Ranks that mpirun starts."""
+
+    def why_not(self, case: Case) -> str:
+        """Ask MPI."""
+        return mpi.why_not(case)
+
+    def commands(self, ranks: int, socket_path: str) -> list[Command]:
+        """Return one mpirun."""
+        argv, env = mpi.command(self.entry.backend, ranks)
+        return [(argv, {**env, SOCKET_VARIABLE: socket_path})]
+
+
+class Perftest(Start):
+    """``ib_write_bw`` and ``ib_write_lat``: programs that are run anew for each case."""
+
+    def open(self, ranks: int, folder: Path) -> Running:
+        """Return what runs them."""
+        from rdmatrain.bench.perftest import PerftestWire  # noqa: PLC0415 - seldom there
+
+        return PerftestWire(self, ranks, folder)
+
+
+def find(names: Sequence[str], transports: Sequence[str]) -> tuple[list[Start], list[Failure]]:
+    """Find the contestants of a sweep: rdmatrain for each transport, then its peers, in order.
+
+    Args:
+        names: of peers, from ``PEERS``.
+        transports: auto, shm, tcp, verbs.
+
+    Returns:
+        What can be started, and what cannot, with how to get it.
+
+    Raises:
+        SettingError: there is no such peer.
+
+    """
+    starts: list[Start] = []
+    failures: list[Failure] = []
+    for asked in dict.fromkeys(transports):
+        starts += _of_rdmatrain(Entry(RDMATRAIN, asked))
+    for name in dict.fromkeys(names):
+        if name not in PEERS:
+            raise SettingError(unknown(name, PEERS))
+        start = _start(Entry(name))
+        why = missing(name)
+        if why:
+            failures.append(Failure(start.entry, None, why))
+        else:
+            starts.append(start)
+    return starts, failures
+
+
+def missing(name: str) -> str:
+    """Return why a peer cannot run here, and how to get it; "" where it can."""
+    checks: dict[str, Callable[[], str]] = {"nccl": _no_nccl, "perftest": _no_perftest}
+    if name in mpi.PEERS:
+        return mpi.missing(name)
+    return checks[name]() if name in checks else ""
+
+
+def overview() -> list[str]:
+    """Say of each peer its version and where it is, or why it is not there."""
+    lines = []
+    for name in PEERS:
+        found = mpi.environment(name) if name in mpi.PEERS else None
+        here = f"{found.version:<10} {found.folder}" if found else _where(name)
+        lines.append(f"{name:<10} {missing(name) or here}")
+    return lines
+
+
+def _where(name: str) -> str:
+    if name == "perftest":
+        return str(shutil.which("ib_write_bw"))
+    return f"with torch {metadata.version('torch')}"
+
+
+def _of_rdmatrain(entry: Entry) -> list[Start]:
+    of_core = OF_CORE if entry.asked == "verbs" else ONE_SIDED
+    return [TorchRanks(entry, OF_TORCH - of_core), CoreRanks(entry, of_core)]
+
+
+def _start(entry: Entry) -> Start:
+    if entry.backend in mpi.PEERS:
+        return MpiRanks(entry, mpi.OPS_OF_MPI)
+    if entry.backend == "perftest":
+        return Perftest(entry, OF_CORE)
+    return TorchRanks(entry, OF_TORCH)
+
+
+def unknown(name: str, known: Sequence[str]) -> str:
+    """Say that a name is none of those that there are, and which was meant."""
+    guess = closest(name, known)
+    hint = f"did you mean {guess}?" if guess else f"the peers are {', '.join(known)}"
+    return f"{name!r} is no peer: {hint}"
+
+
+def _no_nccl() -> str:
+    if importlib.util.find_spec("torch") is None:
+        return "torch is not installed"
+    import torch  # noqa: PLC0415 - takes seconds
+
+    if not torch.distributed.is_nccl_available():
+        return f"torch {torch.__version__} has no NCCL: install torch's build for CUDA"
+    return "" if torch.cuda.device_count() else "torch finds no CUDA device: NCCL needs GPUs"
+
+
+def _no_perftest() -> str:
+    if shutil.which("ib_write_bw") is None:
+        return "there is no ib_write_bw in PATH: install the package perftest"
+    if not (RDMA_DEVICES.is_dir() and any(RDMA_DEVICES.iterdir())):
+        return f"there is no RDMA device: {RDMA_DEVICES} is empty"
+    return ""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

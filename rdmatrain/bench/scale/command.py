@@ -1,0 +1,236 @@
+"""The parts of ``rdmatrain bench scale``, each of which goes on where another cannot."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rdmatrain import _core
+from rdmatrain.bench.command import memory_available
+from rdmatrain.bench.machine import context_of
+from rdmatrain.bench.running import ContestantError
+from rdmatrain.bench.scale import engine, measured, namespaces, report, setup, simulate, validate
+from rdmatrain.bench.scale.figure import draw
+from rdmatrain.bench.scale.plans import Costs
+from rdmatrain.bench.scale.threads import RanksError
+from rdmatrain.bench.sizes import size_text
+from rdmatrain.discovery.source import Tree
+from rdmatrain.errors import SettingError
+
+PARTS = ("measure", "setup", "simulate", "validate")
+SETUP_ROUNDS = 3
+ITEM_BYTES = 4
+Show = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class ScaleOptions:
+    """What ``rdmatrain bench scale`` is told.
+
+    Attributes:
+        parts: of ``PARTS``.
+        ranks: of the measured jobs.
+        setup_ranks: of the groups that form.
+        kinds: of ``setup.KINDS``.
+        plan: what to simulate; its sizes are measured too.
+        network: what the simulation is fed with.
+        json: file to append to; "" for none.
+        drawings: PNG and SVG files.
+
+    """
+
+    parts: tuple[str, ...]
+    ranks: tuple[int, ...]
+    setup_ranks: tuple[int, ...]
+    kinds: tuple[str, ...]
+    plan: simulate.Plan
+    network: simulate.Network
+    json: str
+    drawings: tuple[str, ...]
+
+
+def check(options: ScaleOptions) -> None:
+    """Refuse what cannot work.
+
+    Raises:
+        SettingError: names the option, the value and what may be given.
+
+    """
+    for option, numbers, least, most in (
+        ("--ranks", options.ranks, 2, 1024),
+        ("--setup-ranks", options.setup_ranks, 2, 4096),
+        ("--gpus", options.plan.gpus, 2, simulate.MAX_GPUS),
+    ):
+        for number in numbers:
+            if not least <= number <= most:
+                raise SettingError(f"{option}: {number} is not between {least} and {most}")
+    _check_simulated(options.plan, options.network)
+    for file in options.drawings:
+        if Path(file).suffix not in (".png", ".svg"):
+            raise SettingError(f"{file}: name it .png or .svg")
+
+
+def _check_simulated(plan: simulate.Plan, network: simulate.Network) -> None:
+    for gpus in plan.gpus:
+        if gpus > simulate.PER_HOST and gpus % simulate.PER_HOST:
+            raise SettingError(f"--gpus: {gpus} are no whole hosts of {simulate.PER_HOST}")
+    for nbytes in plan.sizes:
+        if nbytes <= 0 or nbytes % ITEM_BYTES:
+            raise SettingError(f"--bytes: {nbytes} is not a multiple of {ITEM_BYTES}, of float32")
+    if network.gbps <= 0:
+        raise SettingError(f"--gbps: {network.gbps:g} is no rate: give more than 0")
+
+
+@dataclass
+class _Run:
+    options: ScaleOptions
+    command: str
+    show: Show
+    lines: list[report.Record] = field(default_factory=list)
+    checks: list[validate.Check] = field(default_factory=list)
+    points: list[simulate.Point] = field(default_factory=list)
+    failed: bool = False
+
+    def __post_init__(self) -> None:
+        self.context = context_of(self.command, False, {}, None)
+
+    def measure(self) -> None:
+        """Time jobs of more and more ranks; name those that there is no memory for."""
+        cpus = self.context.cpus
+        self.show(f"# measured here, {cpus} CPUs, the ranks are processes with torch")
+        self.show(report.HEADERS["measured"])
+        available = memory_available(Tree())
+        for ranks in self.options.ranks:
+            if ranks > measured.most_ranks(available):
+                self.show(
+                    f"SKIP: {ranks} ranks need {size_text(ranks * measured.RANK_BYTES)}, and "
+                    f"{size_text(available)} are free"
+                )
+                continue
+            found: list[measured.Measured] = []
+            with tempfile.TemporaryDirectory(prefix="rdmatrain-scale-") as folder:
+                measured.measure(
+                    ranks,
+                    self.options.plan.sizes,
+                    Path(folder),
+                    found.append,
+                )
+            for one in found:
+                self.show(report.measured_line(one))
+            self.lines += report.records("measured", found, self.context)
+            self.failed |= any(one.nwrong for one in found)
+
+    def setup(self) -> None:
+        """Form groups, and let them meet."""
+        self.show("# set-up: ranks are threads, each as if on a host of its own, over tcp")
+        self.show(report.HEADERS["setup"])
+        for kind in self.options.kinds:
+            for ranks in self.options.setup_ranks:
+                try:
+                    one = setup.measure(kind, ranks, SETUP_ROUNDS)
+                except RanksError as error:
+                    self.show(f"SKIP: {kind}, {ranks} ranks: {error}")
+                    continue
+                self.show(report.setup_line(one))
+                self.lines += report.records("setup", [one], self.context)
+                if ranks == setup.PASS_RANKS:
+                    late = one.largest_s > setup.PASS_S
+                    verdict = "MISS" if late else "PASS"
+                    self.show(f"{verdict}: formed and met in {setup.PASS_S:g} s")
+                    self.failed |= late
+
+    def validate(self) -> None:
+        """Compare predictions with what hosts of this machine measure."""
+        rate = f"{validate.MBIT} Mbit/s"
+        self.show(f"# validation: all_reduce over tcp between namespaces, cables of {rate}")
+        self.show(report.HEADERS["validated"])
+        fed, self.checks = validate.validate(
+            validate.SIZES, lambda one: self.show(report.validated_line(one))
+        )
+        self.show(report.fed_line(fed))
+        self.show("# " + report.error_line(self.checks))
+        self.lines += report.records("validated", self.checks, self.context)
+
+    def simulate(self) -> None:
+        """Play our plans on the fabrics."""
+        costs = costs_of(self.options.network)
+        self.show(f"# simulated: {describe(self.options.network, costs)}")
+        self.show(report.HEADERS["simulated"])
+        self.points = simulate.simulate(
+            self.options.plan,
+            self.options.network,
+            costs,
+            lambda one: self.show(report.simulated_line(one)),
+        )
+        fed = {"fed": report.fed_with(self.options.network, costs)}
+        self.lines += [
+            line | fed for line in report.records("simulated", self.points, self.context)
+        ]
+
+    def write(self) -> None:
+        """Write the files; a drawing needs a simulation."""
+        if self.options.json:
+            report.append(Path(self.options.json), self.lines)
+        if self.options.drawings and not self.points:
+            raise SettingError("there is no simulation to draw")
+        for file in self.options.drawings:
+            draw(self.points, self._caption(), Path(file))
+
+    def _caption(self) -> str:
+        validation = (
+            f"Against {len(self.checks)} all_reduces measured over tcp between 4 and 8 hosts "
+            f"(namespaces of one machine): {report.error_line(self.checks)}."
+            if self.checks
+            else "Not validated in this run."
+        )
+        text = describe(self.options.network, costs_of(self.options.network))
+        return f"Simulated, not measured (SimGrid's flow model): {text}. {validation}"
+
+
+def costs_of(network: simulate.Network) -> Costs:
+    """Return what ranks pay: of the network what was given, of the host what the table says."""
+    table = _core.default_tuning(2)
+    return Costs(
+        latency_s=network.latency_s,
+        message_s=network.message_s,
+        host_latency_s=table["host_latency"] / 1e9,
+        host_message_s=table["host_message"] / 1e9,
+        host_bytes_per_s=table["host_bandwidth"] * 1e6,
+    )
+
+
+def describe(network: simulate.Network, costs: Costs) -> str:
+    """Say what is simulated."""
+    return (
+        f"our plans, {simulate.PER_HOST} GPUs and {simulate.PER_HOST} NICs a host, "
+        f"{network.gbps:g} Gbit/s, {network.latency_s * 1e6:g} us an exchange and "
+        f"{network.message_s * 1e6:g} us a message, {network.hop_s * 1e6:g} us a switch, three "
+        f"levels, full bisection; in the host, and for what is reduced, "
+        f"{costs.host_bytes_per_s / 1e9:g} GB/s a rank, which bounds the bandwidth"
+    )
+
+
+def run_scale(options: ScaleOptions, command: str, show: Show) -> int:
+    """Run the parts; return the exit code: 1 if one failed or a result is wrong.
+
+    Raises:
+        SettingError: an option is wrong, or a file cannot be written.
+
+    """
+    check(options)
+    run = _Run(options, command, show)
+    for part in _order(options.parts):
+        try:
+            getattr(run, part)()
+        except (engine.EngineError, namespaces.NoHostsError) as error:
+            show(f"SKIP {part}: {error}")
+        except (ContestantError, RanksError) as error:
+            show(f"FAILED {part}: {error}")
+            run.failed = True
+    run.write()
+    return int(run.failed)
+
+
+def _order(parts: Sequence[str]) -> list[str]:
+    """Order the parts: what the picture's caption says is known before it is drawn."""
+    return [part for part in ("measure", "setup", "validate", "simulate") if part in parts]
