@@ -1,0 +1,43 @@
+"""Asking the checks about a case."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from time import perf_counter
+
+from rdmatrain.doctor.model import Case, Check, Finding, Result, Verdict, skipped
+
+
+def examine(case: Case, checks: Iterable[Check]) -> Iterator[Result]:
+    """Ask one check after the other; what follows from a FAIL before it is not asked.
+
+    Neither is what follows from a check that was not asked for that reason: all of them name the
+    check that failed.
+
+    Args:
+        case: to look at.
+        checks: in the order of causes.
+
+    """
+    failed: frozenset[str] = frozenset()
+    causes: dict[str, str] = {}
+    for check in checks:
+        start = perf_counter()
+        cause = next((causes[each] for each in check.after if each in causes), "")
+        if cause:
+            causes[check.id] = cause
+            finding = skipped(f"not asked: see {cause}")
+        else:
+            finding = _ask(check, replace(case, failed=failed))
+        if finding.verdict is Verdict.FAIL:
+            failed |= {check.id}
+            causes[check.id] = check.id
+        yield Result(check, finding, perf_counter() - start)
+
+
+def _ask(check: Check, case: Case) -> Finding:
+    """Ask one; a check that breaks does not break the doctor."""
+    try:
+        return check.judge(case)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        return skipped(f"this check is broken, please report it with --dump: {what}")

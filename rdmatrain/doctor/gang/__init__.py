@@ -1,0 +1,1 @@
+"""The pods of a job, looked at together. See README.md here."""

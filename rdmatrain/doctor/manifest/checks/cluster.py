@@ -1,0 +1,193 @@
+"""Objects of the cluster that a manifest may have besides: networks, policies, claims."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from rdmatrain.discovery.claims.values import shown
+from rdmatrain.doctor.manifest.define import fail, fine, patch, question, warn
+from rdmatrain.doctor.manifest.networks import Networks
+from rdmatrain.doctor.manifest.nodes import Node
+from rdmatrain.doctor.manifest.workloads import Manifest
+from rdmatrain.doctor.model import Finding, Needs
+
+# From here on a netdev carries RoCE packets of 4096 bytes.
+MTU, DEFAULT_MTU = 4200, 1500
+# GPUs or NICs that hosts have below one PCIe root, at most.
+MOST_OF_A_ROOT = 2
+_GPU_CLASS = re.compile(r"gpu|mig|accelerator", re.IGNORECASE)
+_NIC_CLASS = re.compile(r"dra\.?net|sriov|rdma|nic|roce|infiniband", re.IGNORECASE)
+
+
+def policies(manifest: Manifest) -> list[Node]:
+    """Return the policies of the SR-IOV operator for devices that a pod asks for."""
+    asked = {
+        name.rpartition("/")[2]
+        for pod in manifest.training
+        for box in pod.containers
+        for name in box.vfs
+    }
+    found = manifest.of_kind("SriovNetworkNodePolicy")
+    return [each.get("spec") for each in found if each.get("spec", "resourceName").text in asked]
+
+
+@question(
+    "rdma-namespace",
+    "RDMA devices come into the pod's namespace",
+    nothing="no SriovNetwork, NetworkAttachmentDefinition or pool of a pod's devices with RDMA",
+    known="nccl#925: NCCL picks HCAs of other pods, which it can see",
+    exit_code=69,
+)
+def rdma_namespace(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
+    """Only exclusive namespaces hide the NICs of others, and need the CNI plugin rdma."""
+    modes = [each.get("spec", "rdmaMode") for each in manifest.of_kind("SriovNetworkPoolConfig")]
+    exclusive = any(each.text == "exclusive" for each in modes)
+    for policy in policies(manifest):
+        if not policy.get("isRdma").true or policy.get("deviceType").text == "vfio-pci":
+            text = (
+                "virtual functions without RDMA: isRdma: true and deviceType: netdevice are needed"
+            )
+            yield fail(policy, text, patch(policy, "{isRdma: true, deviceType: netdevice}"))
+    for mode in modes:
+        if mode.text != "exclusive":
+            text = "not exclusive: pods see the NICs of others"
+            yield warn(mode, text, patch(mode, "exclusive"))
+    for place, types in _attached(manifest):
+        yield from _plugins(place, types, exclusive)
+
+
+def _plugins(place: Node, types: list[str], exclusive: bool) -> Iterator[Finding]:
+    if "rdma" in types:
+        yield fine(place, "the plugin rdma moves the RDMA device with its interface")
+    elif exclusive:
+        text = "no plugin rdma, and namespaces are exclusive: the device stays in the host"
+        yield fail(place, text, _add_rdma(place))
+    elif "sriov" in types or place.key == "metaPlugins":
+        text = "no plugin rdma: with exclusive namespaces the device would stay in the host"
+        yield warn(place, text, _add_rdma(place))
+
+
+def _attached(manifest: Manifest) -> Iterator[tuple[Node, list[str]]]:
+    """Return the networks that pods attach, with the CNI plugins of each."""
+    names = {
+        name.rpartition("/")[2] for pod in manifest.training for name in Networks.of(pod).names
+    }
+    for each in manifest.of_kind("NetworkAttachmentDefinition"):
+        config = each.get("spec", "config")
+        if each.get("metadata", "name").text in names and config.there:
+            whole = _json(config.text)
+            plugins = whole.get("plugins", [whole]) if isinstance(whole, dict) else None
+            yield from _types(config, plugins)
+    for each in manifest.of_kind("SriovNetwork"):
+        if each.get("metadata", "name").text in names:
+            place = each.get("spec", "metaPlugins")
+            yield from _types(place, _json(f"[{place.text}]"))
+
+
+def _types(place: Node, plugins: Any) -> Iterator[tuple[Node, list[str]]]:
+    if isinstance(plugins, list):
+        yield place, [str(each.get("type")) for each in plugins if isinstance(each, dict)]
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _add_rdma(place: Node) -> str:
+    change = '\'{"type": "rdma"}, ...\'' if place.key == "metaPlugins" else "add {type: rdma}"
+    return patch(place, change)
+
+
+@question(
+    "mtu",
+    "interfaces carry RoCE packets of 4096 bytes",
+    nothing="no SriovNetworkNodePolicy of a pod's devices",
+    known="kvcache-ai/Mooncake#3868: 1500 of Ethernet are 1024 of RoCE",
+    exit_code=202,
+)
+def mtu(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
+    """RoCE's MTU is the power of two below the interface's: 1500 makes it 1024, 4200 makes 4096."""
+    for policy in policies(manifest):
+        if policy.get("linkType").text.lower() == "ib":
+            continue
+        place = policy.get("mtu")
+        number = place.number if place.there else DEFAULT_MTU
+        if number is None or number < MTU:
+            said = shown(place.text, 20) if place.there else f"not set, so {DEFAULT_MTU}"
+            text = f"mtu is {said}: RoCE packets are smaller than 4096 bytes"
+            yield warn(policy, text, patch(policy, "{mtu: 4220}"))
+        else:
+            yield fine(place, f"mtu {number}")
+
+
+@question(
+    "numa-alignment",
+    "GPUs and NICs are given out near to each other",
+    nothing="no claim or policy of a pod's devices is in the manifest",
+    known="sriov-network-operator#736: a VF near to a GPU cannot be asked for",
+)
+def numa_alignment(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
+    """GPUs and NICs of different NUMA nodes exchange data across the CPUs: half the bandwidth."""
+    for policy in policies(manifest):
+        place = policy.get("excludeTopology")
+        if place.true:
+            text = "the kubelet is not told the NUMA node of NICs"
+            yield warn(place, text, patch(policy, "{excludeTopology: false}"))
+        else:
+            yield fine(policy, "the kubelet is told the NUMA node of NICs")
+    templates = {
+        each.get("metadata", "name").text: each
+        for each in manifest.of_kind("ResourceClaimTemplate")
+    }
+    for pod in manifest.training:
+        for claim in pod.spec.get("resourceClaims").items():
+            found = templates.get(claim.get("resourceClaimTemplateName").text)
+            if found is not None:
+                yield from _claimed(found.get("spec", "spec", "devices"))
+
+
+def _claimed(devices: Node) -> Iterator[Finding]:
+    requests = devices.get("requests").items()
+    gpus, nics = _gpus_and_nics(requests)
+    if not gpus or not nics:
+        return
+    constraints = devices.get("constraints").items()
+    joined = [set(each.get("requests").texts()) for each in constraints]
+    yield from _crowded(requests, joined)
+    yield _near(devices, gpus, nics, joined)
+
+
+def _gpus_and_nics(requests: list[Node]) -> tuple[list[str], list[str]]:
+    """Return the names of the requests for each."""
+    classes = {
+        each.get("name").text: each.get("exactly", "deviceClassName").text for each in requests
+    }
+    gpus = [name for name, kind in classes.items() if _GPU_CLASS.search(kind)]
+    nics = [name for name, kind in classes.items() if _NIC_CLASS.search(kind) and name not in gpus]
+    return gpus, nics
+
+
+def _crowded(requests: list[Node], joined: list[set[str]]) -> Iterator[Finding]:
+    """Find requests for more devices below one root than there are."""
+    for each in requests:
+        count = each.get("exactly", "count").number or 1
+        if count > MOST_OF_A_ROOT and any(each.get("name").text in names for names in joined):
+            text = f"{count} devices that have to be below one root: no host has so many there"
+            yield fail(each, text, patch(each, "a request, and a constraint, for each pair"))
+
+
+def _near(devices: Node, gpus: list[str], nics: list[str], joined: list[set[str]]) -> Finding:
+    """Judge whether each GPU has to be near to some NIC."""
+    apart = [name for name in gpus if not any(name in each and each & set(nics) for each in joined)]
+    if not apart:
+        return fine(devices.get("constraints"), "each GPU comes with a NIC near to it")
+    name = shown(apart[0], 60)
+    change = (
+        f"{{constraints: [{{requests: [{name}, {shown(nics[0], 60)}], "
+        "matchAttribute: resource.kubernetes.io/pcieRoot}]}"
+    )
+    return warn(devices, f"GPU {name} may be far from every NIC", patch(devices, change))

@@ -1,0 +1,415 @@
+"""How the pods of a manifest find each other."""
+
+import re
+from collections.abc import Iterator
+
+from rdmatrain.discovery.claims.values import shown
+from rdmatrain.doctor.manifest.define import (
+    fail,
+    fine,
+    patch,
+    question,
+    static_question,
+    unseen,
+    warn,
+)
+from rdmatrain.doctor.manifest.nodes import Node
+from rdmatrain.doctor.manifest.workloads import NETWORKS, TRAIN_JOB, Container, Manifest, Pod
+from rdmatrain.doctor.model import Finding, Needs
+
+ALONE = "no workload has several pods"
+# Workloads that tell a pod neither how many there are nor where the first is.
+_SILENT = frozenset(["Job", "CronJob", "JobSet", "StatefulSet", "Deployment", "ReplicaSet"])
+_NAMELESS = frozenset(["Deployment", "ReplicaSet", "DaemonSet"])
+_EPHEMERAL = 32768
+_JOB_NAME = ("job-name", "batch.kubernetes.io/job-name")
+_AUTOMATIC = (
+    "batch.kubernetes.io/", "job-name", "controller-uid", "jobset.sigs.k8s.io/", "volcano.sh/",
+    "training.kubeflow.org/", "statefulset.kubernetes.io/", "apps.kubernetes.io/",
+    "leaderworkerset.sigs.k8s.io/", "pod-template-hash",
+)  # fmt: skip
+
+
+@question(
+    "identity",
+    "each pod learns its number, how many there are, and who is first",
+    nothing=ALONE,
+    exit_code=64,
+)
+def identity(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
+    """Pods that do not know of each other each train alone, and all of them end well."""
+    for pod in manifest.training:
+        if pod.kind == "PyTorchJob" and "pytorch" not in _names(pod):
+            box = pod.containers[0].node
+            text = "a PyTorchJob trains in the container pytorch, and there is none"
+            yield fail(box.get("name"), text, patch(box, "{name: pytorch}"))
+        elif pod.many:
+            yield _identified(pod)
+
+
+def _names(pod: Pod) -> list[str]:
+    return [each.node.get("name").text for each in pod.containers]
+
+
+def _identified(pod: Pod) -> Finding:
+    if pod.volcano:
+        return _of_volcano(pod)
+    if pod.kind == "PyTorchJob":
+        return _of_pytorchjob(pod)
+    if pod.kind in {TRAIN_JOB, "LeaderWorkerSet", "MPIJob"}:
+        return fine(pod.template, f"{pod.siblings} pods, numbered by the {pod.kind}")
+    if pod.kind in _NAMELESS and not any(map(_dealt, pod.trainers)):
+        text = f"{pod.siblings} pods of a {pod.kind}, which has no numbers for them"
+        return fail(pod.document.get("kind"), text, "kind: StatefulSet, or a Job that is Indexed")
+    job = pod.template.parent or pod.document
+    mode = job.get("completionMode")
+    if pod.kind in {"Job", "CronJob"} and mode.text != "Indexed":
+        text = f"{pod.siblings} pods without numbers: completionMode is not Indexed"
+        change = f"{{completionMode: Indexed, completions: {pod.siblings}}}"
+        return fail(job, text, patch(job, change))
+    return _counted(pod) if pod.kind in _SILENT else unseen(pod.template, "of an unknown kind")
+
+
+def _dealt(box: Container) -> bool:
+    """Tell whether a variable, an option or the rendezvous numbers this pod."""
+    options = [box.option(name) for name in ("rdzv-endpoint", "node-rank")]
+    names = ("PET_RDZV_ENDPOINT", "PET_NODE_RANK")
+    return any(options) or any(box.variable(name) for name in names)
+
+
+def _counted(pod: Pod) -> Finding:
+    """Judge pods that their workload does not tell how many they are."""
+    found = (_told(pod, each) for each in pod.trainers if each.launches)
+    nothing = unseen(pod.template, "what runs in it is not rdmatrain run, or not to be seen")
+    return next((each for each in found if each is not None), nothing)
+
+
+def _told(pod: Pod, box: Container) -> Finding | None:
+    """Judge what tells a container how many pods there are; None where that is not to be seen."""
+    variable = box.variable("PET_NNODES")
+    said = box.option("nnodes") or box.value("PET_NNODES")
+    if variable is not None and variable.value is None and not said:
+        return unseen(variable.node, "PET_NNODES is not in the manifest")
+    if said.isdecimal() and len(said) < 10 and int(said) != pod.siblings:
+        text = f"{pod.siblings} pods, and {said} nodes are waited for"
+        return fail(box.node, text, _nnodes(pod, box))
+    if said:
+        return _ranked(pod, box, shown(said, 20))
+    if box.hidden_variables:
+        return None
+    text = f"{pod.siblings} pods, and nothing says so: each would train alone"
+    return fail(box.node, text, _nnodes(pod, box))
+
+
+def _ranked(pod: Pod, box: Container, nodes: str) -> Finding:
+    """Judge pods that know how many they are, by whether each has a number of its own."""
+    replicated = pod.document.get("spec", "replicatedJobs").items()
+    counts = [each.get("replicas") for each in replicated]
+    jobs = sum(each.number or 0 if each.there else 1 for each in counts)
+    if _dealt(box) or box.hidden_variables:
+        return fine(box.node, f"{pod.siblings} pods, {nodes} nodes, numbered by hand")
+    if pod.kind == "StatefulSet":
+        field = "metadata.labels['apps.kubernetes.io/pod-index']"
+        change = f'valueFrom: {{fieldRef: {{fieldPath: "{field}"}}}}'
+        text = "no PET_NODE_RANK, and a StatefulSet's pods are numbered by a label alone"
+        return fail(
+            box.node, text, patch(box.node, f"{{env: [{{name: PET_NODE_RANK, {change}}}]}}")
+        )
+    if jobs > 1 and not _annotations(pod):
+        text = f"pods of each of {jobs} jobs are numbered from 0, and no volume has annotations"
+        item = "{path: annotations, fieldRef: {fieldPath: metadata.annotations}}"
+        mounts = "volumeMounts: [{name: podinfo, mountPath: /etc/podinfo}]"
+        name = shown(box.node.get("name").text, 63)
+        volume = f"{{name: podinfo, downwardAPI: {{items: [{item}]}}}}"
+        change = f"{{volumes: [{volume}], containers: [{{name: {name}, {mounts}}}]}}"
+        return fail(box.node, text, patch(pod.spec, change))
+    return fine(box.node, f"{pod.siblings} pods, {nodes} nodes")
+
+
+def _annotations(pod: Pod) -> bool:
+    """Tell whether a volume shows the pod its annotations."""
+    fields = (
+        item.get("fieldRef", "fieldPath").text
+        for volume in pod.volumes.values()
+        for item in volume.get("downwardAPI", "items").items()
+    )
+    return any(each.startswith("metadata.annotations") for each in fields)
+
+
+def _nnodes(pod: Pod, box: Container) -> str:
+    return patch(box.node, f'{{env: [{{name: PET_NNODES, value: "{pod.siblings}"}}]}}')
+
+
+def _plugins(pod: Pod) -> Node:
+    return pod.document.get("spec", "plugins")
+
+
+def _of_volcano(pod: Pod) -> Finding:
+    plugins = _plugins(pod)
+    names = dict(plugins.entries())
+    if "pytorch" in names:
+        return _of_plugin_pytorch(pod, plugins)
+    if "svc" in names:
+        return fine(plugins, "the plugin svc lists the pods")
+    launched = any(each.launches and not _dealt(each) for each in pod.trainers)
+    if "mpi" in names or "tensorflow" in names or not launched:
+        return unseen(plugins, "no plugin svc, which may not be needed")
+    text = "no plugin svc: the pods know neither their number nor their names"
+    change = '{plugins: {env: [], svc: ["--publish-not-ready-addresses=true"]}}'
+    return fail(plugins, text, patch(pod.document.get("spec"), change))
+
+
+def _of_plugin_pytorch(pod: Pod, plugins: Node) -> Finding:
+    tasks = [each.get("name").text for each in pod.document.get("spec", "tasks").items()]
+    words = plugins.get("pytorch").texts()
+    master = next((w.partition("=")[2] for w in words if w.startswith("--master=")), "master")
+    if master in tasks:
+        return fine(plugins, "the plugin pytorch numbers the pods")
+    text = f"no task is called {shown(master, 40)}: the plugin pytorch tells nothing"
+    change = f'{{pytorch: ["--master={shown(tasks[0], 40) if tasks else "master"}"]}}'
+    return fail(plugins.get("pytorch"), text, patch(plugins, change))
+
+
+def _of_pytorchjob(pod: Pod) -> Finding:
+    spec = pod.document.get("spec")
+    replicas = spec.get("pytorchReplicaSpecs")
+    if replicas.get("Master").there:
+        return fine(replicas, f"{pod.siblings} pods, numbered behind the Master")
+    if spec.get("elasticPolicy").there:
+        return fine(spec.get("elasticPolicy"), "an elastic job's rendezvous deals out numbers")
+    text = "neither Master nor elasticPolicy: no pod is told its number or who is first"
+    replicas_range = f"minReplicas: {pod.siblings}, maxReplicas: {pod.siblings}"
+    change = f"{{elasticPolicy: {{rdzvBackend: c10d, {replicas_range}}}}}"
+    return fail(replicas, text, patch(spec, change))
+
+
+@question("hostname", "each pod has a name of its own", nothing=ALONE, exit_code=78)
+def hostname(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
+    """Pods with one name for all are one host to DNS, and the leader cannot be found."""
+    for pod in manifest.training:
+        place = pod.spec.get("hostname")
+        if (pod.count or 0) > 1 and place.there:
+            text = f"{pod.count} pods are all called {shown(place.text, 60)}"
+            yield fail(place, text, patch(pod.spec, "{hostname: null}"))
+        elif pod.many and pod.kind in _NAMELESS:
+            text = f"pods of a {pod.kind} have other names each time"
+            yield warn(pod.document.get("kind"), text, "kind: StatefulSet")
+        elif pod.many:
+            yield fine(pod.template, "named by its workload")
+
+
+@question(
+    "dns-leader",
+    "the first pod's name is in DNS before it is ready",
+    nothing=ALONE,
+    known="pytorch#73682: a name that is not there yet is fatal",
+    exit_code=200,
+    after="hostname",
+)
+def dns_leader(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
+    """Pods have names in DNS by a headless Service only, and without more only once ready."""
+    for pod in manifest.training:
+        if not pod.many or pod.kind in _NAMELESS:
+            continue
+        if pod.host_network and pod.spec.get("dnsPolicy").text != "ClusterFirstWithHostNet":
+            text = "hostNetwork without dnsPolicy: names of the cluster are not looked up"
+            fix = patch(pod.spec, "{dnsPolicy: ClusterFirstWithHostNet}")
+            yield fail(pod.spec.get("hostNetwork"), text, fix)
+        elif pod.volcano:
+            yield _volcano_service(pod)
+        elif pod.kind in {"JobSet", TRAIN_JOB} or pod.document.get("spec", "network").there:
+            yield _jobset_service(pod)
+        elif pod.kind in {"Job", "CronJob", "StatefulSet"}:
+            yield _own_service(pod)
+        else:
+            yield unseen(pod.template, f"the controller of the {pod.kind} makes the Service")
+
+
+def _volcano_service(pod: Pod) -> Finding:
+    plugins = _plugins(pod)
+    words = plugins.get("svc").texts()
+    if "--publish-not-ready-addresses=true" in words:
+        return fine(plugins.get("svc"), "names are published before pods are ready")
+    change = '{svc: ["--publish-not-ready-addresses=true"]}'
+    if "svc" in dict(plugins.entries()):
+        text = "without --publish-not-ready-addresses=true names come once pods are ready"
+        return warn(plugins.get("svc"), text, patch(plugins, change))
+    if any(name in dict(plugins.entries()) for name in ("pytorch", "mpi", "tensorflow")):
+        return unseen(plugins, "Volcano adds the plugin svc by itself")
+    text = "no plugin svc: no pod has a name in DNS"
+    return fail(plugins, text, patch(pod.document.get("spec"), f"{{plugins: {change}}}"))
+
+
+def _jobset_service(pod: Pod) -> Finding:
+    network = pod.document.get("spec", "network")
+    if pod.kind == TRAIN_JOB:
+        owner = pod.template.origin
+        runtime = next((each for each in pod.manifest.documents if each.origin is owner), None)
+        if runtime is None or not pod.whole:
+            return unseen(pod.template, "the runtime of the TrainJob is not in the manifest")
+        network = runtime.get("spec", "template", "spec", "network")
+    names, early = network.get("enableDNSHostnames"), network.get("publishNotReadyAddresses")
+    if names.there and not names.true:
+        return fail(names, "no pod has a name in DNS", patch(network, "{enableDNSHostnames: true}"))
+    if early.there and not early.true:
+        fix = patch(network, "{publishNotReadyAddresses: true}")
+        return _late(pod, early, "names come once pods are ready", fix)
+    return fine(network, "a JobSet names its pods before they are ready")
+
+
+def _late(pod: Pod, place: Node, text: str, fix: str) -> Finding:
+    """Judge names that come once pods are ready: late, or never where a probe has to see them."""
+    probed = [
+        each for each in pod.containers
+        if each.node.get("readinessProbe").there or each.node.get("startupProbe").there
+    ]  # fmt: skip
+    if probed:
+        return fail(place, f"{text}, which a probe decides after the rendezvous", fix)
+    return warn(place, text, fix)
+
+
+def _own_service(pod: Pod) -> Finding:
+    stateful = pod.kind == "StatefulSet"
+    place = pod.document.get("spec", "serviceName") if stateful else pod.spec.get("subdomain")
+    name = place.text
+    if not name:
+        return _without_service(pod)
+    services = pod.manifest.of_kind("Service")
+    service = next((each for each in services if each.get("metadata", "name").text == name), None)
+    if service is None:
+        return unseen(place, f"the Service {shown(name, 60)} is not in the manifest")
+    return _service(pod, service.get("spec"))
+
+
+def _without_service(pod: Pod) -> Finding:
+    name = shown(pod.name, 60) or "train"
+    if pod.kind == "StatefulSet":
+        spec = pod.document.get("spec")
+        return fail(spec, "no serviceName", patch(spec, f"{{serviceName: {name}}}"))
+    if any(box.variable("MASTER_ADDR") or box.variable("PET_MASTER_ADDR") for box in pod.trainers):
+        return unseen(pod.spec, "the leader is set by a variable")
+    text = "no subdomain: no pod has a name in DNS"
+    return fail(pod.spec, text, patch(pod.spec, f"{{subdomain: {name}}}"))
+
+
+def _service(pod: Pod, spec: Node) -> Finding:
+    if spec.get("clusterIP").text != "None":
+        text = "not headless: it has one address, and pods have no names"
+        return fail(spec, text, patch(spec, "{clusterIP: None}"))
+    labels = dict(pod.template.get("metadata", "labels").entries())
+    for key, value in spec.get("selector").entries():
+        if pod.kind == "Job" and key in _JOB_NAME and value.text != pod.name:
+            text = f"pods of {shown(value.text, 60)}, and this Job is {shown(pod.name, 60)}"
+            return fail(value, text, patch(value, shown(pod.name, 60)))
+        given = labels[key].text if key in labels else ""
+        if given != value.text and not key.startswith(_AUTOMATIC):
+            text = f"no pod of this template has the label {shown(f'{key}={value.text}', 80)}"
+            fix = patch(pod.template, f'{{metadata: {{labels: {{"{key}": "{value.text}"}}}}}}')
+            return fail(value, text, fix)
+    if spec.get("publishNotReadyAddresses").true:
+        return fine(spec, "headless, with addresses of pods that are not ready")
+    fix = patch(spec, "{publishNotReadyAddresses: true}")
+    return _late(pod, spec, "names come once pods are ready", fix)
+
+
+@question(
+    "rendezvous-port",
+    "the port of the rendezvous is one, and free",
+    nothing="no container says a port",
+    exit_code=200,
+)
+def rendezvous_port(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
+    """All pods have to name the same port, which nobody else has on the first one."""
+    said: dict[int, tuple[str, Node]] = {}
+    for pod in manifest.training:
+        for box in pod.trainers:
+            for name, port, place in _ports(box):
+                yield _port(pod, name, port, place)
+                first, where = said.setdefault(id(pod.document), (port, place))
+                if port != first:
+                    text = f"{name} is {shown(port, 20)}, and {shown(first, 20)} at {where.path}"
+                    yield fail(place, text, patch(place, shown(first, 20)))
+
+
+def _ports(box: Container) -> Iterator[tuple[str, str, Node]]:
+    for name in ("MASTER_PORT", "PET_MASTER_PORT"):
+        variable = box.variable(name)
+        if variable is not None and variable.value and "$" not in variable.value:
+            yield name, variable.value, variable.node
+    option = box.option("master-port")
+    if option and "$" not in option:
+        place = box.node.get("args") if box.node.get("args").there else box.node.get("command")
+        yield "--master-port", option, place
+
+
+def _port(pod: Pod, name: str, port: str, place: Node) -> Finding:
+    text = f"{name} {shown(port, 20)}"
+    number = int(port) if port.isascii() and port.isdecimal() and len(port) < 6 else 0
+    if not 0 < number < 65536:
+        return fail(place, f"{text} is no port", patch(place, "29500"))
+    if pod.host_network:
+        return warn(place, f"{text}, which others of the node may have", _no_host_network(pod))
+    if number >= _EPHEMERAL:
+        text = f"{text} is among those that outgoing connections get, from {_EPHEMERAL}"
+        return warn(place, text, patch(place, "29500"))
+    return fine(place, text)
+
+
+def _no_host_network(pod: Pod) -> str:
+    return patch(pod.spec, "{hostNetwork: null}")
+
+
+@static_question(
+    "host-network",
+    "pods have a network of their own",
+    nothing="there is no pod",
+    exit_code=69,
+)
+def host_network(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
+    """In its node's network a pod gets no network attached, and shares ports with all others."""
+    for pod in manifest.training:
+        place = pod.spec.get("hostNetwork")
+        vfs = any(each.vfs for each in pod.containers)
+        if not pod.host_network:
+            yield fine(pod.spec, "no hostNetwork")
+        elif pod.annotation.there or vfs:
+            what = NETWORKS if pod.annotation.there else "virtual functions"
+            text = f"hostNetwork, in which Multus attaches nothing: {what} are of no use"
+            yield fail(place, text, _no_host_network(pod))
+        else:
+            yield warn(place, "hostNetwork: ports are those of the node", _no_host_network(pod))
+
+
+@static_question(
+    "gang-secret",
+    "the launchers have a secret",
+    nothing="no container of several pods starts rdmatrain run",
+    exit_code=78,
+)
+def gang_secret(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
+    """No gang of several nodes is started that whoever reaches its port could join."""
+    for pod in manifest.training:
+        for box in pod.trainers:
+            words = " ".join(box.command)
+            if not pod.many or not re.search(r"\brdmatrain\s+run\b", words):
+                continue
+            settled = _settled(box, words)
+            if settled:
+                yield fine(box.node, settled[0])
+            elif box.hidden_variables or not pod.whole:
+                yield unseen(box.node, "a secret may come from elsewhere")
+            else:
+                change = (
+                    "{env: [{name: RDMATRAIN_SECRET, valueFrom: "
+                    "{secretKeyRef: {name: rdmatrain, key: secret}}}]}"
+                )
+                text = f"{pod.siblings} pods, and neither RDMATRAIN_SECRET nor --insecure"
+                yield fail(box.node, text, patch(box.node, change))
+
+
+def _settled(box: Container, words: str) -> list[str]:
+    """Return what gives a launcher a secret, or does without one."""
+    names = [each.name for each in box.variables]
+    given = [each for each in names if each.startswith("RDMATRAIN_SECRET")]
+    options = [each for each in ("--secret-file", "--insecure") if each in words]
+    return given + options + [each for each in names if each == "RDMATRAIN_INSECURE"]

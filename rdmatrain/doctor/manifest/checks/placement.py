@@ -1,0 +1,69 @@
+"""CPUs that a manifest asks for."""
+
+from collections.abc import Iterator
+
+from rdmatrain.discovery.claims.values import shown
+from rdmatrain.doctor.manifest.define import fail, fine, patch, question, unseen, warn
+from rdmatrain.doctor.manifest.nodes import Node
+from rdmatrain.doctor.manifest.quantity import quantity
+from rdmatrain.doctor.manifest.workloads import Container, Manifest, Pod
+from rdmatrain.doctor.model import Finding, Needs
+
+
+@question(
+    "cpu-quota",
+    "each rank has CPUs of its own",
+    nothing="no container has a limit of CPUs, or asks for devices",
+    known="kubernetes#106270: NUMA alignment is not honoured",
+)
+def cpu_quota(manifest: Manifest, needs: Needs) -> Iterator[Finding]:
+    """Only a Guaranteed pod with whole CPUs gets them alone and near to its devices."""
+    for pod in manifest.training:
+        for box in pod.trainers:
+            limit = box.node.get("resources", "limits", "cpu")
+            if limit.there:
+                yield _of_limit(pod, box, limit, needs.ranks or box.gpus)
+            elif pod.asks and pod.whole:
+                text = "no limit of CPUs: no Guaranteed QoS, so no CPUs of its own"
+                fix = f"{{resources: {{limits: {{cpu: {8 * (box.gpus or 1)}, memory: 64Gi}}}}}}"
+                yield warn(box.node, text, patch(box.node, fix))
+
+
+def _of_limit(pod: Pod, box: Container, limit: Node, ranks: int) -> Finding:
+    cpus = quantity(limit)
+    if cpus is None or cpus <= 0:
+        return fail(limit, f"{shown(limit.text, 40)} is no number of CPUs", patch(limit, "8"))
+    whole = -(-cpus.numerator // cpus.denominator)
+    if cpus < ranks:
+        return warn(limit, f"{limit.text} CPUs for {ranks} ranks", patch(limit, str(2 * ranks)))
+    if cpus.denominator != 1:
+        text = f"{limit.text} is no whole number: no CPUs of its own"
+        return warn(limit, text, patch(limit, str(whole)))
+    request = box.node.get("resources", "requests", "cpu")
+    if request.there and quantity(request) != cpus:
+        text = f"{shown(request.text, 40)} requested, {limit.text} at most: not Guaranteed"
+        return warn(request, text, patch(request, limit.text))
+    if not pod.asks:
+        return unseen(limit, f"{limit.text} CPUs; nothing that they should be near to")
+    return _guaranteed(pod, limit)
+
+
+def _guaranteed(pod: Pod, limit: Node) -> Finding:
+    bare = [each for each in pod.everything if not _limited(each)]
+    if bare:
+        text = "a container without limits of CPUs and memory: the pod is not Guaranteed"
+        fix = patch(bare[0].node, "{resources: {limits: {cpu: 1, memory: 1Gi}}}")
+        return warn(bare[0].node, text, fix)
+    return fine(limit, f"{limit.text} CPUs, all limits are there")
+
+
+def _limited(box: Container) -> bool:
+    limits, requests = (box.node.get("resources", name) for name in ("limits", "requests"))
+    return all(
+        limits.get(name).there
+        and (
+            not requests.get(name).there
+            or quantity(requests.get(name)) == quantity(limits.get(name))
+        )
+        for name in ("cpu", "memory")
+    )
