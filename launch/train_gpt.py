@@ -12,7 +12,9 @@ import os
 import sys
 import sysconfig
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -135,18 +137,20 @@ def average(comm: dict, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]
     return work.get_future().then(lambda done: done.value()[0])
 
 
-def restore(args: argparse.Namespace, model: GPT, optimizer: torch.optim.Optimizer) -> tuple:
-    """Go on from the newest checkpoint, if any: the checkpoints, the steps done, their curve."""
+def numbered(args: argparse.Namespace, rank: int, **state: Any) -> Iterator[int]:
+    """Yield the steps; with --checkpoint, go on from the newest, save, and stop when told to."""
     if args.checkpoint is None:
-        return None, 0, []
-    from rdmatrain.train import Checkpoints  # noqa: PLC0415 (the rest can do without rdmatrain)
+        yield from range(1, args.steps + 1)
+        return
+    from rdmatrain.train import Checkpoints, Training  # noqa: PLC0415 (the rest can do without it)
 
     checkpoints = Checkpoints(args.checkpoint, replicated=True)
-    if (saved := checkpoints.load()) is None:
-        return checkpoints, 0, []
-    model.load_state_dict(saved.state["model"])
-    optimizer.load_state_dict(saved.state["optimizer"])
-    return checkpoints, saved.step, saved.state["rows"]
+    with Training(checkpoints, state, every=args.checkpoint_every) as run:
+        if rank == 0 and run.step:
+            print(f"goes on from the checkpoint of step {run.step}", flush=True)
+        yield from run.steps(args.steps)
+    if rank == 0:
+        print(run.goodput, flush=True)
 
 
 def train(model: GPT, data: Tensor, args: argparse.Namespace, rank: int) -> list[tuple]:
@@ -156,9 +160,11 @@ def train(model: GPT, data: Tensor, args: argparse.Namespace, rank: int) -> list
     net = nn.parallel.DistributedDataParallel(model, bucket_cap_mb=1, gradient_as_bucket_view=True)
     net.register_comm_hook(comm, average)
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, betas=(0.9, 0.95), eps=1e-6)
-    checkpoints, first, rows = restore(args, model, optimizer)
-    begin, last, tokens = time.perf_counter(), first, args.global_batch * args.seq_len
-    for step in range(first + 1, args.steps + 1):
+    rows, count, tokens = [], 0, args.global_batch * args.seq_len
+    for step in numbered(args, rank, model=model, optimizer=optimizer, rows=rows):
+        if count == 0:
+            begin = time.perf_counter()
+        count += 1
         done = (step - 1) / args.steps
         optimizer.param_groups[0]["lr"] = args.lr * min(10 * done + 0.1, 1 - done)  # up, then down
         loss = loss_of(net, batch(data, args, step, rank, world))
@@ -168,17 +174,14 @@ def train(model: GPT, data: Tensor, args: argparse.Namespace, rank: int) -> list
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step in (1, args.steps) or step % args.log_every == 0:
-            seconds = (time.perf_counter() - begin) / (step - last)  # mean since the last line
-            share = comm["seconds"] / (step - last) / seconds
+            seconds = (time.perf_counter() - begin) / count  # mean since the last line
+            share = comm["seconds"] / count / seconds
             dist.all_reduce(loss := loss.detach() / world)
             rows.append((step, loss.item(), tokens / seconds, 1000 * seconds, share))
             if rank == 0:
                 line = "step {:4}  loss {:.4f}  tokens/s {:7.0f}  step {:6.1f} ms  comm {:6.1%}"
                 print(line.format(*rows[-1]), flush=True)
-            begin, last, comm["seconds"] = time.perf_counter(), step, 0.0
-        if checkpoints and (step == args.steps or step % args.checkpoint_every == 0):
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rows": rows}
-            checkpoints.save(step, state)
+            count, comm["seconds"] = 0, 0.0
     return rows
 
 

@@ -2,8 +2,7 @@
 
 Three nets, each for what the others miss: a worker dies with the launcher (``PDEATHSIG``), orphans
 of workers become children of the launcher (subreaper), and the launcher kills all its descendants
-before it ends (sweep). Known limit: when the launcher itself is killed with -9, the workers die but
-nobody sweeps, so the workers' own children live on unless they watch their parent.
+before it ends (sweep). What none of them catches is left to the guardian.
 """
 
 import contextlib
@@ -32,7 +31,9 @@ def become_subreaper() -> bool:
     return _load_prctl()(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
 
-def child_setup() -> Callable[[], None]:
+def child_setup(
+    cpus: Iterable[int] = (), first: Callable[[], None] | None = None
+) -> Callable[[], None]:
     """Return what a child runs between fork and exec.
 
     It gets a process group of its own, and is killed when this process dies. It stays in this
@@ -41,12 +42,22 @@ def child_setup() -> Callable[[], None]:
     read of the terminal, which is not its own, fails instead of stopping it.
 
     Call it, and fork, in the main thread: the kernel ties the child to the thread that forked it.
+
+    Args:
+        cpus: those that it may run on; none for those of its parent.
+        first: called in the child before all else.
+
     """
     prctl = _load_prctl()
     parent_pid = os.getpid()
+    mask = frozenset(cpus)
 
     def in_child() -> None:
+        if first is not None:
+            first()
         os.setpgid(0, 0)
+        if mask:
+            os.sched_setaffinity(0, mask)
         for number in (signal.SIGTTIN, signal.SIGTTOU):
             signal.signal(number, signal.SIG_IGN)
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

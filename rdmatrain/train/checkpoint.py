@@ -2,7 +2,9 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,11 +12,11 @@ from typing import Any, BinaryIO
 import torch
 import torch.distributed as dist
 
-from rdmatrain.errors import CheckpointError
+from rdmatrain.errors import CheckpointError, RdmatrainError
 from rdmatrain.train import generations
 from rdmatrain.train.manifest import Manifest, Shard, read_manifest
 from rdmatrain.train.ranks import Ranks
-from rdmatrain.train.shard import load_shard, open_shard, write_shard
+from rdmatrain.train.shard import load_shard, open_shard, snapshot, write_shard
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +39,39 @@ class Checkpoint:
     path: Path
 
 
+class MisfitError(RdmatrainError):
+    """A generation is intact, but not for these ranks. The text says why."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a rank reads of a generation.
+
+    Attributes:
+        files: the ranks whose files it checks.
+        state: makes the state from those files.
+
+    """
+
+    files: set[int]
+    state: Callable[[Mapping[int, BinaryIO]], Any]
+
+
+@dataclass(frozen=True)
+class _Save:
+    """A save that has begun; ``write`` returns what the manifest has of this rank's file."""
+
+    number: int
+    step: int
+    layout: dict[str, Any] | None
+    metadata: Mapping[str, Any]
+    write: Callable[[], "tuple[int, int, str] | None"]
+
+
 class Checkpoints:
     """The checkpoints of a job, in a folder that all its ranks see.
 
-    Every call is a collective: all ranks make it, and it returns or raises on all of them. It
+    Every method is a collective: all ranks call it, and it returns or raises on all of them. It
     waits for other ranks as long as the group does, its timeout.
 
     Args:
@@ -50,6 +81,12 @@ class Checkpoints:
         keep: how many generations stay; with one, damage to it cannot be survived.
         replicated: all ranks have the same state, as under DDP: rank 0 alone writes it, and it can
             be loaded by any number of ranks.
+        background: ``save`` copies the state into the CPU's memory, and a thread writes it. It is
+            a checkpoint when the next ``save``, ``load`` or ``wait`` has returned, which raise what
+            went wrong.
+
+    Attributes:
+        ranks: who takes part.
 
     Raises:
         ValueError: ``keep`` is less than 1, or this process is not in the group.
@@ -62,13 +99,16 @@ class Checkpoints:
         group: dist.ProcessGroup | None = None,
         keep: int = 2,
         replicated: bool = False,
+        background: bool = False,
     ) -> None:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, not {keep}")
+        self.ranks = Ranks(group)
         self._root = Path(folder)
-        self._ranks = Ranks(group)
         self._keep = keep
         self._replicated = replicated
+        self._background = background
+        self._under_way: tuple[_Save, Future[tuple[int, int, str] | None]] | None = None
         self._damaged: set[int] = set()
 
     def save(self, step: int, state: Any, metadata: Mapping[str, Any] | None = None) -> Path:
@@ -87,112 +127,182 @@ class Checkpoints:
                 Nothing was saved, older generations are intact, and training may go on.
 
         """
-        ranks, step = self._ranks, int(step)
-        purpose = f"the checkpoint of step {step} was not saved"
-        steps = ranks.share(step)
+        self.wait()
+        step = int(step)
+        steps = self.ranks.share(step)
         if len(set(steps)) > 1:
             raise CheckpointError(f"ranks save different steps: {steps}")
-        first = ranks.rank == 0
-        number = ranks.together(purpose, lambda: first and generations.begin(self._root))[0]
-        folder = generations.folder_of(self._root, number)
-        try:
-            told = ranks.together(purpose, lambda: self._write_shard(folder, state))
+        save = self._begin(step, state, metadata or {})
+        if self._background:
+            # A thread for each save: none stays when training ends.
+            executor = ThreadPoolExecutor(1, "checkpoint")
+            self._under_way = save, executor.submit(save.write)
+            executor.shutdown(wait=False)
+        else:
+            self._finish(save, save.write)
+        return generations.folder_of(self._root, save.number)
 
-            def write_manifest() -> None:
-                if first:
-                    self._manifest(number, step, told, metadata).write(folder)
+    @property
+    def written(self) -> bool:
+        """Whether this rank has nothing left to write; no collective."""
+        return self._under_way is None or self._under_way[1].done()
 
-            ranks.together(purpose, write_manifest)
-        except CheckpointError:
-            if first:
-                generations.remove(self._root, number)
-            raise
-        if first:
-            generations.rotate(self._root, self._keep, self._damaged)
-        return folder
+    def wait(self) -> None:
+        """Wait until what is saved in the background is a checkpoint.
 
-    def load(self) -> Checkpoint | None:
+        Raises:
+            CheckpointError: on all ranks, as by ``save``.
+
+        """
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            save, written = under_way
+            self._finish(save, written.result)
+
+    def load(self, into: Any = None) -> Checkpoint | None:
         """Load the newest generation that is intact on every rank.
 
         Every byte is checked before any is used. Damaged generations are passed over, with a
         warning that names file and reason.
+
+        Args:
+            into: the state to be filled, for :class:`ShardedCheckpoints`, or what returns it, which
+                is called if there is something to load. Others need none.
 
         Returns:
             The checkpoint, of the same generation on all ranks; None if none was ever saved.
 
         Raises:
             CheckpointError: on all ranks: there are generations, but none is intact; or the newest
-                intact one was saved by another number of ranks, or is too much for this torch.
+                intact one is not for these ranks, or is too much for this torch.
 
         """
-        first = self._ranks.rank == 0
+        self.wait()
+        first = self.ranks.rank == 0
         purpose = f"the checkpoints in {self._root} cannot be listed"
-        listed = self._ranks.together(purpose, lambda: first and generations.finished(self._root))
+        listed = self.ranks.together(purpose, lambda: first and generations.finished(self._root))
+        if listed[0] and callable(into):
+            into = into()
         for number in reversed(listed[0]):
-            opened = self._open(number)
-            if opened is not None:
-                return self._load(*opened)
+            with ExitStack() as files:
+                found = self._open(number, into, files)
+                if found is not None:
+                    return self._load(*found)
         if listed[0]:
             raise CheckpointError(f"no checkpoint in {self._root} is intact: see the warnings")
         return None
 
-    def _write_shard(self, folder: Path, state: Any) -> "tuple[int, int, str] | None":
-        if self._replicated and self._ranks.rank > 0:
-            return None
-        shard = write_shard(folder, self._ranks.rank, state)
-        return shard.rank, shard.size, shard.sha256
+    def _divide(self, state: Any, purpose: str) -> tuple[Any, dict[str, Any] | None]:
+        """Return what this rank writes, and where the parts of the state are if it has parts."""
+        return state, None
 
-    def _manifest(
-        self, number: int, step: int, told: list[Any], metadata: Mapping[str, Any] | None
-    ) -> Manifest:
+    def _reading(self, manifest: Manifest, into: Any) -> Reading:
+        """Return what this rank reads of a generation, or raise MisfitError."""
+        if manifest.layout is not None:
+            raise MisfitError("its state is divided among ranks: load it with ShardedCheckpoints")
+        if not manifest.replicated and manifest.world_size != self.ranks.size:
+            raise MisfitError(
+                f"saved by {manifest.world_size} ranks, each its own state; "
+                f"here are {self.ranks.size}"
+            )
+        rank = 0 if manifest.replicated else self.ranks.rank
+        return Reading({rank}, lambda files: load_shard(files[rank]))
+
+    def _begin(self, step: int, state: Any, metadata: Mapping[str, Any]) -> _Save:
+        """Make the new folder; with ``background``, the state may change afterwards."""
+        rank, purpose = self.ranks.rank, _purpose(step)
+        mine, layout = self._divide(state, purpose)
+        writes = rank == 0 or not self._replicated
+        kept: list[Any] = []
+
+        def begin() -> int:
+            if writes:
+                kept.append(snapshot(mine) if self._background else mine)
+            return generations.begin(self._root) if rank == 0 else 0
+
+        number = self.ranks.together(purpose, begin)[0]
+
+        def write() -> tuple[int, int, str] | None:
+            if not writes:
+                return None
+            shard = write_shard(generations.folder_of(self._root, number), rank, kept[0])
+            return shard.rank, shard.size, shard.sha256
+
+        return _Save(number, step, layout, metadata, write)
+
+    def _finish(self, save: _Save, write: Callable[[], "tuple[int, int, str] | None"]) -> None:
+        """Have all shards written, and then the manifest."""
+        purpose, first = _purpose(save.step), self.ranks.rank == 0
+        try:
+            told = self.ranks.together(purpose, write)
+
+            def write_manifest() -> None:
+                if first:
+                    folder = generations.folder_of(self._root, save.number)
+                    self._manifest(save, told).write(folder)
+
+            self.ranks.together(purpose, write_manifest)
+        except CheckpointError:
+            if first:
+                generations.remove(self._root, save.number)
+            raise
+        if first:
+            generations.rotate(self._root, self._keep, self._damaged)
+
+    def _manifest(self, save: _Save, told: list[Any]) -> Manifest:
         return Manifest(
-            generation=number,
-            step=step,
-            world_size=self._ranks.size,
+            generation=save.number,
+            step=save.step,
+            world_size=self.ranks.size,
             replicated=self._replicated,
             shards=tuple(Shard(*shard) for shard in told if shard),
             torch_version=str(torch.__version__),
-            metadata=dict(metadata or {}),
+            metadata=dict(save.metadata),
+            layout=save.layout,
         )
 
-    def _open(self, number: int) -> tuple[Manifest, BinaryIO] | None:
+    def _open(
+        self, number: int, into: Any, files: ExitStack
+    ) -> tuple[Manifest, Reading, dict[int, BinaryIO]] | None:
         """Check a generation on every rank; None if it is damaged on any."""
         folder = generations.folder_of(self._root, number)
-        mine: list[tuple[Manifest, BinaryIO]] = []
+        found: list[tuple[Manifest, Reading, dict[int, BinaryIO]]] = []
 
-        def check() -> tuple[str, int]:
+        def check() -> tuple[str, str]:
             manifest = read_manifest(folder, number)
-            fits = manifest.replicated or manifest.world_size == self._ranks.size
-            if fits:
-                mine.append((manifest, open_shard(folder, manifest.shard_for(self._ranks.rank))))
-            return manifest.sha256, self._ranks.size if fits else manifest.world_size
+            try:
+                reading = self._reading(manifest, into)
+            except MisfitError as error:
+                return manifest.sha256, str(error)
+            opened = {
+                rank: files.enter_context(open_shard(folder, manifest.shards[rank]))
+                for rank in sorted(reading.files)
+            }
+            found.append((manifest, reading, opened))
+            return manifest.sha256, ""
 
-        told, failures = self._ranks.attempt(check)
-        problem = "" if failures else self._misfit(told)
-        if not failures and not problem:
-            return mine[0]
-        for _, file in mine:
-            file.close()
-        if problem:
-            raise CheckpointError(f"{folder}: {problem}")
-        self._damaged.add(number)
-        if self._ranks.rank == 0:
-            logger.warning("%s", CheckpointError(f"checkpoint {folder} is passed over", failures))
-        return None
-
-    def _misfit(self, told: list[tuple[str, int]]) -> str:
-        """Why an intact generation is not for these ranks; empty if it is."""
+        told, failures = self.ranks.attempt(check)
+        if failures:
+            self._damaged.add(number)
+            if self.ranks.rank == 0:
+                reason = CheckpointError(f"checkpoint {folder} is passed over", failures)
+                logger.warning("%s", reason)
+            return None
         if len({seal for seal, _ in told}) > 1:
-            return "ranks see different manifests; is the folder shared by all of them?"
-        saved_by = told[0][1]
-        if saved_by != self._ranks.size:
-            return f"saved by {saved_by} ranks, each its own state; here are {self._ranks.size}"
-        return ""
+            problem = "ranks see different manifests; is the folder shared by all of them?"
+            raise CheckpointError(f"{folder}: {problem}")
+        misfits = {rank: text for rank, (_, text) in enumerate(told) if text}
+        if misfits:
+            raise CheckpointError(f"{folder} is intact, but not for this job", misfits)
+        return found[0]
 
-    def _load(self, manifest: Manifest, file: BinaryIO) -> Checkpoint:
+    def _load(self, manifest: Manifest, reading: Reading, files: dict[int, BinaryIO]) -> Checkpoint:
         folder = generations.folder_of(self._root, manifest.generation)
         states: list[Any] = []
         purpose = f"{folder} is intact, but cannot be loaded"
-        with file:
-            self._ranks.together(purpose, lambda: states.append(load_shard(file)))
+        self.ranks.together(purpose, lambda: states.append(reading.state(files)))
         return Checkpoint(manifest.step, states[0], manifest.metadata, folder)
+
+
+def _purpose(step: int) -> str:
+    return f"the checkpoint of step {step} was not saved"

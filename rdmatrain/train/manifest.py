@@ -10,7 +10,7 @@ from rdmatrain.errors import RdmatrainError
 from rdmatrain.train.files import whole_file
 
 MANIFEST = "manifest.json"
-SCHEMA = 1
+SCHEMA = 2
 
 
 class DamageError(RdmatrainError):
@@ -50,6 +50,7 @@ class Manifest:
         shards: what was written, by rank.
         torch_version: of the torch that wrote it.
         metadata: what the user added.
+        layout: of a state that is divided among ranks, where its parts are; None of others.
         sha256: of the manifest itself; empty until it was written and read.
 
     """
@@ -61,16 +62,13 @@ class Manifest:
     shards: tuple[Shard, ...]
     torch_version: str
     metadata: dict[str, Any]
+    layout: dict[str, Any] | None = None
     sha256: str = ""
 
     def write(self, folder: Path) -> None:
         """Write it into the folder of its generation, which exists from then on."""
         with whole_file(folder / MANIFEST) as file:
             file.write(_sealed({"schema": SCHEMA, **asdict(self)}))
-
-    def shard_for(self, rank: int) -> Shard:
-        """Return what a rank of a group of this world size loads."""
-        return self.shards[0 if self.replicated else rank]
 
 
 def read_manifest(folder: Path, generation: int) -> Manifest:

@@ -43,6 +43,14 @@ class Ranks:
         dist.all_gather(told, mine, group=self._group)
         return [json.loads(text.numpy().tobytes()) for text in told]
 
+    def any_of(self, *flags: bool) -> list[bool]:
+        """Return for each flag whether it is set on any rank, which is one small all_reduce."""
+        if self.size == 1:
+            return list(flags)
+        told = torch.tensor(flags, dtype=torch.uint8)
+        dist.all_reduce(told, dist.ReduceOp.MAX, group=self._group)
+        return [bool(flag) for flag in told.tolist()]
+
     def attempt(self, action: Callable[[], Any]) -> tuple[list[Any], dict[int, str]]:
         """Act on every rank; return the results by rank, and what failed, equal on all ranks."""
         result, failure = None, ""

@@ -1,7 +1,10 @@
 """A rank's file: written with its checksum, and checked before anything of it is used."""
 
+import copy
 import hashlib
 import os
+from collections.abc import Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,28 +20,48 @@ BLOCK_BYTES = 1 << 20
 class _Sink:
     """Writes and hashes what torch.save gives, which is in the order of the file.
 
-    torch turns an error in a write into one of its own, and then writes on. So the first one is
-    kept, and the rest of the data dropped.
+    Both take about as long, so big pieces are hashed by a thread meanwhile. torch turns an error in
+    a write into one of its own, and then writes on. So the first one is kept, and the rest of the
+    data dropped.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, hasher: Executor) -> None:
+        self._file, self._hasher = file, hasher
         self.hash = hashlib.sha256()
         self.size = 0
         self.error: OSError | None = None
 
     def write(self, data: memoryview) -> int:
         if self.error is None:
-            try:
-                self._file.write(data)
-            except OSError as error:
-                self.error = error
-            self.hash.update(data)
             self.size += len(data)
+            if len(data) < BLOCK_BYTES:
+                self.hash.update(data)
+                self._write(data)
+            else:
+                hashed = self._hasher.submit(self.hash.update, data)
+                self._write(data)
+                hashed.result()
         return len(data)
+
+    def _write(self, data: memoryview) -> None:
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self.error = error
 
     def flush(self) -> None:
         """Do nothing: the file is flushed when it is whole."""
+
+
+def snapshot(state: Any) -> Any:
+    """Return a copy in the CPU's memory, which stays as it is when the state changes."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, Mapping):
+        return {name: snapshot(value) for name, value in state.items()}
+    if type(state) in {list, tuple}:
+        return type(state)(snapshot(value) for value in state)
+    return copy.deepcopy(state)
 
 
 def write_shard(folder: Path, rank: int, state: Any) -> Shard:
@@ -50,8 +73,8 @@ def write_shard(folder: Path, rank: int, state: Any) -> Shard:
 
     """
     path = folder / Shard(rank, 0, "").name
-    with whole_file(path) as file:
-        sink = _Sink(file)
+    with ThreadPoolExecutor(1, "hash") as hasher, whole_file(path) as file:
+        sink = _Sink(file, hasher)
         torch.save(state, sink)
         if sink.error is not None:
             raise sink.error

@@ -117,11 +117,8 @@ def finish(
 
 def facts_of(out: str) -> dict[int, dict[str, Any]]:
     facts: dict[int, dict[str, Any]] = {}
-    for line in out.splitlines():
-        label, at, text = line.partition("@{")
-        if at and (label == "" or label.startswith("[")):
-            rank = int(label.strip("[]: ") or 0)
-            facts.setdefault(rank, {}).update(json.loads("{" + text))
+    for rank, text in re.findall(r"^(?:\S+:(\d+)│ )?@(\{.*)", out, flags=re.MULTILINE):
+        facts.setdefault(int(rank or 0), {}).update(json.loads(text))
     return facts
 
 

@@ -8,8 +8,9 @@ from integration_jobs import run, write_worker
 BUSY = """
 dist.init_process_group("rdmatrain")
 x = torch.full((6_000_000,), RANK + 1.0)
-if RANK == 0:
-    time.sleep(13)
+end = time.monotonic() + 13
+while RANK == 0 and time.monotonic() < end:
+    pass  # asleep it would be taken for a rank that hangs
 dist.all_reduce(x)
 note(sum=x[-1].item())
 dist.destroy_process_group()

@@ -125,7 +125,7 @@ note(survived=True)
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=7m", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=7m,nr_inodes=40", "tmpfs", str(folder)]
     if shutil.which("mount") is None or os.geteuid() != 0:
         pytest.skip("mounting a small tmpfs needs root and mount")
     mounted = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -164,6 +164,71 @@ dist.destroy_process_group()
     assert left == ["generation-0000000001", "generation-0000000002"]
 
 
+def test_no_inodes_and_a_read_only_disk_are_errors_on_all_and_training_goes_on(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    body = """
+import subprocess
+disk = Path(sys.argv[1]).parent
+def remount(options):
+    if RANK == 0:
+        subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
+    dist.barrier()
+def use_inodes():
+    try:
+        for number in range(1000):
+            (disk / f"file{number}").touch()
+    except OSError:
+        return
+def expect_failure(name, step):
+    began = time.monotonic()
+    try:
+        checkpoints.save(step, state_of(step))
+        text = ""
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+    dist.all_reduce(total := torch.ones(1))
+    note(**{name: [text, time.monotonic() - began, total.item(), checkpoints.load().step]})
+checkpoints.save(1, state_of(1))
+if RANK == 0:
+    use_inodes()
+dist.barrier()
+expect_failure("inodes", 2)
+if RANK == 0:
+    (disk / "file0").unlink()
+    (disk / "file1").unlink()  # room for the folder and one file, but not for both shards
+dist.barrier()
+expect_failure("one inode", 3)
+if RANK == 0:
+    for path in disk.glob("file*"):
+        path.unlink()
+dist.barrier()
+checkpoints.save(4, state_of(4))
+remount("ro")
+expect_failure("read-only", 5)
+remount("rw")
+checkpoints.save(6, state_of(6))
+note_loaded()
+dist.destroy_process_group()
+"""
+    job = run(write_worker(tmp_path, GROUP + body), str(small_disk / "checkpoints"))
+    assert job.code == 0, job.out
+    expected = {
+        "inodes": (28, "generation-0000000002", 1),
+        "one inode": (28, "rank-0000", 1),
+        "read-only": (30, "generation-0000000003", 4),
+    }
+    for name, (code, path, step) in expected.items():
+        text, seconds, total, loaded = job.of(0)[name]
+        assert text == job.of(1)[name][0]
+        assert text.startswith("CheckpointError: ")
+        assert f"errno {code}, " in text
+        assert path in text
+        assert seconds < 10
+        assert (total, loaded) == (2, step)
+    expect_loaded(job, 6)
+
+
 # The demo
 
 
@@ -185,11 +250,17 @@ def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
         time.sleep(0.005)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    out = tmp_path_factory.mktemp("undisturbed")
+    (ended,) = finish([train(out)])
+    assert ended.code == 0, ended.out
+    return result_of(out)
+
+
 def test_training_that_was_killed_ends_with_the_bits_of_undisturbed_training(
-    tmp_path: Path,
+    tmp_path: Path, undisturbed: dict[str, object]
 ) -> None:
-    (undisturbed,) = finish([train(tmp_path / "undisturbed")])
-    assert undisturbed.code == 0, undisturbed.out
     folder, out = tmp_path / "checkpoints", tmp_path / "killed"
     options = ("--checkpoint", str(folder), "--checkpoint-every", "4")
     with nothing_left_behind() as env:
@@ -204,4 +275,37 @@ def test_training_that_was_killed_ends_with_the_bits_of_undisturbed_training(
     (resumed,) = finish([train(out, *options)])
     assert resumed.code == 0, resumed.out
     assert "step    1 " not in resumed.out
-    assert result_of(out) == result_of(tmp_path / "undisturbed")
+    assert result_of(out) == undisturbed
+
+
+def pid_of_rank(marker: str, rank: int) -> int:
+    (pid,) = [
+        pid
+        for pid in processes_with(marker)
+        if f"\0RANK={rank}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    ]
+    return pid
+
+
+def test_ranks_that_are_told_to_stop_leave_together_and_resume_with_the_same_bits(
+    tmp_path: Path, undisturbed: dict[str, object]
+) -> None:
+    folder, out = tmp_path / "checkpoints", tmp_path / "told"
+    options = ("--checkpoint", str(folder), "--checkpoint-every", "10")
+    whom = {1: lambda env, _: pid_of_rank(env[MARKER], 1), 4: lambda _, process: process.pid}
+    for number, chosen in whom.items():  # rank 1 alone, and the launcher, which tells all
+        with nothing_left_behind() as env:
+            process = train(out, *options, env=env)
+            wait_for(folder / f"generation-{number:010}" / "manifest.json", process)
+            os.kill(chosen(env, process), signal.SIGTERM)
+            text, _ = process.communicate(timeout=60)
+            assert process.returncode == 143, text
+    steps = [
+        json.loads(path.read_text())["step"] for path in folder.glob("generation-*/manifest.json")
+    ]
+    assert any(step % 10 for step in steps), "no checkpoint was made for a signal"
+    (resumed,) = finish([train(out, *options)])
+    assert resumed.code == 0, resumed.out
+    assert f"goes on from the checkpoint of step {max(steps)}\n" in resumed.out
+    assert "2 restarts" in resumed.out
+    assert result_of(out) == undisturbed

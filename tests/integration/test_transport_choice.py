@@ -66,13 +66,14 @@ def test_verbs_that_cannot_be_had_is_refused_in_time_with_the_reason(
 
 
 @no_rdma
-@pytest.mark.parametrize("option", ["transport", "require"])
-def test_the_launchers_options_demand_verbs_too(tmp_path: Path, option: str) -> None:
-    ended = run(
-        write_worker(tmp_path, APART + INIT.replace(", PG_OPTIONS", "")), f"--{option}", "verbs"
-    )
+def test_the_launchers_options_demand_verbs_too(tmp_path: Path) -> None:
+    worker = write_worker(tmp_path, APART + INIT.replace(", PG_OPTIONS", ""))
+    ended = run(worker, "--require", "verbs")
     assert ended.code == 7, ended.out
-    assert f"RDMATRAIN_{option.upper()}=verbs, but it cannot join rank 0" in ended.out
+    assert "RDMATRAIN_REQUIRE=verbs, but it cannot join rank 0" in ended.out
+    ended = run(worker, "--transport", "verbs")  # the launcher itself sees that no pair can have it
+    assert ended.code == 69, ended.out
+    assert "--transport=verbs, but no RDMA port of this node works" in ended.out
 
 
 @no_rdma

@@ -16,7 +16,9 @@ C_FILES = sorted(
     for path in folder.rglob("*")
     if path.suffix in {".c", ".h", ".cpp"}
 )
-CORE_FILES = [path for path in C_FILES if "csrc" in path.parts and "bind" not in path.parts]
+CORE_FILES = [
+    path for path in C_FILES if "csrc" in path.parts and not {"bind", "bench"} & {*path.parts}
+]
 PRODUCT_FILES = sorted(
     path
     for folder in ("csrc", "rdmatrain", "launch", "benchmarks", "k8s")

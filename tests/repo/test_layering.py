@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
 # A layer includes itself, the layers below, and the public headers; never a sibling.
 LEVEL = {"base": 0, "arena": 1, "ibv": 1, "reduce": 1, "transport": 2, "coll": 3, "bind": 4}
+LEVEL["bench"] = 0  # programs, which include nothing of ours
 TRANSPORTS = {path.name.removesuffix("_ctx.c") for path in CSRC.glob("transport/*_ctx.c")}
 C_FILES = sorted(path for path in CSRC.rglob("*") if path.suffix in {".c", ".h", ".cpp"})
 

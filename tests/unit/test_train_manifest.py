@@ -95,10 +95,10 @@ def test_that_of_another_generation_is_damage(tmp_path):
 
 
 def test_another_schema_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("rdmatrain.train.manifest.SCHEMA", 2)
+    monkeypatch.setattr("rdmatrain.train.manifest.SCHEMA", 3)
     written(tmp_path)
     monkeypatch.undo()
-    with pytest.raises(DamageError, match="schema 2, known is 1"):
+    with pytest.raises(DamageError, match="schema 3, known is 2"):
         read_manifest(tmp_path, 4)
 
 

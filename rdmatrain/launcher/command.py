@@ -1,0 +1,75 @@
+"""What ``rdmatrain run`` does: from what the command line has to an exit code."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rdmatrain import config
+from rdmatrain.discovery.probes import live
+from rdmatrain.discovery.source import Tree
+from rdmatrain.discovery.survey import survey
+from rdmatrain.errors import SettingError
+from rdmatrain.launcher import exit_codes
+from rdmatrain.launcher.explain import dry_run_text, explain_text
+from rdmatrain.launcher.job import Job
+from rdmatrain.launcher.resolve import resolve
+
+
+def run_job(
+    given: Mapping[str, Any],
+    write: Callable[[str], None],
+    preflight: Callable[[Job], None] | None = None,
+) -> int:
+    """Run this node's part of a job, or say what it would be; return the launcher's exit code.
+
+    Args:
+        given: what the command line has, see :func:`~rdmatrain.launcher.resolve.resolve`.
+        write: prints what the user asked to see.
+        preflight: called with the job before anything is started, if the user wants it; a
+            RefusalError of it is why nothing is.
+
+    Raises:
+        SettingError: something is wrong; nothing was started. Kubernetes is told too.
+
+    """
+    try:
+        return _run(given, write, preflight)
+    except SettingError as error:
+        if not _only_looks(given):
+            _tell_kubernetes(error)
+        raise
+
+
+def _run(
+    given: Mapping[str, Any],
+    write: Callable[[str], None],
+    preflight: Callable[[Job], None] | None,
+) -> int:
+    environ = config.inherited_environment()
+    source = Tree(probes=live())
+    found = survey(source)
+    resolved = resolve(given, environ, found)
+    if given.get("explain"):
+        write(explain_text(resolved))
+    if given.get("dry_run"):
+        write(dry_run_text(resolved.job, found, environ, source))
+    if _only_looks(given):
+        return 0
+    if preflight and resolved.preflight:
+        preflight(resolved.job)
+    from rdmatrain.launcher.launch import launch  # noqa: PLC0415 - --explain is done
+
+    return launch(resolved.job, found)
+
+
+def _only_looks(given: Mapping[str, Any]) -> bool:
+    return bool(given.get("explain") or given.get("dry_run"))
+
+
+def _tell_kubernetes(error: SettingError) -> None:
+    from rdmatrain.launcher import termination  # noqa: PLC0415 - only errors need them
+    from rdmatrain.launcher.facts import host_name  # noqa: PLC0415
+    from rdmatrain.launcher.messages import Fault, Finish  # noqa: PLC0415
+
+    code = getattr(error, "exit_code", exit_codes.USAGE)
+    fault = Fault(kind="setting", host=host_name(), detail=str(error), exit_code=code)
+    termination.write(termination.text(Finish(exit_code=code, fault=fault), "", host_name()))

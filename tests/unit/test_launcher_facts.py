@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+import hashlib
+import socket
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from fake_survey import SURVEY
+
+from rdmatrain import __version__
+from rdmatrain.launcher import facts
+from rdmatrain.launcher.facts import MUST_AGREE, facts_of
+from rdmatrain.launcher.job import Gang, Job, Program
+
+
+def job(script: str = "/nowhere/train.py", **fields: object) -> Job:
+    return Job(program=Program(script=script), **fields)  # type: ignore[arg-type]
+
+
+def test_what_is_compared() -> None:
+    join = facts_of(job(nproc=3, gang=Gang(min_nodes=2, max_nodes=4, node_rank=1)), SURVEY)
+    assert (join.host, join.nproc, join.node_rank) == (socket.gethostname(), 3, 1)
+    agree = join.agree
+    assert agree["the number of nodes"] == "2 to 4"
+    assert agree["torch's version"] == metadata.version("torch")
+    assert agree["rdmatrain's version"] == __version__
+    assert agree["Python's version"] == f"{sys.version_info[0]}.{sys.version_info[1]}"
+    assert agree["the number of GPUs"] == str(len(SURVEY.allocation.gpus))
+    assert agree["the number of RDMA NICs"] == str(len(SURVEY.allocation.nics))
+    assert agree["the MTU of RDMA NICs"] == "4200"
+    assert agree["the transport"] == "as by default"
+    assert set(agree) == set(MUST_AGREE)
+
+
+def test_what_cannot_be_found_out_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "_RELEASE", Path("/nowhere"))
+
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    agree = facts_of(job(), None).agree
+    unknown = {name for name, value in agree.items() if value == "unknown"}
+    assert unknown == {
+        "torch's version", "the image (its /etc/os-release)", "the number of GPUs",
+        "the number of RDMA NICs", "the MTU of RDMA NICs", "the code",
+    }  # fmt: skip
+
+
+def test_the_transport_is_what_options_and_variables_make_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RDMATRAIN_TRAFFIC_CLASS", "106")
+    monkeypatch.setenv("RDMATRAIN_ADDR", "10.0.0.1")  # each node has its own
+    agree = facts_of(job(settings={"transport": "tcp"}), None).agree
+    assert agree["the transport"] == "transport=tcp traffic_class=106"
+    monkeypatch.setenv("RDMATRAIN_TRAFFIC_CLASS", "loud")  # the worker says what is wrong
+    assert facts_of(job(), None).agree["the transport"] == "unknown"
+
+
+def test_the_code_is_that_of_the_script(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("print(1)\n")
+    digest = hashlib.sha256(b"print(1)\n").hexdigest()[:12]
+    assert facts_of(job(str(script)), None).agree["the code"] == f"train.py sha256:{digest}"
+    script.write_text("print(2)\n")
+    assert digest not in facts_of(job(str(script)), None).agree["the code"]
+
+
+def test_the_code_of_a_module_is_its_file_or_its_main(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "nets"
+    package.mkdir()
+    (package / "__main__.py").write_text("1")
+    (package / "gpt.py").write_text("2")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    for module, name in (("nets", "__main__.py"), ("nets.gpt", "gpt.py")):
+        its = job()
+        program = dataclasses.replace(its.program, script=module, module=True)
+        agree = facts_of(dataclasses.replace(its, program=program), None).agree
+        assert agree["the code"].startswith(f"{name} sha256:")
+
+
+@pytest.mark.parametrize("kind", ["folder", "device", "large"])
+def test_what_is_no_code_is_not_read(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "MAX_CODE_BYTES", 10)
+    path = {"folder": tmp_path, "device": Path("/dev/zero"), "large": tmp_path / "large"}[kind]
+    if kind == "large":
+        path.write_bytes(b"x" * 11)
+    assert facts_of(job(str(path)), None).agree["the code"] == "unknown"
+
+
+def test_a_program_of_its_own_has_no_code_to_compare() -> None:
+    its = Job(program=Program(script="/bin/true", no_python=True))
+    assert facts_of(its, None).agree["the code"] == "unknown"
