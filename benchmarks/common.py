@@ -71,6 +71,13 @@ def where() -> dict[str, str]:
     return {"time": now, "machine": machine(), "commit": commit()}
 
 
+def bare_environment() -> Environment:
+    """Return what a job needs of this process's variables, none of which tells it what to do."""
+    kept = ("PATH", "HOME", "LD_LIBRARY_PATH")
+    ours = {name: os.environ[name] for name in kept if name in os.environ}
+    return ours | {"PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT)), "OMP_NUM_THREADS": "1"}
+
+
 def append_records(path: Path, records: list[dict[str, object]]) -> None:
     """Append JSON lines."""
     with path.open("a", encoding="utf-8") as out:

@@ -3,15 +3,14 @@
 One run measures every line that the collectives must pass. Contestants alternate over rounds, each
 as processes of its own on pinned CPUs; a time is the median over the rounds of a round's median
 call. Rounds in which other programs used the CPUs do not count where there are better ones. Every
-result is checked, on values that depend on rank and index, before it is timed. DDP's step and the
-demo's memory follow, as ddp_exposed.py and memory.py measure them.
+result is checked, on values that depend on rank and index, before it is timed. DDP's step, as
+`rdmatrain bench train` times it, and the demo's memory, as memory.py measures it, follow.
 Exit code 1: a line is missed. 2: something could not run.
 """
 
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -19,11 +18,10 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-import ddp_exposed
 import memory
-import peers
 from common import (
-    ROOT,
+    MAX_REPEATS,
+    MIN_REPEATS,
     Case,
     Command,
     Environment,
@@ -36,7 +34,13 @@ from common import (
     size_text,
     where,
 )
-from pass_lines import LARGE, MPIS, OTHER_LIMITS, OTHERS, SIZES, Key, Line, Times, judge
+from pass_lines import LARGE, MPIS, OTHER_LIMITS, OTHERS, SIZES, Cell, Key, Line, Times, judge
+
+from rdmatrain.bench import model, mpi, train
+from rdmatrain.bench.machine import context_of
+from rdmatrain.bench.memory import MemoryLimit
+from rdmatrain.bench.running import ContestantError
+from rdmatrain.bench.train_results import Model, lines_of, records_of
 
 FOLDER = Path(__file__).resolve().parent
 QUICK_SIZES = [8, 8 << 10, 64 << 10, *LARGE]
@@ -51,6 +55,9 @@ TORCH_BACKENDS: dict[str, tuple[str, Environment]] = {
     "gloo": ("gloo", {}),
 }
 TRAINING = ("ddp", "memory")
+# 10 million parameters, and little to compute beside their gradients' way.
+TRAINED = Model(width=456, layers=4, heads=6, seq_len=64, batch=1)
+EXPOSED_ALLOWED = 0.25
 
 
 class Round(NamedTuple):
@@ -79,7 +86,7 @@ def main() -> int:
             print_disturbance(rounds, ranks)
             print_others(times, ranks)
         lines = judge(times, sizes, args.ranks) + measure_training(args)
-    except (JobError, OSError, subprocess.CalledProcessError) as error:
+    except (ContestantError, JobError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("\n# pass lines: measured of allowed, for the worst size or for every size that misses")
@@ -116,19 +123,10 @@ def list_of(kind: type, allowed: Iterable[object]) -> Callable[[str], list[objec
 
 
 def prepare(names: Iterable[str]) -> None:
-    """Build what the contestants need; a peer is never installed unasked."""
-    missing = [name for name in MPIS if name in names and not peers.is_made(name)]
+    """Make sure that the peers are there; none is installed unasked."""
+    missing = [name for name in MPIS if name in names and mpi.environment(name) is None]
     if missing:
-        raise JobError(f"{', '.join(missing)}: run python benchmarks/peers.py first")
-    if "limit" in names:
-        limit_program().parent.mkdir(exist_ok=True)
-        flags = ["-O3", "-march=native", "-o", str(limit_program())]
-        subprocess.run(["gcc", *flags, str(FOLDER / "limit.c")], check=True)
-
-
-def limit_program() -> Path:
-    """Return where the memory probe is built."""
-    return ROOT / "build" / "limit"
+        raise JobError(f"not installed: run rdmatrain bench peers {' '.join(missing)} first")
 
 
 def measure(args: argparse.Namespace, sizes: list[int]) -> Rounds:
@@ -178,11 +176,26 @@ def measure_training(args: argparse.Namespace) -> list[Line]:
     """Measure what training gets of it."""
     lines = []
     if "ddp" in args.only:
-        steps = ddp_exposed.QUICK_STEPS if args.quick else ddp_exposed.STEPS
-        lines.append(ddp_exposed.measure(steps, args.json))
+        lines.append(measure_ddp(15 if args.quick else 60, args.json))
     if "memory" in args.only:
         lines.append(memory.measure(memory.STEPS, args.json))
     return lines
+
+
+def measure_ddp(steps: int, json_path: Path | None) -> Line:
+    """Time DDP's steps, print them, and return the line that exposed communication must pass."""
+    ddp = train.TrainOptions("2", "ddp", steps=steps, model=TRAINED, quiet=True)
+    training = train.measure(ddp)
+    if training.failures:
+        raise JobError("\n".join(training.failures))
+    context = context_of(" ".join(["benchmarks/intra_host.py", *sys.argv[1:]]), True, {}, None)
+    print("\n" + "\n".join(lines_of(training, context)))
+    if json_path:
+        append_records(json_path, records_of(training, context))
+    exposed = {result.backend: result.exposed_s for result in training.results}
+    text = f"DDP, 2 ranks: exposed communication at most {EXPOSED_ALLOWED} of Gloo's"
+    allowed = EXPOSED_ALLOWED * exposed["gloo"]
+    return Line(text, (Cell("exposed", exposed["rdmatrain"], allowed, "ms"),))
 
 
 def cases_of(name: str, ranks: int, sizes: list[int]) -> list[Case]:
@@ -200,6 +213,8 @@ def cases_of(name: str, ranks: int, sizes: list[int]) -> list[Case]:
 
 def run(name: str, ranks: int, cases: list[Case]) -> dict[Case, float]:
     """Time the cases once; every one of them must come back."""
+    if name == "limit":
+        return run_limit(cases)
     lines = json_lines(run_job(commands(name, ranks, cases), JOB_TIMEOUT))
     found = {Case(line["op"], line["dtype"], line["nbytes"]): line["seconds_p50"] for line in lines}
     if set(found) != set(cases):
@@ -207,14 +222,31 @@ def run(name: str, ranks: int, cases: list[Case]) -> dict[Case, float]:
     return found
 
 
+def run_limit(cases: list[Case]) -> dict[Case, float]:
+    """Time the memory limit."""
+    limit = MemoryLimit()
+    try:
+        return {case: limit_seconds(limit, case) for case in cases}
+    finally:
+        limit.close()
+
+
+def limit_seconds(limit: MemoryLimit, case: Case) -> float:
+    """Return the median call of the slower process."""
+    prepared = limit.prepare(model.Case(case.op, case.dtype, "SUM", case.nbytes, True), True)
+    if prepared.nwrong:
+        raise JobError(f"limit: {prepared.nwrong} wrong elements, {case}")
+    calls = max(MIN_REPEATS, min(MAX_REPEATS, int(BUDGET_SECONDS / prepared.guess_s)))
+    seconds = max(map(statistics.median, limit.time(calls, 3)))
+    limit.drop()
+    return seconds
+
+
 def commands(name: str, ranks: int, cases: list[Case]) -> list[Command]:
     """Return the processes of a contestant."""
     texts = [str(BUDGET_SECONDS), *map(str, cases)]
-    if name == "limit":
-        nbytes = [str(case.nbytes) for case in cases]
-        return [([str(limit_program()), str(BUDGET_SECONDS), *nbytes], {})]
     if name in MPIS:
-        return [peers.command(name, ranks, [str(FOLDER / "mpi_allreduce.py"), *texts])]
+        return [mpi.command(name, ranks, [str(FOLDER / "mpi_allreduce.py"), *texts])]
     backend, env = TORCH_BACKENDS[name]
     argv = [str(FOLDER / "torch_collectives.py"), backend, *texts]
     started = rank_commands(argv, ranks, env)

@@ -1,6 +1,7 @@
 """One rank of an MPI job: times mpi4py's ``Allreduce(IN_PLACE)``; rank 0 prints JSON lines.
 
-Runs in a peer's environment, which ``peers.py`` makes; usage: mpi_allreduce.py BUDGET CASE...
+Runs in a peer's environment, which ``rdmatrain bench peers`` makes. Usage:
+mpi_allreduce.py BUDGET CASE...
 """
 
 import json

@@ -6,18 +6,20 @@ Usage: torch_collectives.py BACKEND BUDGET CASE..., with the variables of a laun
 
 import json
 import os
+import statistics
 import sys
+import time
 from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 from common import Case, p50_seconds, pin
-from torch import Tensor
 
-MODULUS = {"float32": 1021, "bfloat16": 31, "float16": 31}  # keeps every sum exact
+from rdmatrain.bench import model, torch_ops
+from rdmatrain.bench.model import OPS
+
 Call = Callable[[], object]
-Group = dist.ProcessGroup | None
-Prepared = tuple[Call, list[Tensor], Tensor, Tensor]
+ROUNDS, ROUND_SECONDS = 7, 0.02
 
 
 def main() -> int:
@@ -77,156 +79,59 @@ def largest(value: float) -> float:
     return float(tensor.item())
 
 
-def prepare(case: Case, group: Group = None) -> tuple[Call, int]:
+def prepare(case: Case, group: dist.ProcessGroup | None = None) -> tuple[Call, int]:
     """Run the case once on values that depend on rank and index.
 
     Args:
-        case: what to do.
+        case: what to do; ``all_gather_own``: each rank's input is its own part of the output.
         group: where; None for the default group.
 
     Returns:
         The call to time, and how many elements of its first result were wrong.
 
     """
-    dtype = getattr(torch, case.dtype)
-    count = case.nbytes // dtype.itemsize
-    call, filled, result, expected = OPERATIONS[case.op](count, dtype, group)
-    call()
-    nwrong = int((result != expected).sum())
-    for tensor in filled:
+    op = case.op.removesuffix("_own")
+    in_place = OPS[op].in_place == "in" or op != case.op
+    redop = "SUM" if OPS[op].reduces else ""
+    this = model.Case(op, case.dtype, redop, case.nbytes, in_place, 0 if OPS[op].rooted else -1)
+    place = torch_ops.Place(dist.get_rank(), dist.get_world_size(), torch.device("cpu"), group)
+    made = torch_ops.make(this, place)
+    made.call()
+    nwrong = torch_ops.num_wrong(made, this)
+    for tensor in made.written:
         tensor.zero_()  # repeated sums would overflow
-    return call, nwrong
+    return made.call, nwrong
 
 
-def values(count: int, dtype: torch.dtype, rank: int, first: int = 0) -> Tensor:
-    """Return elements first, first + 1... of what a rank starts with."""
-    modulus = MODULUS[str(dtype).removeprefix("torch.")]
-    index = torch.arange(first, first + count, dtype=torch.int32)
-    return (index.remainder_(modulus) + 3 * rank).to(dtype)
+def interleave(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Time calls in turns.
 
+    Args:
+        calls: one for each backend.
 
-def total(count: int, dtype: torch.dtype, first: int = 0) -> Tensor:
-    """Return the sum of those elements over the ranks."""
-    world = dist.get_world_size()
-    one = values(count, dtype, 0, first).to(torch.int32)
-    return (world * one + 3 * world * (world - 1) // 2).to(dtype)
+    Returns:
+        For each backend the median over the rounds; a round is the median of its calls, on the
+        rank where that is largest. The same on all ranks.
 
-
-def own(count: int, dtype: torch.dtype, rank: int) -> Tensor:
-    """Return a tensor of plain torch.empty, as an application's, filled with a rank's values."""
-    return torch.empty(count, dtype=dtype).copy_(values(count, dtype, rank))
-
-
-# Each makes tensors, and returns the call, what to zero afterwards, a result and what it must be.
-
-
-def all_reduce(count: int, dtype: torch.dtype, group: Group) -> Prepared:
-    """Sum ``count`` elements in place."""
-    x = own(count, dtype, dist.get_rank())
-    return lambda: dist.all_reduce(x, group=group), [x], x, total(count, dtype)
-
-
-def reduce(count: int, dtype: torch.dtype, group: Group) -> Prepared:
-    """Sum ``count`` elements on rank 0; what the others then hold is undefined."""
-    x, expected = own(count, dtype, dist.get_rank()), total(count, dtype)
-    shown = count if dist.get_rank() == 0 else 0
-    return lambda: dist.reduce(x, 0, group=group), [x], x[:shown], expected[:shown]
-
-
-def reduce_scatter(count: int, dtype: torch.dtype, group: Group) -> Prepared:
-    """Sum ``count`` elements into parts, one a rank."""
-    rank, part = dist.get_rank(), count // dist.get_world_size()
-    x, out = own(count, dtype, rank), torch.empty(part, dtype=dtype)
-    expected = total(part, dtype, rank * part)
-    return lambda: dist.reduce_scatter_tensor(out, x, group=group), [x, out], out, expected
-
-
-def all_gather(count: int, dtype: torch.dtype, group: Group) -> Prepared:
-    """Gather ``count`` elements from parts that lie elsewhere."""
-    rank, part = dist.get_rank(), count // dist.get_world_size()
-    return all_gather_of(own(part, dtype, rank), torch.empty(count, dtype=dtype), group)
-
-
-def all_gather_own(count: int, dtype: torch.dtype, group: Group) -> Prepared:
-    """Gather ``count`` elements where each rank's input is its own part of the output."""
-    rank, part = dist.get_rank(), count // dist.get_world_size()
-    out = torch.empty(count, dtype=dtype)
-    x = out[rank * part : (rank + 1) * part].copy_(values(part, dtype, rank))
-    return all_gather_of(x, out, group)
-
-
-def all_gather_of(x: Tensor, out: Tensor, group: Group) -> Prepared:
-    """Gather ``x`` of all ranks into ``out``."""
-    return lambda: dist.all_gather_into_tensor(out, x, group=group), [x, out], out, of_all(x)
-
-
-def of_all(x: Tensor) -> Tensor:
-    """Return what all ranks start with, one behind the other, each with as much as ``x``."""
-    return torch.cat([values(len(x), x.dtype, r) for r in range(dist.get_world_size())])
-
-
-def broadcast(count: int, dtype: torch.dtype, group: Group) -> Prepared:
-    """Send ``count`` elements of rank 0 to all."""
-    x = own(count, dtype, dist.get_rank())
-    return lambda: dist.broadcast(x, src=0, group=group), [x], x, values(count, dtype, 0)
-
-
-def gather(count: int, dtype: torch.dtype, group: Group) -> Prepared:
-    """Gather ``count`` elements on rank 0."""
-    rank, world = dist.get_rank(), dist.get_world_size()
-    x, out = own(count // world, dtype, rank), torch.empty(count, dtype=dtype)
-    parts, shown = (list(out.chunk(world)), count) if rank == 0 else (None, 0)
-    return lambda: dist.gather(x, parts, group=group), [x, out], out[:shown], of_all(x)[:shown]
-
-
-def scatter(count: int, dtype: torch.dtype, group: Group) -> Prepared:
-    """Give each rank its part of ``count`` elements of rank 0."""
-    rank, world = dist.get_rank(), dist.get_world_size()
-    x, out = own(count, dtype, 0), torch.empty(count // world, dtype=dtype)
-    parts = list(x.chunk(world)) if rank == 0 else None
-    expected = values(len(out), dtype, 0, rank * len(out))
-    return lambda: dist.scatter(out, parts, group=group), [x, out], out, expected
-
-
-def all_to_all(count: int, dtype: torch.dtype, group: Group) -> Prepared:
-    """Exchange ``count`` elements, one part for each rank."""
-    rank, world = dist.get_rank(), dist.get_world_size()
-    x, out, part = own(count, dtype, rank), torch.empty(count, dtype=dtype), count // world
-    expected = torch.cat([values(part, dtype, r, rank * part) for r in range(world)])
-    return lambda: dist.all_to_all_single(out, x, group=group), [x, out], out, expected
-
-
-def send_recv(count: int, dtype: torch.dtype, group: Group) -> Prepared:
-    """Send ``count`` elements to the neighbour in a pair of ranks, and get as many back."""
-    rank = dist.get_rank()
-    peer = rank ^ 1
-    x, out = own(count, dtype, rank), torch.empty(count, dtype=dtype)
-    if peer >= dist.get_world_size():
-        return lambda: None, [], out[:0], out[:0]
-    ways = [lambda: dist.send(x, peer, group=group), lambda: dist.recv(out, peer, group=group)]
-    first, second = ways if rank < peer else reversed(ways)
-    return lambda: (first(), second()), [x, out], out, values(count, dtype, peer)
-
-
-def barrier(_count: int, dtype: torch.dtype, group: Group) -> Prepared:
-    """Meet the others."""
-    nothing = torch.empty(0, dtype=dtype)
-    return lambda: dist.barrier(group), [], nothing, nothing
-
-
-OPERATIONS = {
-    "all_reduce": all_reduce,
-    "reduce": reduce,
-    "broadcast": broadcast,
-    "all_gather": all_gather,
-    "all_gather_own": all_gather_own,
-    "reduce_scatter": reduce_scatter,
-    "all_to_all": all_to_all,
-    "gather": gather,
-    "scatter": scatter,
-    "send_recv": send_recv,
-    "barrier": barrier,
-}
+    """
+    repeats = {}
+    for name, call in calls.items():
+        begin = time.perf_counter()
+        for _ in range(3):
+            call()
+        guess = largest((time.perf_counter() - begin) / 3)
+        repeats[name] = max(2, min(500, int(ROUND_SECONDS / guess)))
+    rounds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            dist.barrier()
+            samples = []
+            for _ in range(repeats[name]):
+                begin = time.perf_counter()
+                call()
+                samples.append(time.perf_counter() - begin)
+            rounds[name].append(statistics.median(samples))
+    return {name: statistics.median(map(largest, medians)) for name, medians in rounds.items()}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """All-reduce between two hosts over tcp, rdmatrain beside Gloo, in the same run.
 
 The hosts are two network namespaces joined by a cable, with two ranks each; root makes them. Rounds
-alternate between the two backends, as in smoke.py. Prints a table, appends records to a JSON lines
+alternate between the two backends. Prints a table, appends records to a JSON lines
 file, and fails where Gloo is faster, where rdmatrain is not 1.5 times as fast from 1 MiB on, or
 where a result is wrong.
 """
@@ -9,6 +9,7 @@ where a result is wrong.
 import argparse
 import contextlib
 import os
+import secrets
 import subprocess
 import sys
 import uuid
@@ -16,13 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common import Case, Command, append_records, commit, machine, pin, run_job, where
-from smoke import interleave
 
 SIZES = [8 << 3 * shift for shift in range(8)] + [1 << 20, 64 << 20]
 DTYPES = ("float32", "bfloat16")
 ADDRESSES = ("10.213.78.1", "10.213.78.2")
 CABLE_END = "cable"
 LARGE_BYTES, LARGE_RATIO = 1 << 20, 1.5
+SECRET = secrets.token_hex(16)
 PORT = 29531  # in namespaces that nobody else is in
 TIMEOUT_SECONDS = 600.0
 HEADER = "#             op     dtype      bytes   rdmatrain        gloo    ratio  wrong"
@@ -32,7 +33,7 @@ def main() -> int:
     """Make the hosts and start the ranks, or be one of them; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--nproc", type=int, default=2, help="ranks of each host (default: 2)")
-    parser.add_argument("--op", default="all_reduce", help="one of smoke.py's operations")
+    parser.add_argument("--op", default="all_reduce", help="an operation of rdmatrain bench")
     parser.add_argument("--dtype", choices=DTYPES, help="this one alone")
     parser.add_argument("--bytes", type=int, help="this size alone")
     parser.add_argument(
@@ -45,7 +46,7 @@ def main() -> int:
         out = run_job(
             [command(name, node, args.nproc) for node, name in enumerate(names)], TIMEOUT_SECONDS
         )
-    lines = [line.partition("]: ")[2] or line for line in out.splitlines()]
+    lines = [line.rpartition("│ ")[2] for line in out.splitlines()]
     print("\n".join(lines))
     return int(not any("in every case" in line for line in lines))
 
@@ -79,6 +80,7 @@ def command(host: str, node: int, nproc: int) -> Command:
     master = ["--master-addr", ADDRESSES[0], "--master-port", str(PORT)]
     run = [sys.executable, "-m", "rdmatrain.cli", "run", *where_to, *master]
     env = {"PYTHONWARNINGS": "ignore::FutureWarning", "GLOO_SOCKET_IFNAME": CABLE_END}
+    env["RDMATRAIN_SECRET"] = SECRET
     return ["ip", "netns", "exec", host, *run, __file__, *sys.argv[1:]], env
 
 
@@ -113,7 +115,7 @@ def compare(case: Case, groups: dict[str, object], json_path: Path | None) -> bo
     """Check and time a case over both backends; tell whether it met its line."""
     import torch  # noqa: PLC0415
     import torch.distributed as dist  # noqa: PLC0415
-    from torch_collectives import prepare  # noqa: PLC0415
+    from torch_collectives import interleave, prepare  # noqa: PLC0415
 
     prepared = {name: prepare(case, group) for name, group in groups.items()}
     wrong = torch.tensor([nwrong for _, nwrong in prepared.values()])

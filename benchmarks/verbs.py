@@ -168,7 +168,7 @@ def dist_lines(json_path: Path | None) -> list[Line]:
     )
     print(done.stdout + done.stderr, flush=True)
     lines = []
-    for row in (line.removeprefix("[0]: ").split() for line in done.stdout.splitlines()):
+    for row in (line.rpartition("│ ")[2].split() for line in done.stdout.splitlines()):
         if len(row) == 6 and row[0] == "all_reduce":
             nbytes, ours, gloo = int(row[1]), float(row[2]), float(row[3])
             text = f"dist.all_reduce {size_text(nbytes)}, times Gloo"

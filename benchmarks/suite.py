@@ -1,0 +1,125 @@
+"""Regenerate every number that the documents quote: ``make bench``.
+
+Each step is a command of the table below; what it prints, and its records, become files of the
+folder ``--out``, named like those in ``results/``. Steps that the documents quote from longer runs
+are shorter here, and say so in their command. Exit code 1: a step failed, or missed its line.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import NamedTuple
+
+from common import ROOT, commit, machine
+
+JSON = "{json}"  # stands for the file of a step's records
+RDMATRAIN = ("-m", "rdmatrain.cli", "bench")
+CONNECT = ("--setup-ranks", "2,32,128", "--kinds", "lazy,hash,tcp")
+GUEST = ("tests/vm/vm_run.py", "--limit-s", "420", ".venv/bin/python")
+
+
+class Step(NamedTuple):
+    """A command, run with this Python in the repository's root.
+
+    Attributes:
+        name: of its files.
+        argv: arguments of Python.
+        limit_s: seconds after which it has failed.
+        guest: it runs in a guest, where records can be written to out/vm alone.
+
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    limit_s: float = 300.0
+    guest: bool = False
+
+
+STEPS = (
+    Step("collectives", ("benchmarks/smoke.py", "--json", JSON)),
+    Step("intra-host", ("benchmarks/intra_host.py", "--quick", "--rounds", "3", "--json", JSON)),
+    Step("limit", (*RDMATRAIN, "limit", "--json", JSON)),
+    Step("train", (*RDMATRAIN, "train", "--json", JSON)),
+    Step("scale", (*RDMATRAIN, "scale", "--measure", "--ranks", "2,8,32", "--json", JSON)),
+    Step("connect", (*RDMATRAIN, "scale", "--setup", *CONNECT, "--json", JSON)),
+    Step("simulation", (*RDMATRAIN, "scale", "--simulate", "--json", JSON)),
+    Step("two-hosts", ("benchmarks/two_hosts.py", "--json", JSON)),
+    Step("verbs", (*GUEST, "benchmarks/verbs.py", "--json", JSON), 480.0, guest=True),
+    Step("launcher", ("benchmarks/launch_overhead.py", "--rounds", "5", "--json", JSON)),
+    Step("launcher-faults", ("benchmarks/launcher_faults.py", "--json", JSON), 480.0),
+    Step("restarts", ("benchmarks/restarts.py", "--times", "3", "--kills", "2", "--json", JSON)),
+    Step("doctor", ("benchmarks/doctor_times.py", "--json", JSON)),
+    Step("fault-corpus", ("benchmarks/fault_corpus.py", "--json", JSON)),
+    Step("false-alarms", ("benchmarks/false_alarms.py", "--minutes", "1", "--json", JSON)),
+    Step("output", ("benchmarks/output_rate.py", "--rounds", "1", "--json", JSON)),
+    Step("nothing-left", ("benchmarks/nothing_left.py", "--times", "2")),
+    Step(
+        "checkpoint-faults",
+        ("benchmarks/checkpoint_faults.py", "--flips", "500", "--kills", "2", "--json", JSON),
+    ),
+)
+
+
+def main() -> int:
+    """Run the steps; return the exit code."""
+    names = [step.name for step in STEPS]
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", action="append", choices=names, help="this step")
+    parser.add_argument("--out", type=Path, default=ROOT / "out/bench", help="folder of the files")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    began, bad = time.monotonic(), []
+    for step in STEPS:
+        if args.only and step.name not in args.only:
+            continue
+        code, seconds = run(step, args.out.resolve())
+        verdict = {0: "ok", 1: "MISSED"}.get(code, f"FAILED, exit code {code}")
+        print(f"{step.name:>18} {seconds:7.1f} s  {verdict}", flush=True)
+        bad += [step.name] if code else []
+    print(f"{'all':>18} {time.monotonic() - began:7.1f} s  files in {args.out}")
+    return int(bool(bad))
+
+
+def run(step: Step, out: Path) -> tuple[int, float]:
+    """Run a step; return its exit code and its seconds."""
+    stem = f"{datetime.now(timezone.utc):%Y-%m-%d}-{slug()}-{step.name}"
+    records = ROOT / "out/vm" / f"{stem}.jsonl" if step.guest else out / f"{stem}.jsonl"
+    records.unlink(missing_ok=True)
+    argv = [sys.executable, *(str(records) if word == JSON else word for word in step.argv)]
+    shown = ["python", *(records.name if word == JSON else word for word in step.argv)]
+    began = time.monotonic()
+    with (out / f"{stem}.txt").open("w", encoding="utf-8") as text:
+        print(f"$ {shlex.join(shown)}\n# {machine()}, commit {commit()}", file=text, flush=True)
+        try:
+            done = subprocess.run(
+                argv,
+                cwd=ROOT,
+                stdout=text,
+                stderr=subprocess.STDOUT,
+                timeout=step.limit_s,
+                check=False,
+            )
+            code = done.returncode
+        except subprocess.TimeoutExpired:
+            print(f"# did not end within {step.limit_s:g} s", file=text)
+            code = 124
+    if step.guest and records.exists():
+        records.replace(out / records.name)
+    return code, time.monotonic() - began
+
+
+def slug() -> str:
+    """Name the machine as the files of results/ do: epyc-2core."""
+    known = ("epyc", "xeon", "ryzen", "core", "neoverse", "graviton")
+    words = machine().lower().replace("(r)", " ").split()
+    family = next((word for word in words if word in known), "cpu")
+    return f"{family}-{os.cpu_count()}core"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

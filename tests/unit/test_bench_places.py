@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which variables make a process one of several ranks, and where rank 0 is."""
+
+import json
+import os
+import socket
+import threading
+
+import pytest
+
+from rdmatrain.bench import agents, joined
+from rdmatrain.errors import SettingError
+
+AT = {"MASTER_ADDR": "node0", "MASTER_PORT": "29555"}
+OPENMPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "place"),
+    [
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, (3, 8, "a launcher")),
+        (OPENMPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, (1, 4, "mpirun")),
+        ({"PMI_RANK": "2", "PMI_SIZE": "3"}, (2, 3, "mpirun")),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, (0, 2, "srun")),
+    ],
+)
+def test_ranks_of_launchers_are_recognised(
+    environ: dict[str, str], place: tuple[int, int, str]
+) -> None:
+    found = joined.place(environ | AT)
+    assert found is not None
+    assert (found.rank, found.ranks, found.launcher) == place
+    assert (found.addr, found.port, found.hosted) == ("node0", 29555, False)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"RANK": "0", "WORLD_SIZE": "4"},  # of a pod, which a controller numbers
+        {"RANK": "", "WORLD_SIZE": "4", "LOCAL_RANK": "0"},
+        {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"},  # a batch script is no task of srun
+    ],
+)
+def test_what_is_no_rank_starts_its_own(environ: dict[str, str]) -> None:
+    assert joined.place(environ | AT) is None
+
+
+def test_the_store_of_torchrun_is_used() -> None:
+    environ = AT | {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    found = joined.place(environ | {"TORCHELASTIC_USE_AGENT_STORE": "True"})
+    assert found is not None
+    assert found.hosted
+
+
+def test_ranks_of_one_host_need_no_address_and_others_do() -> None:
+    found = joined.place(OPENMPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "4"})
+    assert found is not None
+    assert found.addr == "127.0.0.1"
+    assert found.port == 20000 + os.getppid() % 10000
+    with pytest.raises(SettingError, match="mpirun does not say where rank 0 is: set MASTER_ADDR"):
+        joined.place(OPENMPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"})
+
+
+def test_an_agent_heeds_only_who_knows_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agents, "HEAR_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        thread = threading.Thread(target=agents._Agent(listener, "token").run)
+        thread.start()
+        start = {"do": "start", "argv": ["-c", "1"], "env": {}}
+        for said in (start, {**start, "token": "other"}, [start], "token"):
+            with socket.create_connection(address, 5) as stranger:
+                stranger.sendall(json.dumps(said).encode() + b"\n")
+                assert stranger.recv(1) == b""
+        with socket.create_connection(address, 5) as silent:
+            assert silent.recv(1) == b""
+        agent = agents.Agent("127.0.0.1", address[1], "", "here", "token")
+        agents.call(0, agent, {"do": "hold"}).close()
+        thread.join(10)
+    assert not thread.is_alive()

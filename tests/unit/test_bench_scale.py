@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import os
+from importlib.resources import files
+
+import jsonschema
+import numpy as np
+import pytest
+
+from rdmatrain import _core
+from rdmatrain.bench.machine import context_of
+from rdmatrain.bench.scale import plans, report, setup, simulate
+from rdmatrain.bench.scale.command import ScaleOptions, check
+from rdmatrain.bench.scale.engine import Stage
+from rdmatrain.bench.scale.measured import Measured
+from rdmatrain.bench.scale.plans import Costs, Group
+from rdmatrain.bench.scale.simulate import Network, Plan, Point
+from rdmatrain.bench.scale.threads import RanksError, at_once
+from rdmatrain.bench.scale.validate import Check
+from rdmatrain.errors import SettingError
+
+COSTS = Costs(1e-6, 1e-7, 1e-6, 1e-7, 1e9)
+NETWORK = Network(400.0, 2e-6, 1e-7, 3e-7)
+LOOPBACK = "127.0.0.1"
+SECONDS = 20.0
+COUNT = 1000
+
+
+def sent_by_plan(group: Group, way: str, count: int) -> np.ndarray:
+    """Bytes from each rank to each other one, by what the binding tells of the plan."""
+    sent = np.zeros((group.ranks, group.ranks), np.int64)
+    for rank in range(group.ranks):
+        changes = {"way": 1 + plans.WAYS.index(way)}
+        for item in _core.all_reduce_sends(group.ranks, group.hosts, rank, count, changes):
+            sent[rank, np.frombuffer(item[3], np.uint32)] += np.frombuffer(item[4], np.int64)
+    return sent
+
+
+def sent_by_ranks(group: Group, way: str, count: int) -> np.ndarray:
+    """The same, as ranks that really reduce count it."""
+    token = os.urandom(16)
+    hosts = [rank // group.per_host for rank in range(group.ranks)]
+    changes = {"way": 1 + plans.WAYS.index(way)}
+    comms = [
+        _core.Comm(rank, group.ranks, token, hosts=hosts, tuning=changes)
+        for rank in range(group.ranks)
+    ]
+    peers = [("tcp", comm.listen("tcp", LOOPBACK), "") for comm in comms]
+
+    def body(rank: int) -> list[int]:
+        comms[rank].connect(peers, SECONDS)
+        data = np.full(count, rank + 1, np.float32)
+        comms[rank].post("all_reduce", "float32", in_=data, out=data, timeout=SECONDS).wait()
+        assert (data == group.ranks * (group.ranks + 1) / 2).all()
+        return [peer["sent_bytes"] for peer in comms[rank].stats()]
+
+    try:
+        return np.array(at_once(group.ranks, body, SECONDS).given)
+    finally:
+        at_once(group.ranks, lambda rank: comms[rank].close(), SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("group", "way", "count"),
+    [
+        (Group(5, 1), "flat", COUNT),
+        (Group(6, 2), "flat", 16 * COUNT),
+        (Group(6, 2), "by_host", COUNT),
+        (Group(8, 4), "by_host", 16 * COUNT + 3),
+        (Group(7, 1), "gather", COUNT),
+    ],
+)
+def test_the_plan_that_is_simulated_is_what_ranks_send(group, way, count):
+    assert (sent_by_plan(group, way, count) == sent_by_ranks(group, way, count)).all()
+
+
+def test_every_rank_hears_of_every_other_in_a_flat_plan():
+    for rank in range(9):
+        (stage, *_, to, _, messages), *_ = _core.all_reduce_sends(9, 3, rank, 2, {"way": 1})
+        assert stage == 0
+        assert set(np.frombuffer(to, np.uint32)) == set(range(9)) - {rank}
+        assert (np.frombuffer(messages, np.uint32) >= 1).all()  # an empty one carries the call
+
+
+def test_a_group_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="rank 9 of 9 ranks on 3 hosts"):
+        _core.all_reduce_sends(9, 3, 9, 1, {})
+    with pytest.raises(ValueError, match="9 ranks on 2 hosts"):
+        _core.all_reduce_sends(9, 2, 0, 1, {})
+
+
+def test_ways_that_do_not_fit_are_left_out():
+    assert plans.fits(Group(64, 8), "by_host", 64)
+    assert not plans.fits(Group(8, 8), "by_host", 64)  # one host
+    assert plans.fits(Group(16384, 8), "gather", 64)
+    assert not plans.fits(Group(16384, 8), "gather", 128)  # all inputs: more than 1 MiB
+    assert plans.fits(Group(2, 2), "flat", 64)
+
+
+@pytest.mark.parametrize("way", plans.WAYS)
+def test_merged_messages_carry_the_bytes_of_all(way):
+    group, nbytes = Group(64, 8), 4096
+    whole, few = (plans.stages(group, way, nbytes, COSTS, merge) for merge in (64, 2))
+    for one, other in zip(whole, few, strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert sum(b.nbytes) == pytest.approx(sum(a.nbytes))
+            assert len(b.to) == min(len(a.to), 2)
+            assert a.busy_s == b.busy_s  # each message is paid for
+
+
+def test_merged_messages_come_to_all_ranks_alike():
+    ranks = plans.stages(Group(64, 8), "flat", 1 << 20, COSTS, 2)
+    assert {stage.arrivals for rank in ranks for stage in rank} == {2}
+    arrived = np.zeros(64)
+    for rank in ranks:
+        np.add.at(arrived, list(rank[0].to), list(rank[0].nbytes))
+    assert arrived == pytest.approx(np.full(64, 56 * (1 << 20) / 64))
+
+
+def test_what_a_rank_pays_itself_is_paid_for_each_message():
+    # 8 ranks on 4 hosts: one message to the neighbour, 6 to others, of 4096 bytes each in one shot.
+    costs = Costs(1.0, 100.0, 1e4, 1e6, 1e-3)
+    ranks = plans.stages(Group(8, 2), "flat", 1024, costs, 8)
+    assert ranks[0][0].before_s == 1.0
+    near, reduced = 1e4 + 1e6 + 1024 / 1e-3, 6 * 1024 / 1e-3
+    assert ranks[0][0].busy_s == pytest.approx(6 * 100.0 + near + reduced)
+
+
+def test_rails_of_32_hosts_share_a_leaf():
+    leaves = [simulate.node_of("rail", rank) // simulate.RADIX for rank in range(512)]
+    for rank in range(512):
+        host, rail = divmod(rank, simulate.PER_HOST)
+        assert leaves[rank] == host // 32 * 8 + rail
+    places = {simulate.node_of("rail", rank) for rank in range(1024)}
+    assert places == set(range(1024))
+
+
+def test_switches_are_counted_up_and_down():
+    assert [simulate.switches(0, other) for other in (31, 32, 1023, 1024)] == [1, 3, 3, 5]
+
+
+def test_a_stage_begins_later_by_its_longest_way():
+    ranks = [[Stage(1.0, 0.0, 1, [1 - rank], [1.0])] for rank in range(2)]
+    job = simulate.place("fat-tree", ranks, 0.25)
+    assert [stages[0].before_s for stages in job.ranks] == [1.25, 1.25]
+
+
+def test_the_bound_is_that_of_all_nics_of_a_host():
+    # 50 GB/s a NIC, 8 in a host: 400 MB go out and in, 3/4 of them twice.
+    assert simulate.bound_s(NETWORK, Group(32, 8), 400_000_000) == pytest.approx(1.5e-3)
+    point = Point("rail", "flat", 32, 4, 400_000_000, 3e-3, 1.5e-3)
+    assert point.percent == 50.0
+    assert point.busbw == pytest.approx(400e6 / 3e-3 / 1e9 * 2 * 31 / 32)
+
+
+def options(**given):
+    base = {
+        "parts": ("simulate",),
+        "ranks": (2,),
+        "setup_ranks": (2,),
+        "kinds": ("eager",),
+        "plan": Plan(("rail",), (8,), (64,)),
+        "network": NETWORK,
+        "json": "",
+        "drawings": (),
+    }
+    return ScaleOptions(**base | given)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"ranks": (0,)}, "--ranks: 0 is not between 2"),
+        ({"setup_ranks": (5000,)}, "--setup-ranks: 5000 is not between 2 and 4096"),
+        ({"plan": Plan(("rail",), (32768,), (64,))}, "--gpus: 32768 is not between 2 and 16384"),
+        ({"plan": Plan(("rail",), (12,), (64,))}, "--gpus: 12 are no whole hosts of 8"),
+        ({"plan": Plan(("rail",), (8,), (6,))}, "--bytes: 6 is not a multiple of 4"),
+        ({"network": Network(0.0, 1e-6, 1e-7, 1e-7)}, "--gbps: 0"),
+        ({"drawings": ("a.pdf",)}, "a.pdf: name it .png or .svg"),
+    ],
+)
+def test_wrong_options_are_named(given, text):
+    with pytest.raises(SettingError) as refused:
+        check(options(**given))
+    assert text in str(refused.value)
+
+
+def test_lines_fit_their_schema():
+    schema = json.loads((files("rdmatrain.bench") / "schemas/scale.schema.json").read_text())
+    context = context_of("rdmatrain bench scale", False, {}, None)
+    found = {
+        "measured": Measured("barrier", 2, 0, "shm", 1e-6, 2e-6, 0.0, None),
+        "setup": setup.Setup("lazy", 2, 0.1, 0.2, 0.3, 0.4, 1.0, 0.0),
+        "validated": Check("flat", 4, 4, 64, 1e-4, 2e-4),
+        "simulated": Point("rail", "flat", 32, 4, 64, 3e-3, 1.5e-3),
+    }
+    for part, one in found.items():
+        (line,) = report.records(part, [one], context)
+        if part == "simulated":
+            line["fed"] = report.fed_with(NETWORK, COSTS)
+        jsonschema.validate(line, schema)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**line, "part": "guessed"}, schema)
+    assert report.records("validated", [found["validated"]], context)[0]["error_percent"] == 100.0
+
+
+def test_threads_that_fail_or_hang_are_named():
+    with pytest.raises(RanksError, match="rank 1 of 3 failed: no"):
+        at_once(3, fail_on_rank_1)
+    done = at_once(3, lambda rank: rank * 10)
+    assert done.given == [0, 10, 20]
+
+
+def fail_on_rank_1(rank):
+    if rank == 1:
+        raise ValueError("no")
+    return rank
+
+
+def test_a_group_forms_and_each_pair_of_ranks_connects():
+    one = setup.measure("lazy", 4, 1)
+    assert (one.ranks, one.pairs, one.asks) == (4, 6.0, 0)
+    assert one.largest_s == one.form_s + one.first_s > 0
