@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How checks are asked: causes first, and nothing breaks the doctor."""
+
+from collections.abc import Callable
+
+from memory_source import MemorySource
+
+from rdmatrain.discovery.survey import survey
+from rdmatrain.doctor.examine import examine
+from rdmatrain.doctor.model import Case, Check, Finding, Result, Verdict, failed, passed, skipped
+
+NOTHING = MemorySource({})
+CASE = Case(NOTHING, survey(NOTHING))
+BAD = failed("it is off", "turn it on")
+
+
+def check(name: str, finding: Finding | Callable[[Case], Finding], *after: str) -> Check:
+    judge = (lambda _: finding) if isinstance(finding, Finding) else finding
+    return Check(name, "group", f"{name} is so", "why", judge, after=after)
+
+
+def asked(*checks: Check) -> dict[str, Result]:
+    return {each.check.id: each for each in examine(CASE, checks)}
+
+
+def test_what_follows_from_a_fail_is_not_asked_and_names_it() -> None:
+    found = asked(check("a", BAD), check("b", BAD, "a"))
+    assert found["b"].finding == skipped("not asked: see a")
+
+
+def test_what_follows_from_what_was_not_asked_names_the_first_cause() -> None:
+    found = asked(check("a", BAD), check("b", BAD, "a"), check("c", BAD, "b"))
+    assert found["c"].finding == skipped("not asked: see a")
+
+
+def test_what_is_only_worth_a_warning_or_cannot_be_seen_causes_nothing() -> None:
+    warned = Finding(Verdict.WARN, "slow", "hurry")
+    for harmless in (warned, skipped("unseen"), passed("well")):
+        assert asked(check("a", harmless), check("b", BAD, "a"))["b"].finding == BAD
+
+
+def test_causes_that_are_not_asked_at_all_cause_nothing() -> None:
+    assert asked(check("b", BAD, "a"))["b"].finding == BAD
+
+
+def test_a_check_is_told_which_checks_before_it_failed() -> None:
+    def judge(case: Case) -> Finding:
+        return passed(",".join(sorted(case.failed)))
+
+    assert asked(check("a", BAD), check("b", BAD), check("c", judge))["c"].finding.evidence == "a,b"
+
+
+def test_a_check_that_breaks_is_one_that_could_not_see() -> None:
+    def judge(_: Case) -> Finding:
+        raise KeyError("free")
+
+    found = asked(check("a", judge), check("b", BAD, "a"))
+    assert found["a"].verdict is Verdict.SKIP
+    assert "KeyError: 'free'" in found["a"].finding.evidence
+    assert found["b"].finding == BAD
+
+
+def test_every_result_says_how_long_it_took() -> None:
+    assert all(each.seconds >= 0 for each in asked(check("a", BAD), check("b", BAD, "a")).values())
