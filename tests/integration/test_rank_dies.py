@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from integration_jobs import (
+    HEARD_OUT,
     RUN,
     facts_of,
     finish,
@@ -18,13 +19,6 @@ from integration_jobs import (
 
 DETECTED_S = 3.0  # the product promises 1 s on an idle machine
 
-# The launcher ends a job 0.15 s after a rank's death; on a slow machine that may be before the
-# others have said what they saw.
-HEARD_OUT = """
-import signal
-if RANK != 1:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-"""
 TRAIN = """
 def die(how):
     # Not before the collectives are well under way.

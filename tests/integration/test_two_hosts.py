@@ -5,11 +5,7 @@ from pathlib import Path
 
 import pytest
 from integration_hosts import TwoHosts, two_hosts
-from integration_jobs import (
-    nothing_left_behind,
-    run,
-    write_worker,
-)
+from integration_jobs import HEARD_OUT, nothing_left_behind, run, write_worker
 
 TRAIN = """
 import hashlib
@@ -131,7 +127,7 @@ while True:
         raise error
 """
     with nothing_left_behind() as env:
-        ended = hosts.run(write_worker(tmp_path, body), env=env)
+        ended = hosts.run(write_worker(tmp_path, HEARD_OUT + body), env=env)
     survivor, victim = ended[0].of(0), ended[1].of(1)
     took_s = survivor["raised"] - victim["died"]
     print(f"rank 0 raised {took_s:.3f} s after the kill on the other host")  # noqa: T201
