@@ -31,7 +31,12 @@ c_build = $(BIN)/cmake -S . -B build/c-$(1) -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD
 
 # In a guest nothing can be written into the checkout, and emulated CPUs take their time.
 in_guest = $(BIN)/python tests/vm/vm_run.py
-guest_tests = $(BIN)/python -m pytest -p no:cacheprovider --timeout 300 tests/verbs
+guest_tests = $(BIN)/python -m pytest -p no:cacheprovider --timeout 300 --reruns 1 tests/verbs
+
+# Two at a time are in each other's way where a job has processes on all cores and a limit of time. On a busy machine
+# such a job may once be late: what fails twice is an error, and what failed once is told (R).
+side_by_side := tests/unit tests/contract tests/repo
+whole_jobs := tests/integration tests/conformance tests/vm
 
 .PHONY: build demo test test-rdma vm mpi stress check bench bench-smoke clean help system
 
@@ -52,7 +57,10 @@ test: build vm mpi ## C tests in three builds (plain, address, thread), all the 
 	c_tests address address,undefined
 	c_tests thread thread $(FIXED_ADDRESSES)
 	echo "== Python tests"
-	$(BIN)/pytest $(ARGS) || failed+=("Python")
+	$(if $(strip $(ARGS)),$(BIN)/pytest $(ARGS) || failed+=("Python"),
+	$(BIN)/pytest -n 2 --dist worksteal $(side_by_side) || failed+=("Python")
+	echo "== Python tests of whole jobs"
+	$(BIN)/pytest --reruns 1 $(whole_jobs) || failed+=("job"))
 	echo "== Tests on an RDMA device, in a guest"
 	$(if $(strip $(ARGS)),echo "SKIP: ARGS chose among the tests above",$(in_guest) $(guest_tests) || failed+=("RDMA"))
 	for name in "$${failed[@]}"; do echo "failed: $$name tests" >&2; done

@@ -6,8 +6,9 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,12 @@ TRANSPORTS = tuple(LISTENS)
 # Of these, what every dtype, size and reduction runs over: the rest differ in how ranks are joined.
 MATRIX = tuple(name for name in LISTENS if name not in {"tcp-lazy", "mixed-verbs"})
 REAL = ("shm", "tcp", "verbs") if DEVICE else ("shm", "tcp")
+
+
+def sizes(*counts: int) -> tuple[int, ...]:
+    """Of these numbers of elements, all but the large ones where emulated CPUs move them."""
+    return tuple(count for count in counts if count <= 100_000 or not DEVICE)
+
 
 LEAD_BYTES = 24  # an odd number of elements of 8 bytes, off a cache line for all
 MEMORY = threading.local()  # in_arena: whether this thread is a rank that moves its arrays
@@ -229,6 +236,13 @@ class Group:
     def run(self, body: Body, limit_s: float = LIMIT_S) -> list[Any]:
         """As outcomes, for bodies that must succeed: the values."""
         return results(self.outcomes(body, limit_s))
+
+    def run_each(
+        self, body: Callable[[_core.Comm, int, Any], Any], cases: Sequence[Any]
+    ) -> Iterator[tuple[Any, list[Any]]]:
+        """As run, for one case after the other: each case, and the values of its bodies."""
+        for case in cases:
+            yield case, self.run(partial(lambda given, comm, rank: body(comm, rank, given), case))
 
     def close(self) -> None:
         results(self.outcomes(lambda comm, _: comm.close()))

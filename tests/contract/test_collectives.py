@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from group import CALL_S, MATRIX, TRANSPORTS, call
+from group import CALL_S, MATRIX, TRANSPORTS, call, sizes
 from oracle import (
     DTYPES,
     FLOATS,
@@ -20,8 +20,7 @@ from oracle import (
 
 WORLDS = (1, 2, 3, 4, 5)
 LARGE = (4 << 20) // 4 + 3  # 4 MiB and three elements of float32
-SIZES = (0, 1, 1000, 65537, LARGE)
-EACH_SIZE = pytest.mark.parametrize("n", SIZES)
+SIZES = sizes(0, 1, 1000, 65537, LARGE)
 EACH_WORLD = pytest.mark.parametrize("p", WORLDS)
 
 
@@ -36,46 +35,47 @@ def empty(dtype: str, count: int):
 
 
 @EACH_WORLD
-@EACH_SIZE
-def test_all_reduce_sums_every_element_on_every_rank(group, p, n):
-    def body(comm, rank):
+def test_all_reduce_sums_every_element_on_every_rank(group, p):
+    def body(comm, rank, n):
         in_place, out = values("float32", rank, n).copy(), empty("float32", n)
         call(comm, "all_reduce", "float32", out=in_place)
         call(comm, "all_reduce", "float32", in_=values("float32", rank, n, 1), out=out)
         return in_place, out
 
-    want = [reduced("float32", "SUM", inputs("float32", p, n, salt)) for salt in (0, 1)]
-    for rank, got in enumerate(group(p).run(body)):
-        assert_same_bits(got[0], want[0], f"rank {rank}, in place")
-        assert_same_bits(got[1], want[1], f"rank {rank}")
+    for n, outcomes in group(p).run_each(body, SIZES):
+        want = [reduced("float32", "SUM", inputs("float32", p, n, salt)) for salt in (0, 1)]
+        for rank, got in enumerate(outcomes):
+            assert_same_bits(got[0], want[0], f"{n} elements, rank {rank}, in place")
+            assert_same_bits(got[1], want[1], f"{n} elements, rank {rank}")
 
 
 @EACH_WORLD
-@EACH_SIZE
-def test_broadcast_copies_the_buffer_of_any_root_to_every_rank(group, p, n):
-    def body(comm, rank):
+def test_broadcast_copies_the_buffer_of_any_root_to_every_rank(group, p):
+    def body(comm, rank, n):
         buffers = []
         for root in range(p):
             buffers.append(values("int32", rank, n, root).copy())
             call(comm, "broadcast", "int32", out=buffers[-1], peer=root)
         return buffers
 
-    for rank, buffers in enumerate(group(p).run(body)):
-        for root, got in enumerate(buffers):
-            assert_same_bits(got, values("int32", root, n, root), f"root {root}, rank {rank}")
+    for n, outcomes in group(p).run_each(body, SIZES):
+        for rank, buffers in enumerate(outcomes):
+            for root, got in enumerate(buffers):
+                where = f"{n} elements, root {root}, rank {rank}"
+                assert_same_bits(got, values("int32", root, n, root), where)
 
 
 @EACH_WORLD
-@EACH_SIZE
-def test_all_gather_puts_the_shards_in_the_order_of_the_ranks(group, p, n):
-    def body(comm, rank):
+def test_all_gather_puts_the_shards_in_the_order_of_the_ranks(group, p):
+    def body(comm, rank, n):
         out = empty("int32", p * n)
         call(comm, "all_gather", "int32", in_=values("int32", rank, n), out=out)
         return out
 
-    want = np.concatenate(inputs("int32", p, n))
-    for rank, got in enumerate(group(p).run(body)):
-        assert_same_bits(got, want, f"rank {rank}")
+    for n, outcomes in group(p).run_each(body, SIZES):
+        want = np.concatenate(inputs("int32", p, n))
+        for rank, got in enumerate(outcomes):
+            assert_same_bits(got, want, f"{n} elements, rank {rank}")
 
 
 @EACH_WORLD
@@ -93,16 +93,17 @@ def test_all_gather_takes_a_shard_that_lies_in_its_output(group, p):
 
 
 @EACH_WORLD
-@EACH_SIZE
-def test_reduce_scatter_gives_each_rank_the_sum_of_its_shard(group, p, n):
-    def body(comm, rank):
+def test_reduce_scatter_gives_each_rank_the_sum_of_its_shard(group, p):
+    def body(comm, rank, n):
         out, given = empty("float32", n), values("float32", rank, p * n)
         call(comm, "reduce_scatter", "float32", in_=given, out=out)
         return out
 
-    want = reduced("float32", "SUM", inputs("float32", p, p * n))
-    for rank, got in enumerate(group(p).run(body)):
-        assert_same_bits(got, want[rank * n : (rank + 1) * n], f"rank {rank}")
+    for n, outcomes in group(p).run_each(body, sizes(0, 1, 1000, 65537, LARGE // p)):
+        want = reduced("float32", "SUM", inputs("float32", p, p * n))
+        for rank, got in enumerate(outcomes):
+            mine = slice(rank * n, (rank + 1) * n)
+            assert_same_bits(got, want[mine], f"{n} elements, rank {rank}")
 
 
 @EACH_WORLD

@@ -2,15 +2,14 @@
 
 import numpy as np
 import pytest
-from group import CALL_S, call
+from group import CALL_S, call, sizes
 from oracle import DTYPES, assert_same_bits, inputs, numpy_dtype, reduced, values
 
 from rdmatrain import _core
 from rdmatrain.errors import CommError, CommTimeoutError
 
 WORLDS = (1, 2, 3, 5)
-SIZES = (0, 1, 1000, 200_003)
-EACH_SIZE = pytest.mark.parametrize("n", SIZES)
+SIZES = sizes(0, 1, 1000, 200_003)
 EACH_WORLD = pytest.mark.parametrize("p", WORLDS)
 
 
@@ -25,9 +24,8 @@ def uneven(sender: int, receiver: int) -> int:
 
 
 @EACH_WORLD
-@EACH_SIZE
-def test_reduce_gives_the_root_the_sum_and_leaves_the_others_inputs(group, p, n):
-    def body(comm, rank):
+def test_reduce_gives_the_root_the_sum_and_leaves_the_others_inputs(group, p):
+    def body(comm, rank, n):
         results = []
         for root in range(p):
             mine = values("float32", rank, n, root).copy()
@@ -39,20 +37,24 @@ def test_reduce_gives_the_root_the_sum_and_leaves_the_others_inputs(group, p, n)
             results.append((mine, out, in_place))
         return results
 
-    for rank, results in enumerate(group(p).run(body)):
-        for root, (mine, out, in_place) in enumerate(results):
-            given = values("float32", rank, n, root)
-            want = reduced("float32", "SUM", inputs("float32", p, n, root))
-            assert_same_bits(mine, given, f"input, root {root}, rank {rank}")
-            assert_same_bits(in_place, want if rank == root else given, f"in place, rank {rank}")
-            if rank == root:
-                assert_same_bits(out, want, f"root {root}")
+    def check(n, rank, root, mine, out, in_place):
+        given = values("float32", rank, n, root)
+        want = reduced("float32", "SUM", inputs("float32", p, n, root))
+        where = f"{n} elements, root {root}, rank {rank}"
+        assert_same_bits(mine, given, f"input, {where}")
+        assert_same_bits(in_place, want if rank == root else given, f"in place, {where}")
+        if rank == root:
+            assert_same_bits(out, want, where)
+
+    for n, outcomes in group(p).run_each(body, SIZES):
+        for rank, results in enumerate(outcomes):
+            for root, arrays in enumerate(results):
+                check(n, rank, root, *arrays)
 
 
 @EACH_WORLD
-@EACH_SIZE
-def test_gather_brings_the_shards_to_the_root_in_the_order_of_the_ranks(group, p, n):
-    def body(comm, rank):
+def test_gather_brings_the_shards_to_the_root_in_the_order_of_the_ranks(group, p):
+    def body(comm, rank, n):
         outs = []
         for root in range(p):
             outs.append(empty("int32", p * n) if rank == root else None)
@@ -61,15 +63,15 @@ def test_gather_brings_the_shards_to_the_root_in_the_order_of_the_ranks(group, p
             )
         return outs
 
-    for rank, outs in enumerate(group(p).run(body)):
-        want = np.concatenate(inputs("int32", p, n, rank))
-        assert_same_bits(outs[rank], want, f"root {rank}")
+    for n, outcomes in group(p).run_each(body, SIZES):
+        for rank, outs in enumerate(outcomes):
+            want = np.concatenate(inputs("int32", p, n, rank))
+            assert_same_bits(outs[rank], want, f"{n} elements, root {rank}")
 
 
 @EACH_WORLD
-@EACH_SIZE
-def test_scatter_gives_each_rank_its_shard_of_the_roots_input(group, p, n):
-    def body(comm, rank):
+def test_scatter_gives_each_rank_its_shard_of_the_roots_input(group, p):
+    def body(comm, rank, n):
         outs = []
         for root in range(p):
             given = values("int32", root, p * n, root) if rank == root else None
@@ -77,23 +79,24 @@ def test_scatter_gives_each_rank_its_shard_of_the_roots_input(group, p, n):
             call(comm, "scatter", "int32", in_=given, out=outs[-1], peer=root)
         return outs
 
-    for rank, outs in enumerate(group(p).run(body)):
-        for root, got in enumerate(outs):
-            want = values("int32", root, p * n, root)[rank * n : (rank + 1) * n]
-            assert_same_bits(got, want, f"root {root}, rank {rank}")
+    for n, outcomes in group(p).run_each(body, SIZES):
+        for rank, outs in enumerate(outcomes):
+            for root, got in enumerate(outs):
+                want = values("int32", root, p * n, root)[rank * n : (rank + 1) * n]
+                assert_same_bits(got, want, f"{n} elements, root {root}, rank {rank}")
 
 
 @EACH_WORLD
-@EACH_SIZE
-def test_all_to_all_transposes_the_shards(group, p, n):
-    def body(comm, rank):
+def test_all_to_all_transposes_the_shards(group, p):
+    def body(comm, rank, n):
         out = empty("int32", p * n)
         call(comm, "all_to_all", "int32", in_=values("int32", rank, p * n), out=out)
         return out
 
-    for rank, got in enumerate(group(p).run(body)):
-        shards = [values("int32", r, p * n)[rank * n : (rank + 1) * n] for r in range(p)]
-        assert_same_bits(got, np.concatenate(shards), f"rank {rank}")
+    for n, outcomes in group(p).run_each(body, SIZES):
+        for rank, got in enumerate(outcomes):
+            shards = [values("int32", r, p * n)[rank * n : (rank + 1) * n] for r in range(p)]
+            assert_same_bits(got, np.concatenate(shards), f"{n} elements, rank {rank}")
 
 
 @EACH_WORLD

@@ -4,11 +4,11 @@ import time
 
 import numpy as np
 import pytest
-from group import CALL_S, call
+from group import CALL_S, call, sizes
 from oracle import DTYPES, assert_same_bits, inputs, numpy_dtype, reduced, values
 
 LARGE = (4 << 20) // 4 + 3
-SIZES = (0, 1, 1000, 65537, LARGE)
+SIZES = sizes(0, 1, 1000, 65537, LARGE)
 
 
 def empty(dtype: str, count: int):
@@ -30,10 +30,9 @@ def wait_all(works):
         work.wait()
 
 
-@pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("p", [2, 3, 5])
-def test_a_ring_of_sends_moves_every_element(group, p, n):
-    def body(comm, rank):
+def test_a_ring_of_sends_moves_every_element(group, p):
+    def body(comm, rank, n):
         right, left = (rank + 1) % p, (rank - 1) % p
         got = empty("int32", n)
         work = recv(comm, "int32", got, left)
@@ -41,8 +40,10 @@ def test_a_ring_of_sends_moves_every_element(group, p, n):
         work.wait()
         return got
 
-    for rank, got in enumerate(group(p).run(body)):
-        assert_same_bits(got, values("int32", (rank - 1) % p, n), f"rank {rank}")
+    for n, outcomes in group(p).run_each(body, SIZES):
+        for rank, got in enumerate(outcomes):
+            where = f"{n} elements, rank {rank}"
+            assert_same_bits(got, values("int32", (rank - 1) % p, n), where)
 
 
 def test_every_dtype_is_sent(group):
