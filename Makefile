@@ -8,6 +8,7 @@ SHELL := bash
 
 PYTHON ?= python3
 ARGS ?=
+THOROUGH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -31,14 +32,14 @@ c_build = $(BIN)/cmake -S . -B build/c-$(1) -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD
 
 # In a guest nothing can be written into the checkout, and emulated CPUs take their time.
 in_guest = $(BIN)/python tests/vm/vm_run.py
-guest_tests = $(BIN)/python -m pytest -p no:cacheprovider --timeout 300 --reruns 1 tests/verbs
+guest_tests = $(BIN)/python -m pytest $(THOROUGH) -p no:cacheprovider --timeout 300 --reruns 1 tests/verbs
 
 # Two at a time are in each other's way where a job has processes on all cores and a limit of time. On a busy machine
 # such a job may once be late: what fails twice is an error, and what failed once is told (R).
 side_by_side := tests/unit tests/contract tests/repo
 whole_jobs := tests/integration tests/conformance tests/vm
 
-.PHONY: build demo test test-rdma vm mpi stress check bench bench-smoke clean help system
+.PHONY: build demo test test-thorough test-rdma vm mpi stress check bench bench-smoke clean help system
 
 build: $(VENV)/.built ## make .venv with rdmatrain and everything that the other targets need
 
@@ -58,13 +59,16 @@ test: build vm mpi ## C tests in three builds (plain, address, thread), all the 
 	c_tests thread thread $(FIXED_ADDRESSES)
 	echo "== Python tests"
 	$(if $(strip $(ARGS)),$(BIN)/pytest $(ARGS) || failed+=("Python"),
-	$(BIN)/pytest -n 2 --dist worksteal $(side_by_side) || failed+=("Python")
+	$(BIN)/pytest $(THOROUGH) -n 2 --dist worksteal $(side_by_side) || failed+=("Python")
 	echo "== Python tests of whole jobs"
-	$(BIN)/pytest --reruns 1 $(whole_jobs) || failed+=("job"))
+	$(BIN)/pytest $(THOROUGH) --reruns 1 $(whole_jobs) || failed+=("job"))
 	echo "== Tests on an RDMA device, in a guest"
 	$(if $(strip $(ARGS)),echo "SKIP: ARGS chose among the tests above",$(in_guest) $(guest_tests) || failed+=("RDMA"))
 	for name in "$${failed[@]}"; do echo "failed: $$name tests" >&2; done
 	(($${#failed[@]} == 0))
+
+test-thorough: ## make test, and what takes minutes more
+	@$(MAKE) test THOROUGH=--thorough
 
 test-rdma: build vm ## tests/verbs on a software RDMA device, in an emulated guest
 	@$(in_guest) $(guest_tests) $(ARGS)

@@ -15,7 +15,14 @@ LIMIT_S = 500  # a run takes half a minute; a test that hangs is ended, with its
 
 @pytest.mark.timeout(LIMIT_S + 60)
 @pytest.mark.parametrize(
-    ("transport", "world"), [("shm", 2), ("shm", 3), ("shm", 4), ("shm", 8), ("tcp", 3)]
+    ("transport", "world"),
+    [
+        pytest.param("shm", 2, marks=pytest.mark.thorough),
+        ("shm", 3),
+        pytest.param("shm", 4, marks=pytest.mark.thorough),
+        ("shm", 8),
+        ("tcp", 3),
+    ],
 )
 def test_torchs_own_suite_passes(transport, world, capsys):
     code, out = run("--transport", transport, "--world", str(world))

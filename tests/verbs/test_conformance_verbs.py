@@ -14,6 +14,7 @@ COMMAND += ["--transport", "verbs", "--world", "3", "--subset", "--jobs", "2"]
 LIMIT_S = 600  # it takes a third of that
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(LIMIT_S + 60)
 def test_torchs_own_suite_passes_over_verbs(device, capsys):
     with subprocess.Popen(

@@ -1,6 +1,6 @@
 """What ends or disturbs ranks that reduce over an RDMA device, as each of them tells it.
 
-VM_FAULT_RUNS is how often each fault happens, by default twice. What each rank said, and after how
+VM_FAULT_RUNS is how often each fault happens, by default once. What each rank said, and after how
 long, is appended to out/vm/faults.jsonl.
 """
 
@@ -37,7 +37,7 @@ from ranks import (
 
 from rdmatrain import _core
 
-RUNS = int(os.environ.get("VM_FAULT_RUNS", "2"))
+RUNS = int(os.environ.get("VM_FAULT_RUNS", "1"))
 LOG = ROOT / "out" / "vm" / "faults.jsonl"
 BOUND_S = 3.0
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
