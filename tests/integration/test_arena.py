@@ -8,7 +8,10 @@ from integration_jobs import Ended, checks_in, failure_of, run, run_checks, writ
 WORKER = "arena_checks.py"
 
 
-@pytest.fixture(scope="module", params=["2-over-shm", "3-over-shm"])
+LONGER = pytest.param("2-over-shm", marks=pytest.mark.thorough)
+
+
+@pytest.fixture(scope="module", params=[LONGER, "3-over-shm"])
 def job(request: pytest.FixtureRequest) -> tuple[Ended, int]:
     return run_checks(WORKER, request.param)
 
@@ -70,7 +73,7 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.thorough), 3])
 def test_training_with_the_arena_gives_the_bits_of_training_without(
     tmp_path: Path, ranks: int
 ) -> None:

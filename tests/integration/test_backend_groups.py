@@ -6,7 +6,10 @@ from integration_jobs import Ended, checks_in, failure_of, run_checks
 WORKER = "made_groups.py"
 
 
-@pytest.fixture(scope="module", params=["2-over-auto", "3-over-auto"])
+LONGER = pytest.param("2-over-auto", marks=pytest.mark.thorough)
+
+
+@pytest.fixture(scope="module", params=[LONGER, "3-over-auto"])
 def job(request: pytest.FixtureRequest) -> tuple[Ended, int]:
     return run_checks(WORKER, request.param)
 

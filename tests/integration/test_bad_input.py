@@ -185,7 +185,9 @@ def example() -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("kind", ["missing", "empty", "short"])
+@pytest.mark.parametrize(
+    "kind", ["missing", pytest.param("empty", marks=pytest.mark.thorough), "short"]
+)
 def test_the_example_says_on_each_rank_what_is_wrong_with_its_text(
     tmp_path: Path, kind: str
 ) -> None:
