@@ -169,8 +169,11 @@ dist.destroy_process_group()
 # of rank 0's failure either, since sends that it has not taken yet leave no slot for the news.
 @pytest.mark.parametrize(
     ("ranks", "how", "tuning"),
-    [(2, "once", ""), (2, "twice", "chunk=32M"), (3, "once", "")],
-    ids=["2", "2-twice", "3"],
+    [
+        pytest.param(2, "once", "", id="2", marks=pytest.mark.thorough),
+        pytest.param(2, "twice", "chunk=32M", id="2-twice"),
+        pytest.param(3, "once", "", id="3"),
+    ],
 )
 def test_what_a_late_peer_does_reaches_no_tensor_of_a_rank_that_gave_up(
     tmp_path: Path, ranks: int, how: str, tuning: str

@@ -186,7 +186,8 @@ def example() -> str:
 
 
 @pytest.mark.parametrize(
-    "kind", ["missing", pytest.param("empty", marks=pytest.mark.thorough), "short"]
+    "kind",
+    ["missing", *(pytest.param(kind, marks=pytest.mark.thorough) for kind in ("empty", "short"))],
 )
 def test_the_example_says_on_each_rank_what_is_wrong_with_its_text(
     tmp_path: Path, kind: str

@@ -52,7 +52,7 @@ def test_ranks_of_rdmatrain_run_are_those_of_the_contestants(tmp_path: Path) -> 
         assert "mpich: it starts its own ranks, but a launcher started these" in ended.out
 
 
-@pytest.mark.parametrize("name", ["openmpi", "mpich"])
+@pytest.mark.parametrize("name", ["openmpi", pytest.param("mpich", marks=pytest.mark.thorough)])
 def test_ranks_of_mpirun_are_those_of_the_contestants(name: str, tmp_path: Path) -> None:
     mpirun = MPI / name / "bin" / "mpirun"
     if not mpirun.exists():

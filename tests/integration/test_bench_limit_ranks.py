@@ -41,6 +41,7 @@ def test_the_limits_and_rdmatrain_are_measured_in_one_run(tmp_path: Path) -> Non
     assert "the wire" in ended.out
 
 
+@pytest.mark.thorough
 def test_a_limit_that_dies_is_told_and_the_rest_is_kept(tmp_path: Path) -> None:
     file = tmp_path / "limit.jsonl"
     started = start([*BENCH, *SIZES, "--rounds", "40", "--json", str(file)])

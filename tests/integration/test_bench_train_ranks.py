@@ -45,6 +45,7 @@ def test_ddp_and_fsdp2_train_right_over_both_and_only_silence_does_not(tmp_path:
     assert found[2, "ddp", "rdmatrain"]["transport"] == "shm"
 
 
+@pytest.mark.thorough
 def test_a_rank_that_dies_is_told_and_the_rest_is_kept(tmp_path: Path) -> None:
     file = tmp_path / "train.jsonl"
     options = ["--strategy", "ddp", "--vs", "", "--steps", "200", "--json", str(file)]

@@ -6,7 +6,10 @@ from integration_jobs import Ended, checks_in, failure_of, run_checks
 WORKER = "ddp_checks.py"
 
 
-@pytest.fixture(scope="module", params=["2-over-shm", "3-over-tcp"])
+LONGER = pytest.param("3-over-tcp", marks=pytest.mark.thorough)
+
+
+@pytest.fixture(scope="module", params=["2-over-shm", LONGER])
 def job(request: pytest.FixtureRequest) -> tuple[Ended, int]:
     return run_checks(WORKER, request.param)
 

@@ -281,6 +281,7 @@ gc.collect()
     assert job.code == 0, job.out
 
 
+@pytest.mark.thorough
 def test_a_full_ring_is_analysed_from_where_it_begins(tmp_path: Path) -> None:
     body = """
 import rdmatrain

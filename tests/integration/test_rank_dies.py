@@ -50,9 +50,16 @@ except Exception as error:
 """
 
 
-@pytest.mark.parametrize("transport", ["shm", "tcp"])
 @pytest.mark.parametrize(
-    ("name", "size", "ranks"), [("small", 4, 2), ("64-MiB", 16 << 20, 2), ("three", 1 << 16, 3)]
+    ("transport", "name", "size", "ranks"),
+    [
+        ("shm", "small", 4, 2),
+        ("tcp", "64-MiB", 16 << 20, 2),
+        ("tcp", "three", 1 << 16, 3),
+        pytest.param("tcp", "small", 4, 2, marks=pytest.mark.thorough),
+        pytest.param("shm", "64-MiB", 16 << 20, 2, marks=pytest.mark.thorough),
+        pytest.param("shm", "three", 1 << 16, 3, marks=pytest.mark.thorough),
+    ],
 )
 def test_a_killed_rank_is_named_at_once_and_nothing_is_left(
     tmp_path: Path, transport: str, name: str, size: int, ranks: int

@@ -136,6 +136,7 @@ while True:
     assert (ended[0].code, ended[1].code) == (137, 137)
 
 
+@pytest.mark.thorough
 def test_the_example_trains_across_hosts_to_the_same_parameters(
     hosts: TwoHosts, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 from vm_guest import GuestLostError
 
 # Two boots, emulated, perhaps beside other work.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.thorough]
 
 # -u 21 waits 8.6 s for each answer: an emulated host that gets no CPU for a while is not dead.
 WRITE_BW = ["ib_write_bw", "-b", "-d", "rxe0", "-x", "1", "-u", "21", "-s", "1048576"]
