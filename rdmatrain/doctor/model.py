@@ -31,12 +31,14 @@ class Finding:
         verdict: what it says.
         evidence: what was seen, with its place and value: a line.
         fix: one thing to do, a shell line or a patch of a manifest; empty for PASS and SKIP.
+        fixes: what is to be done at all places, where it was found at several.
 
     """
 
     verdict: Verdict
     evidence: str
     fix: str = ""
+    fixes: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)

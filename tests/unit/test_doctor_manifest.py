@@ -103,6 +103,24 @@ def command(words: str) -> tuple[str, str]:
     return ("[rdmatrain, run, train.py, --checkpoint-dir=/checkpoints]", words)
 
 
+def rules(*entries: str) -> tuple[str, str]:
+    policy = f"podFailurePolicy: {{rules: [{', '.join(entries)}]}}"
+    return ("  backoffLimit: 0\n", f"  backoffLimit: 1\n  {policy}\n")
+
+
+def policies(*entries: str) -> tuple[str, str]:
+    return ("  minAvailable: 4\n", f"  minAvailable: 4\n  policies: [{', '.join(entries)}]\n")
+
+
+STATUS = (
+    "valueFrom: {fieldRef: {fieldPath: "
+    "\"metadata.annotations['k8s.v1.cni.cncf.io/network-status']\"}}"
+)
+HUGE = "{name: huge, emptyDir: {medium: HugePages-2Mi}}"
+PODINFO = (
+    "- {name: podinfo, downwardAPI: {items: [{path: annotations, "
+    "fieldRef: {fieldPath: metadata.annotations}}]}}"
+)
 # Id, verdict, manifest, what the evidence has, what the fix has.
 WRONG = [
     (
@@ -856,6 +874,104 @@ WRONG = [
         "0000:16:00.0 is a number to the base of 60",
         '"0000:16:00.0"',
     ),
+    (
+        "signals",
+        "WARN",
+        changed(JOB, command('[bash, -c, "cd /src && rdmatrain run x"]')),
+        f"{BOX}.command[2]: bash is process 1",
+        "exec before the launcher",
+    ),
+    (
+        "signals",
+        "WARN",
+        changed(JOB, command('[sh, -c, "rdmatrain run x | tee /log"]')),
+        "sh is process 1",
+        "the last command",
+    ),
+    (
+        "env-network-status",
+        "WARN",
+        changed(JOB, env(f"{{name: NETS, {STATUS}}}")),
+        "env[0]: NETS is empty when the container starts",
+        "{name: podinfo, mountPath: /etc/podinfo}",
+    ),
+    (
+        "env-rank",
+        "FAIL",
+        changed(JOB, env('{name: RANK, value: "0"}')),
+        "env[0]: RANK=0 in all 4 pods",
+        "{name: RANK, $patch: delete}",
+    ),
+    (
+        "env-rank",
+        "WARN",
+        changed(TRAIN_JOB, ("{name: RDMATRAIN_INSECURE", "{name: WORLD_SIZE")),
+        "WORLD_SIZE is set by the TrainJob, and by hand",
+        "{name: WORLD_SIZE, $patch: delete}",
+    ),
+    (
+        "gang-parallel",
+        "FAIL",
+        changed(JOB, ("parallelism: 4", "parallelism: 2")),
+        "4 pods, of which 2 run at the same time",
+        "{parallelism: 4}",
+    ),
+    (
+        "exit-codes",
+        "WARN",
+        changed(JOB, ("backoffLimit: 0", "backoffLimit: 4")),
+        "exit code 2 is tried again 4 times",
+        '"values": [2, 64, 69, 77, 78]',
+    ),
+    (
+        "exit-codes",
+        "FAIL",
+        changed(JOB, rules("{action: Ignore, onExitCodes: {operator: NotIn, values: [1]}}")),
+        "exit code 2 is ignored",
+        "FailJob",
+    ),
+    (
+        "exit-codes",
+        "WARN",
+        changed(JOB, rules("{action: FailJob, onExitCodes: {operator: NotIn, values: [1]}}")),
+        "exit code 200 ends the job",
+        '"action": "Count"',
+    ),
+    (
+        "exit-codes",
+        "FAIL",
+        changed(VOLCANO, policies("{exitCode: 0, action: CompleteJob}")),
+        "exit code 0, which Volcano refuses",
+        "event: TaskCompleted",
+    ),
+    (
+        "exit-codes",
+        "WARN",
+        changed(VOLCANO, policies("{exitCode: 69, action: RestartTask}")),
+        "exit code 69 is tried again",
+        "action: AbortJob",
+    ),
+    (
+        "exit-codes",
+        "WARN",
+        changed(VOLCANO, policies("{event: PodFailed, action: RestartJob}")),
+        "PodFailed is tried again, whatever the exit code",
+        "exitCode: 64, action: AbortJob",
+    ),
+    (
+        "hugepages",
+        "FAIL",
+        changed(JOB, ("requests: {cpu: 16}", "requests: {cpu: 16, hugepages-2Mi: 1Gi}")),
+        "hugepages-2Mi has another request than limit",
+        "limits: {hugepages-2Mi: 1Gi}",
+    ),
+    (
+        "hugepages",
+        "FAIL",
+        changed(JOB, ("      volumes:", f"      volumes:\n      - {HUGE}")),
+        "and no container asks for any",
+        "hugepages-2Mi: 1Gi",
+    ),
 ]
 
 POLICY = """\
@@ -1041,6 +1157,35 @@ RIGHT = [
     ("image-tag", JOB, "example/train:1.4"),
     ("image-tag", jobset(), "by its digest"),
     ("pci-quoted", JOB, "1 PCI addresses, all texts"),
+    ("signals", JOB, "no shell in between"),
+    ("signals", changed(JOB, command('[sh, -c, "cd /a; exec rdmatrain run x"]')), "sh becomes"),
+    ("signals", changed(JOB, command('[bash, -c, "rdmatrain run x"]')), "one command"),
+    (
+        "env-network-status",
+        changed(JOB, ("      volumes:", f"      volumes:\n      {PODINFO}")),
+        "in a volume",
+    ),
+    ("env-rank", JOB, "no number is set by hand"),
+    ("gang-parallel", JOB, "all 4 pods at the same time"),
+    ("exit-codes", JOB, "nothing is tried again"),
+    (
+        "exit-codes",
+        changed(
+            JOB,
+            rules("{action: FailJob, onExitCodes: {operator: In, values: [2, 64, 69, 77, 78]}}"),
+        ),
+        "permanent errors end the job",
+    ),
+    (
+        "exit-codes",
+        changed(VOLCANO, policies("{exitCode: 201, action: RestartJob}")),
+        "permanent errors end the job",
+    ),
+    (
+        "hugepages",
+        changed(JOB, ("limits: {cpu: 16", "limits: {hugepages-2Mi: 1Gi, cpu: 16")),
+        "huge pages have a limit",
+    ),
     ("env-misspelt", changed(JOB, ("NCCL_SOCKET_IFNAME", "OTHER")), "all known"),
     ("env-contradicts", changed(JOB, ("RAIL", "OTHER")), "all known"),
 ]
@@ -1171,7 +1316,8 @@ def test_skips_what_may_be_elsewhere(name: str, text: str) -> None:
 
 def test_nothing_is_wrong_with_the_healthy_job() -> None:
     found = verdicts(JOB)
-    unseen = {"rdma-namespace", "mtu", "numa-alignment", *BORROWED}
+    unseen = {"rdma-namespace", "mtu", "numa-alignment", *BORROWED, "env-network-status"}
+    unseen.add("hugepages")
     assert {name for name, verdict in found.items() if verdict != "PASS"} == unseen
 
 
@@ -1245,7 +1391,7 @@ def test_fixes_are_yaml_at_a_path() -> None:
 def test_static_checks_are_known_by_their_ids() -> None:
     static = [each.check for each in questions() if each.static]
     ids = [each.id for each in static]
-    assert len(ids) == len(set(ids)) == 11
+    assert len(ids) == len(set(ids)) == 17
     assert not set(ids) & set(by_id())
     assert [each.id for each in named(ids)] == ids
     assert all(each.why and each.title for each in static)

@@ -16,8 +16,10 @@ from rdmatrain.topo.inputs import STDIN, read_text
 # Causes before what follows from them.
 MODULES = (
     "variables",
+    "process",
     "network",
     "lifecycle",
+    "retries",
     "devices",
     "cluster",
     "memory",
@@ -55,7 +57,7 @@ def examine_manifest(files: Sequence[str], needs: Needs, chosen: Sequence[Check]
     """
     ids = {each.id for each in chosen}
     asked = [each for each in questions() if each.check.id in ids]
-    return list(_asked(read_manifest(files), asked, needs))
+    return list(answers(read_manifest(files), asked, needs))
 
 
 def read_manifest(files: Sequence[str]) -> Manifest:
@@ -76,7 +78,8 @@ def read_manifest(files: Sequence[str]) -> Manifest:
     return manifest
 
 
-def _asked(manifest: Manifest, asked: Sequence[Question], needs: Needs) -> Iterator[Result]:
+def answers(manifest: Manifest, asked: Sequence[Question], needs: Needs) -> Iterator[Result]:
+    """Ask questions, causes before what follows from them."""
     failures: set[str] = set()
     for each in asked:
         start = perf_counter()

@@ -26,6 +26,39 @@ MAX_TEXT, MAX_PATCH = 400, 2000
 Judge = Callable[[Manifest, Needs], Iterable[Finding]]
 
 
+class Patch(str):
+    """A change of a manifest: a line for people, and what a program applies.
+
+    Attributes:
+        node: that is changed.
+        change: in YAML, as Kubernetes' strategic merge patch: null removes, mappings and lists of
+            what has names are merged, all else replaces what is there. Empty: nothing that a
+            program could do.
+        whole: the change is an object of its own, which is added behind the node's document.
+
+    """
+
+    node: Node
+    change: str
+    whole: bool
+
+    @classmethod
+    def of(cls, node: Node, change: str, said: str = "", *, whole: bool = False) -> "Patch":
+        """Return a change of a node.
+
+        Args:
+            node: that is changed.
+            change: as :attr:`change`.
+            said: what people read instead of it.
+            whole: as :attr:`whole`.
+
+        """
+        safe = shown(said or change, MAX_PATCH)
+        made = cls(f"{node.path}: {safe}" if node.path and not whole else safe)
+        made.node, made.change, made.whole = node, change, whole
+        return made
+
+
 @dataclass(frozen=True)
 class Question:
     """What is asked of a manifest.
@@ -85,7 +118,7 @@ def together(findings: Iterable[Finding], nothing: str) -> Finding:
     texts = list(dict.fromkeys(each.evidence for each in chosen))
     more = len(texts) - MAX_PLACES
     evidence = "; ".join(texts[:MAX_PLACES]) + (f"; and {more} more" if more > 0 else "")
-    return Finding(verdict, evidence, chosen[0].fix)
+    return Finding(verdict, evidence, chosen[0].fix, tuple(each.fix for each in chosen))
 
 
 def fail(node: Node, text: str, fix: str) -> Finding:
@@ -108,10 +141,26 @@ def unseen(node: Node, text: str) -> Finding:
     return skipped(_said(node, text))
 
 
-def patch(node: Node, change: str) -> str:
-    """Return a change of a manifest, as ``spec.template.spec: {hostNetwork: null}``."""
-    safe = shown(change, MAX_PATCH)
-    return f"{node.path}: {safe}" if node.path else safe
+def patch(node: Node, change: str, said: str = "") -> Patch:
+    """Return a change of a manifest, as ``spec.template.spec: {hostNetwork: null}``.
+
+    Args:
+        node: that is changed.
+        change: in YAML, see :class:`Patch`.
+        said: what people read instead, where the whole change is long.
+
+    """
+    return Patch.of(node, change, said)
+
+
+def advice(node: Node, text: str) -> Patch:
+    """Return a change that only people can make: a value is to be chosen."""
+    return Patch.of(node, "", text)
+
+
+def addition(node: Node, text: str, said: str) -> Patch:
+    """Return a change that adds an object beside the one that a node is in."""
+    return Patch.of(node, text, said, whole=True)
 
 
 def _said(node: Node, text: str) -> str:
@@ -150,6 +199,14 @@ def _reasons(box: Container, needs: Needs) -> Iterator[str]:
         yield "the job needs verbs"
     if host_nodes(box):
         yield "it mounts /dev/infiniband of the host"
+
+
+def with_lock(box: Container) -> str:
+    """Return the capabilities that a container adds, and IPC_LOCK with them, as a change."""
+    added = box.node.get("securityContext", "capabilities", "add").texts()
+    return (
+        f"{{add: [{', '.join(shown(each, 40) for each in dict.fromkeys([*added, 'IPC_LOCK']))}]}}"
+    )
 
 
 def host_nodes(box: Container) -> Node | None:

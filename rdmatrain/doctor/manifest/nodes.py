@@ -92,6 +92,10 @@ class Node:
         """Return the scalars of a list."""
         return [each.text for each in self.items()]
 
+    def plain_items(self) -> list[Any]:
+        """Return what is in a list as JSON has it; nothing for all others."""
+        return [as_json(each) for each in self.items()]
+
     def walk(self) -> Iterator["Node"]:
         """Return it and all that is below it."""
         yield self
@@ -174,6 +178,28 @@ def overlay(base: Node, patch: Node) -> Node:
     else:
         return patch if patch.there else base
     return joined
+
+
+def as_json(node: Node) -> Any:
+    """Return a value as JSON has it."""
+    if node.kind == MAP:
+        return {key: as_json(each) for key, each in node.entries()}
+    if node.kind == LIST:
+        return [as_json(each) for each in node.items()]
+    if node.kind == BOOLEAN:
+        return node.true
+    if node.kind == NUMBER:
+        return _number(node.text)
+    return node.text if node.there else None
+
+
+def _number(text: str) -> int | float:
+    for read in (int, lambda number: int(number, 0)):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return float(text)
 
 
 def _overlaid(base: dict[Key, Node], patches: Iterable[tuple[Key, Node]]) -> dict[Key, Node]:
@@ -271,7 +297,7 @@ class _Builder:
         if event.anchor:
             self._anchors[event.anchor] = None
         if name == "ScalarEvent":
-            kind = _kind(event.value) if event.implicit[0] else TEXT
+            kind = plain_kind(event.value) if event.implicit[0] else TEXT
             node = self._new(kind, parent, key, depth, event.value)
             node.line = line
         elif name == "SequenceStartEvent":
@@ -293,9 +319,11 @@ class _Builder:
         node.line = line
         merged: list[Node] = []
         while type(event := next(self._events)).__name__ != "MappingEndEvent":
+            # Quoted, it is a key like any other.
+            plain = type(event).__name__ == "ScalarEvent" and event.implicit[0]
             name = self._of_event(event, node, "", depth + 1)
             value = self._of_event(next(self._events), node, name.text, depth + 1)
-            if name.text == "<<" and name.kind == TEXT:
+            if name.text == "<<" and plain:
                 merged += value.items() or [value]
             else:
                 node.children[name.text] = value
@@ -330,7 +358,7 @@ class _Builder:
         return Node(kind, parent, key, text)
 
 
-def _kind(plain: str) -> str:
+def plain_kind(plain: str) -> str:
     """Return what a reader of YAML takes an unquoted scalar for."""
     if plain in _NULLS:
         return NULL

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rdmatrain.discovery.claims.values import shown
-from rdmatrain.doctor.manifest.define import fail, fine, patch, question, warn
+from rdmatrain.doctor.manifest.define import advice, fail, fine, patch, question, warn
 from rdmatrain.doctor.manifest.networks import Networks
 from rdmatrain.doctor.manifest.nodes import Node
 from rdmatrain.doctor.manifest.workloads import Manifest
@@ -98,8 +98,15 @@ def _json(text: str) -> Any:
 
 
 def _add_rdma(place: Node) -> str:
-    change = '\'{"type": "rdma"}, ...\'' if place.key == "metaPlugins" else "add {type: rdma}"
-    return patch(place, change)
+    rdma = {"type": "rdma"}
+    if place.key == "metaPlugins":
+        others = place.text.strip().rstrip(",")
+        text = f"{others}, {json.dumps(rdma)}" if others else json.dumps(rdma)
+        return patch(place, json.dumps(text), '\'{"type": "rdma"}, ...\'')
+    whole = _json(place.text)
+    whole = whole if "plugins" in whole else {"cniVersion": "1.0.0", "plugins": [whole]}
+    chain = {**whole, "plugins": [*whole["plugins"], rdma]}
+    return patch(place, json.dumps(json.dumps(chain)), "add {type: rdma}")
 
 
 @question(
@@ -177,7 +184,7 @@ def _crowded(requests: list[Node], joined: list[set[str]]) -> Iterator[Finding]:
         count = each.get("exactly", "count").number or 1
         if count > MOST_OF_A_ROOT and any(each.get("name").text in names for names in joined):
             text = f"{count} devices that have to be below one root: no host has so many there"
-            yield fail(each, text, patch(each, "a request, and a constraint, for each pair"))
+            yield fail(each, text, advice(each, "a request, and a constraint, for each pair"))
 
 
 def _near(devices: Node, gpus: list[str], nics: list[str], joined: list[set[str]]) -> Finding:
@@ -186,8 +193,11 @@ def _near(devices: Node, gpus: list[str], nics: list[str], joined: list[set[str]
     if not apart:
         return fine(devices.get("constraints"), "each GPU comes with a NIC near to it")
     name = shown(apart[0], 60)
-    change = (
-        f"{{constraints: [{{requests: [{name}, {shown(nics[0], 60)}], "
-        "matchAttribute: resource.kubernetes.io/pcieRoot}]}"
+    added = (
+        f"{{requests: [{name}, {shown(nics[0], 60)}], "
+        "matchAttribute: resource.kubernetes.io/pcieRoot}"
     )
-    return warn(devices, f"GPU {name} may be far from every NIC", patch(devices, change))
+    others = map(json.dumps, devices.get("constraints").plain_items())
+    change = f"{{constraints: [{', '.join([*others, added])}]}}"
+    fix = patch(devices, change, f"{{constraints: [{added}]}}")
+    return warn(devices, f"GPU {name} may be far from every NIC", fix)

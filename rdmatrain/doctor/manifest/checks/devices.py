@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from rdmatrain.discovery.claims.values import shown
 from rdmatrain.doctor.manifest.define import (
+    Patch,
     fail,
     fine,
     host_nodes,
@@ -15,6 +16,7 @@ from rdmatrain.doctor.manifest.define import (
     unseen,
     wants_rdma,
     warn,
+    with_lock,
 )
 from rdmatrain.doctor.manifest.networks import Networks
 from rdmatrain.doctor.manifest.nodes import Node
@@ -137,14 +139,19 @@ def _differ(pod: Pod, place: Node, name: str, asked: int, attached: int) -> Find
     return fail(place, text, fix)
 
 
-def _attach(pod: Pod, name: str, number: int) -> str:
+def _attach(pod: Pod, name: str, number: int) -> Patch:
     names = ",".join([name] * min(number, 64))
     return patch(pod.template, f'{{metadata: {{annotations: {{{NETWORKS}: "{names}"}}}}}}')
 
 
-def _resources(pod: Pod, name: str, number: int) -> str:
+def _resources(pod: Pod, name: str, number: int) -> Patch:
     box = pod.trainers[0].node if pod.trainers else pod.spec
-    return patch(box, f"{{resources: {{limits: {{{name.split(',')[0]}: {number}}}}}}}")
+    limits = f"{{{name.split(',')[0]}: {number}}}"
+    per_node = pod.document.get("spec", "trainer", "resourcesPerNode")
+    if pod.kind == TRAIN_JOB and per_node.there:  # which replaces what the container has
+        return patch(per_node, f"{{limits: {limits}}}")
+    same = f", requests: {limits}" if box.get("resources", "requests", name).there else ""
+    return patch(box, f"{{resources: {{limits: {limits}{same}}}}}")
 
 
 @question(
@@ -239,7 +246,7 @@ def privileged(manifest: Manifest, _needs: Needs) -> Iterable[Finding]:
             place = box.node.get("securityContext", "privileged")
             if box.privileged:
                 text = "RDMA needs no more than IPC_LOCK and the devices that were granted"
-                change = "{privileged: null, capabilities: {add: [IPC_LOCK]}}"
+                change = f"{{privileged: null, capabilities: {with_lock(box)}}}"
                 yield warn(place, text, patch(box.node.get("securityContext"), change))
             else:
                 yield fine(box.node, "not privileged")

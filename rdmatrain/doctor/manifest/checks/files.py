@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from rdmatrain.discovery.claims.values import shown
 from rdmatrain.doctor.manifest.define import (
+    advice,
     fail,
     fine,
     patch,
@@ -123,7 +124,7 @@ def image_tag(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
                 yield fine(place, "named by its digest")
             elif tag in {"", "latest", "main", "master", "nightly", "dev"}:
                 text = f"{shown(name, 80)} is another image tomorrow"
-                yield warn(place, text, patch(box.node, "{image: NAME:VERSION}"))
+                yield warn(place, text, advice(box.node, "{image: NAME:VERSION}"))
             else:
                 yield from _same_image(pod, box, place)
 

@@ -1,9 +1,12 @@
 """How pods of a manifest are started together, stopped, and started again."""
 
+import json
 from collections.abc import Iterator
 
 from rdmatrain.discovery.claims.values import shown
 from rdmatrain.doctor.manifest.define import (
+    Patch,
+    advice,
     fail,
     fine,
     patch,
@@ -11,7 +14,7 @@ from rdmatrain.doctor.manifest.define import (
     unseen,
     warn,
 )
-from rdmatrain.doctor.manifest.nodes import Node
+from rdmatrain.doctor.manifest.nodes import MAP, Node, as_json
 from rdmatrain.doctor.manifest.workloads import TRAIN_JOB, Container, Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
 from rdmatrain.launcher.exit_codes import BAD_CONFIG, NO_JOB
@@ -77,8 +80,25 @@ def _without_minimum(pod: Pod) -> Finding:
     if pod.kind == TRAIN_JOB and _runtime_gang(pod):
         return fine(pod.template, "the runtime's podGroupPolicy, for all nodes")
     text = f"{pod.siblings} pods, and nothing that starts them together"
-    change = "{metadata: {labels: {kueue.x-k8s.io/queue-name: QUEUE}}}"
-    return warn(pod.document, text, change)
+    return warn(pod.document, text, _start_together(pod))
+
+
+def _start_together(pod: Pod) -> Patch:
+    """Return what makes a gang of a workload: a queue, if there is no nearer way."""
+    spec = pod.document.get("spec")
+    if pod.kind == TRAIN_JOB:
+        runtime = _runtime(pod)
+        if runtime is not None:
+            change = "{podGroupPolicy: {coscheduling: {scheduleTimeoutSeconds: 120}}}"
+            return patch(runtime.get("spec"), change)
+    if pod.kind == "PyTorchJob":
+        change = f"{{runPolicy: {{schedulingPolicy: {{minAvailable: {pod.siblings}}}}}}}"
+        return patch(spec, change)
+    queues = pod.manifest.of_kind("LocalQueue")
+    label = "{metadata: {labels: {kueue.x-k8s.io/queue-name: %s}}}"
+    if len(queues) == 1:
+        return patch(pod.document, label % shown(queues[0].get("metadata", "name").text, 63))
+    return advice(pod.document, label % "QUEUE")
 
 
 def _grouped(pod: Pod, labels: list[Node]) -> bool:
@@ -86,13 +106,16 @@ def _grouped(pod: Pod, labels: list[Node]) -> bool:
     return named or pod.spec.get("schedulingGroup").there
 
 
-def _runtime_gang(pod: Pod) -> bool:
+def _runtime(pod: Pod) -> Node | None:
+    """Return the runtime of a TrainJob, if the manifest has it."""
     origin = pod.template.origin
-    return any(
-        each.get("spec", "podGroupPolicy").there
-        for each in pod.manifest.documents
-        if each.origin is origin
-    )
+    found = (each for each in pod.manifest.documents if each.origin is origin)
+    return next((each for each in found if each is not pod.document), None)
+
+
+def _runtime_gang(pod: Pod) -> bool:
+    runtime = _runtime(pod)
+    return runtime is not None and runtime.get("spec", "podGroupPolicy").there
 
 
 def _minimums(pod: Pod) -> list[Node]:
@@ -141,10 +164,24 @@ def _covers(queue: Node, pod: Pod) -> Iterator[Finding]:
     missing = [each for each in asked if each not in covered]
     if missing:
         text = f"ClusterQueue {shown(queue.get('metadata', 'name').text, 60)} does not cover it"
-        change = f"{{coveredResources: [{', '.join([*sorted(covered), missing[0]])}]}}"
-        yield fail(asked[missing[0]], text, patch(groups.get(0), change))
+        said = f"{{coveredResources: [{', '.join([*sorted(covered), missing[0]])}]}}"
+        change = _with_quota(pod, groups.get(0), missing[0], asked[missing[0]])
+        yield fail(asked[missing[0]], text, patch(groups.get(0), change, said))
     elif asked:
         yield fine(groups, f"covers {', '.join(asked)}")
+
+
+def _with_quota(pod: Pod, group: Node, name: str, each_asks: Node) -> str:
+    """Return a group of resources that covers one more, with a quota in each flavor."""
+    quota = {"name": name, "nominalQuota": (each_asks.number or 1) * (pod.siblings or 1)}
+    flavors = [
+        {**as_json(each), "resources": [*each.get("resources").plain_items(), quota]}
+        for each in group.get("flavors").items()
+        if each.kind == MAP
+    ]
+    covered = [*group.get("coveredResources").plain_items(), name]
+    made = {"coveredResources": covered, **({"flavors": flavors} if flavors else {})}
+    return json.dumps(made)
 
 
 def _cluster_queue(manifest: Manifest, local: str) -> Node | None:

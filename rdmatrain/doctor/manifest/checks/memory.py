@@ -8,21 +8,23 @@ from rdmatrain.doctor.manifest.define import (
     fine,
     patch,
     question,
+    static_question,
     unseen,
     wants_rdma,
     warn,
+    with_lock,
 )
 from rdmatrain.doctor.manifest.nodes import Node
 from rdmatrain.doctor.manifest.quantity import mib, quantity
 from rdmatrain.doctor.manifest.workloads import Container, Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
+from rdmatrain.launcher.exit_codes import NOT_PERMITTED
 
 SHM = "/dev/shm"
 # As the check of a running pod has them.
 SHM_MIB, LEAST_SHM_MIB, TINY_SHM_MIB = 64, 128, 8
 _LIMIT = "8 MiB with systemd's default for containerd"
 _RUNTIME = "on the nodes: LimitMEMLOCK=infinity for the container runtime, and restart it"
-_ADD_LOCK = "{securityContext: {capabilities: {add: [IPC_LOCK]}}}"
 _VOLUME = "volumes: [{name: shm, emptyDir: {medium: Memory, sizeLimit: 8Gi}}]"
 _SHM_PATCH = (
     "{" + _VOLUME + ", containers: [{name: %s, volumeMounts: [{name: shm, mountPath: /dev/shm}]}]}"
@@ -45,13 +47,17 @@ def memlock(manifest: Manifest, needs: Needs) -> Iterator[Finding]:
             locks = box.privileged or box.capabilities & {"IPC_LOCK", "ALL"}
             if not locks:
                 text = f"no IPC_LOCK: the runtime's limit counts, {_LIMIT}"
-                yield warn(box.node, text, patch(box.node, _ADD_LOCK))
+                yield warn(box.node, text, patch(box.node, _lock(box)))
             elif box.root and not _in_user_namespace(pod):
                 yield fine(box.node, "root with IPC_LOCK, for whom there is no limit")
             elif box.root is None:
                 yield unseen(box.node, "IPC_LOCK, which counts if the image's user is root")
             else:
                 yield unseen(box.node, f"IPC_LOCK is inert: the runtime's limit counts, {_LIMIT}")
+
+
+def _lock(box: Container) -> str:
+    return f"{{securityContext: {{capabilities: {with_lock(box)}}}}}"
 
 
 def _in_user_namespace(pod: Pod) -> bool:
@@ -173,3 +179,42 @@ def _shared_mib(box: Container) -> int:
     found = box.mounted_at(SHM)
     size = quantity(found[1].get("emptyDir", "sizeLimit")) if found else None
     return mib(size) if size is not None else 0
+
+
+@static_question(
+    "hugepages",
+    "huge pages are asked for as Kubernetes wants it",
+    nothing="no container asks for huge pages",
+    exit_code=NOT_PERMITTED,
+)
+def hugepages(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
+    """Kubernetes refuses pods whose requests and limits differ, or with huge pages alone."""
+    for pod in manifest.pods:
+        asked = [box for box in pod.everything if any(map(_huge, box.resources))]
+        for box in asked:
+            yield _huge_pages(box)
+        for volume in pod.volumes.values():
+            directory = volume.get("emptyDir")
+            if directory.get("medium").text.startswith("HugePages") and not asked:
+                text = "a volume of huge pages, and no container asks for any"
+                fix = "{resources: {limits: {hugepages-2Mi: 1Gi}, requests: {hugepages-2Mi: 1Gi}}}"
+                yield fail(directory, text, patch(pod.trainers[0].node, fix))
+
+
+def _huge(name: str) -> bool:
+    return name.startswith("hugepages-")
+
+
+def _huge_pages(box: Container) -> Finding:
+    resources = box.node.get("resources")
+    for name in filter(_huge, box.resources):
+        limit, request = resources.get("limits", name), resources.get("requests", name)
+        if not limit.there or (request.there and quantity(request) != quantity(limit)):
+            text = f"{name} has another request than limit"
+            same = f"{{{name}: {shown((limit if limit.there else request).text, 40)}}}"
+            fix = f"{{resources: {{limits: {same}, requests: {same}}}}}"
+            return fail(resources, text, patch(box.node, fix))
+    if not {"cpu", "memory"} & set(box.resources):
+        fix = patch(box.node, "{resources: {limits: {cpu: 8, memory: 64Gi}}}")
+        return fail(resources, "huge pages without CPUs and memory", fix)
+    return fine(resources, "huge pages have a limit")

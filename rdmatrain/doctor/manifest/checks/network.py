@@ -1,10 +1,13 @@
 """How the pods of a manifest find each other."""
 
+import json
 import re
 from collections.abc import Iterator
 
 from rdmatrain.discovery.claims.values import shown
+from rdmatrain.doctor.manifest.commands import with_option
 from rdmatrain.doctor.manifest.define import (
+    Patch,
     fail,
     fine,
     patch,
@@ -13,7 +16,7 @@ from rdmatrain.doctor.manifest.define import (
     unseen,
     warn,
 )
-from rdmatrain.doctor.manifest.nodes import Node
+from rdmatrain.doctor.manifest.nodes import LIST, MAP, Node
 from rdmatrain.doctor.manifest.workloads import NETWORKS, TRAIN_JOB, Container, Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
 
@@ -23,10 +26,10 @@ _SILENT = frozenset(["Job", "CronJob", "JobSet", "StatefulSet", "Deployment", "R
 _NAMELESS = frozenset(["Deployment", "ReplicaSet", "DaemonSet"])
 _EPHEMERAL = 32768
 _JOB_NAME = ("job-name", "batch.kubernetes.io/job-name")
-_AUTOMATIC = (
+AUTOMATIC = (
     "batch.kubernetes.io/", "job-name", "controller-uid", "jobset.sigs.k8s.io/", "volcano.sh/",
     "training.kubeflow.org/", "statefulset.kubernetes.io/", "apps.kubernetes.io/",
-    "leaderworkerset.sigs.k8s.io/", "pod-template-hash",
+    "leaderworkerset.sigs.k8s.io/", "trainer.kubeflow.org/", "pod-template-hash",
 )  # fmt: skip
 
 
@@ -302,7 +305,7 @@ def _service(pod: Pod, spec: Node) -> Finding:
             text = f"pods of {shown(value.text, 60)}, and this Job is {shown(pod.name, 60)}"
             return fail(value, text, patch(value, shown(pod.name, 60)))
         given = labels[key].text if key in labels else ""
-        if given != value.text and not key.startswith(_AUTOMATIC):
+        if given != value.text and not key.startswith(AUTOMATIC):
             text = f"no pod of this template has the label {shown(f'{key}={value.text}', 80)}"
             fix = patch(pod.template, f'{{metadata: {{labels: {{"{key}": "{value.text}"}}}}}}')
             return fail(value, text, fix)
@@ -328,7 +331,7 @@ def rendezvous_port(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
                 first, where = said.setdefault(id(pod.document), (port, place))
                 if port != first:
                     text = f"{name} is {shown(port, 20)}, and {shown(first, 20)} at {where.path}"
-                    yield fail(place, text, patch(place, shown(first, 20)))
+                    yield fail(place, text, _with_port(place, name, shown(first, 20)))
 
 
 def _ports(box: Container) -> Iterator[tuple[str, str, Node]]:
@@ -346,13 +349,23 @@ def _port(pod: Pod, name: str, port: str, place: Node) -> Finding:
     text = f"{name} {shown(port, 20)}"
     number = int(port) if port.isascii() and port.isdecimal() and len(port) < 6 else 0
     if not 0 < number < 65536:
-        return fail(place, f"{text} is no port", patch(place, "29500"))
+        return fail(place, f"{text} is no port", _with_port(place, name, "29500"))
     if pod.host_network:
         return warn(place, f"{text}, which others of the node may have", _no_host_network(pod))
     if number >= _EPHEMERAL:
         text = f"{text} is among those that outgoing connections get, from {_EPHEMERAL}"
-        return warn(place, text, patch(place, "29500"))
+        return warn(place, text, _with_port(place, name, "29500"))
     return fine(place, text)
+
+
+def _with_port(place: Node, name: str, port: str) -> Patch:
+    """Return the change that says another port: in a variable, an option or a script."""
+    if place.kind == MAP:
+        return patch(place, f'{{value: "{port}"}}', port)
+    if place.kind == LIST:
+        return patch(place, json.dumps(with_option(place.texts(), name, port)), port)
+    text = re.sub(rf"\b{name}=[^\s\"';]*", f"{name}={port}", place.text)
+    return patch(place, json.dumps(text), port)
 
 
 def _no_host_network(pod: Pod) -> str:

@@ -1,6 +1,7 @@
 """Variables that a manifest sets, and what becomes of them."""
 
 import errno
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -9,7 +10,10 @@ from rdmatrain.discovery.claims.values import shown
 from rdmatrain.discovery.nccl import NameList
 from rdmatrain.discovery.source import Source
 from rdmatrain.doctor.catalog import by_id
+from rdmatrain.doctor.manifest.commands import simple_words, without_assignment, without_option
 from rdmatrain.doctor.manifest.define import (
+    Patch,
+    advice,
     fail,
     fine,
     gravity,
@@ -87,12 +91,13 @@ def _pinned(manifest: Manifest, needs: Needs) -> Iterator[Container]:
     yield from (box for box in launched(manifest) if id(box.pod.document) in wanted)
 
 
-def _removed(variable: Variable, container: Container) -> str:
+def removed(variable: Variable, container: Container) -> Patch:
     """Return the change that takes a variable away."""
     if variable.node.get("name").text == variable.name:
         change = f"{{env: [{{name: {shown(variable.name, 60)}, $patch: delete}}]}}"
         return patch(container.node, change)
-    return patch(variable.node, f"remove {variable.name}")
+    without = without_assignment(variable.node.text, variable.name)
+    return patch(variable.node, json.dumps(without), f"remove {variable.name}")
 
 
 @question("env-misspelt", "every variable has a name that somebody reads", nothing=_NO_VARIABLE)
@@ -178,14 +183,14 @@ def _env(box: Container) -> Node:
     return env if env.there else box.node
 
 
-def _in_a_manifest(fix: str, box: Container) -> str:
+def _in_a_manifest(fix: str, box: Container) -> Patch:
     """Return what is to be done in a shell as a change of a manifest, where it is one."""
     match = re.fullmatch(r"(?:unset|rename) (\w+)(?: to (\w+))?", fix)
     variable = box.variable(match[1]) if match else None
     if match is None or variable is None:
-        return patch(_env(box), fix)
+        return advice(_env(box), fix)
     if match[2] is None:
-        return _removed(variable, box)
+        return removed(variable, box)
     new = f'{{name: {match[2]}, value: "{shown(variable.value or "", 200)}"}}'
     return patch(box.node, f"{{env: [{{name: {match[1]}, $patch: delete}}, {new}]}}")
 
@@ -206,7 +211,7 @@ def env_lost_by_shell(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
             variable = "PCIDEVICE_" + re.sub(r"[./]", "_", names[0]).upper()
             if box.shell in {"sh", "dash", "ash"}:
                 text = f"{box.shell} drops {shown(variable, 80)} where it is dash or busybox"
-                yield warn(command, text, patch(box.node, '{command: ["rdmatrain", "run", ...]}'))
+                yield warn(command, text, _without_shell(box))
             elif not command.there or command.get(0).text.endswith(".sh"):
                 yield unseen(box.node, "the image says what is run, or a script which shell")
             else:
@@ -226,7 +231,7 @@ def env_gid_index(manifest: Manifest, needs: Needs) -> Iterator[Finding]:
         pinned = [each for each in pinned if each.value not in {"", "-1", None}]
         for each in pinned:
             text = f"{each.name}={shown(each.value, 20)} is one index for all NICs"
-            yield warn(each.node, text, _removed(each, box))
+            yield warn(each.node, text, removed(each, box))
         if not pinned and not box.hidden_variables:
             yield fine(box.node, "pins no GID index")
 
@@ -246,9 +251,21 @@ def env_devices(manifest: Manifest, needs: Needs) -> Iterator[Finding]:
         fixed = [(each, names) for each in box.variables if (names := _numbered(each))]
         for each, names in fixed:
             text = f"{each.name}={shown(each.value, 60)} names {names[0]}, which differs by pod"
-            yield warn(each.node, text, _removed(each, box))
+            yield warn(each.node, text, removed(each, box))
         if not fixed and not box.hidden_variables:
             yield fine(box.node, "names no device by its number")
+
+
+def _without_shell(box: Container) -> Patch:
+    """Return the change that runs the launcher itself, or a shell that keeps all variables."""
+    said = '{command: ["rdmatrain", "run", ...]}'
+    words = simple_words(box)
+    if words:
+        return patch(box.node, f"{{command: {json.dumps(words)}, args: null}}", said)
+    command = box.node.get("command").texts()
+    first = 1 if command[0].rpartition("/")[2] == "busybox" else 0
+    bash = ["bash", *command[first + 1 :]]
+    return patch(box.node, f"{{command: {json.dumps(bash)}}}", said)
 
 
 def _documents_with_vfs(manifest: Manifest) -> set[int]:
@@ -289,7 +306,7 @@ def _interface(box: Container, variable: Variable, names: list[str]) -> Finding:
     )
     if any(wanted.allows(name) for name in names):
         return fine(variable.node, f"{text}: of {', '.join(names[:8])}")
-    fix = _removed(variable, box)
+    fix = removed(variable, box)
     return fail(variable.node, f"{text}: the pod has {', '.join(names[:8])}", fix)
 
 
@@ -304,11 +321,12 @@ def env_rdma_off(manifest: Manifest, needs: Needs) -> Iterator[Finding]:
         off = [each for each in box.variables if _turns_off(each)]
         for each in off:
             text = f"{each.name}={shown(each.value, 20)}, and devices are asked for"
-            yield fail(each.node, text, _removed(each, box))
+            yield fail(each.node, text, removed(each, box))
         off_options = _off_options(box)
         for text in off_options:
             place = box.node.get("args") if box.node.get("args").there else box.node.get("command")
-            yield fail(place, f"{text}, and devices are asked for", patch(place, f"remove {text}"))
+            fix = patch(place, json.dumps(without_option(place.texts(), text)), f"remove {text}")
+            yield fail(place, f"{text}, and devices are asked for", fix)
         if not (off or off_options or box.hidden_variables):
             yield fine(box.node, "turns nothing off")
 
