@@ -16,10 +16,12 @@ from rdmatrain.spelling import closest
 PREFIX = "RDMATRAIN_"
 SECRET = "RDMATRAIN_SECRET"
 SECRET_FILE = "RDMATRAIN_SECRET_FILE"
+METRICS = "RDMATRAIN_METRICS"
 # What the launcher tells its workers: no settings, and nothing to warn of.
 OF_LAUNCHER = (
     "RDMATRAIN_LEADER",
     "RDMATRAIN_WATCH",
+    METRICS,
     "RDMATRAIN_JOB",
 )
 # What it reads itself: its secret, and options that are given as variables.
@@ -33,6 +35,8 @@ OPTIONS_OF_LAUNCHER = (
     "RDMATRAIN_TLS_DIR",
     "RDMATRAIN_NO_BIND",
     "RDMATRAIN_PREFLIGHT",
+    "RDMATRAIN_METRICS_PORT",
+    "RDMATRAIN_METRICS_ADDR",
 )
 # What rdmatrain run asks for the doctor.
 NO_DOCTOR = "RDMATRAIN_NO_DOCTOR"
@@ -340,6 +344,18 @@ def watch_page(environ: Mapping[str, str] | None = None) -> str:
 
     """
     return _source(environ).get("RDMATRAIN_WATCH", "")
+
+
+def metrics_file(environ: Mapping[str, str] | None = None) -> str:
+    """Return ``RDMATRAIN_METRICS``, the file in which this worker counts what it does.
+
+    Empty where nobody asked the launcher for metrics.
+
+    Args:
+        environ: read this instead of the process environment.
+
+    """
+    return _source(environ).get(METRICS, "")
 
 
 def rank_env(environ: Mapping[str, str] | None = None) -> RankEnv:

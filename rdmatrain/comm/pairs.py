@@ -146,6 +146,7 @@ def facts_of(pairs: Sequence[Pair], rails: Sequence[Rail]) -> list[dict[str, Any
                 "rank": peer,
                 "transport": pair.transport,
                 "why": pair.why,
+                "fell_back": pair.fell_back,
                 "device": str(used[0].port) if used else None,
                 "gid_index": used[0].gid.index if used else None,
                 "rails": [str(rail) for rail in used],

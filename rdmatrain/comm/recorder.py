@@ -114,6 +114,12 @@ def add_group(number: int, group: Group) -> None:
         _groups[number] = group
 
 
+def groups() -> dict[int, Group]:
+    """Return the groups that this process has formed, by the number of their communicator."""
+    with _lock:
+        return dict(_groups)
+
+
 def waiting() -> tuple[Record, Group | None] | None:
     """Return the oldest operation that is not over, and its group if that is known."""
     row = _core.recorder_waiting()

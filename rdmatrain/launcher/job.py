@@ -127,6 +127,20 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """Where Prometheus finds the metrics of this node.
+
+    Attributes:
+        port: TCP port; 0: none are served.
+        addr: address; empty for the one that the way to other networks leaves from.
+
+    """
+
+    port: int = 0
+    addr: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One node's part of a job.
 
@@ -139,6 +153,7 @@ class Job:
         gang: the nodes.
         output: where output goes.
         limits: how long things may take.
+        metrics: where Prometheus finds them.
         role: torchrun's name for the workers.
         secret: the job's secret, of at least 16 bytes; empty: one is made, which a job of one node
             may have.
@@ -161,6 +176,7 @@ class Job:
     gang: Gang = field(default_factory=Gang)
     output: Output = field(default_factory=Output)
     limits: Limits = field(default_factory=Limits)
+    metrics: Metrics = field(default_factory=Metrics)
     role: str = "default"
     secret: bytes = field(default=b"", repr=False)
     insecure: bool = False

@@ -16,6 +16,7 @@ from rdmatrain.launcher.messages import Finish
 from rdmatrain.launcher.muster import Muster
 from rdmatrain.launcher.places import places
 from rdmatrain.launcher.runtime import Runtime
+from rdmatrain.launcher.scrape import Scrape
 from rdmatrain.launcher.standby import Reserve
 from rdmatrain.launcher.watch.watcher import Watcher
 from rdmatrain.launcher.worker_env import overridden
@@ -64,8 +65,9 @@ def _run(job: Job, survey: Survey | None, runtime: Runtime, guardian: Guardian) 
     environ = config.inherited_environment()
     found, lines = places(job, survey, environ, Tree())
     job = replace(job, messages=(*job.messages, *lines, *overridden(job, environ)))
-    loop, watcher = Loop(), Watcher(runtime.folder)
     enter = guardian.cgroup.join if guardian.cgroup else None
+    scrape = Scrape(job, runtime.folder, enter)
+    loop, watcher = Loop(), Watcher(runtime.folder, scrape)
     muster = Muster(
         job=job,
         places=found,
@@ -77,4 +79,5 @@ def _run(job: Job, survey: Survey | None, runtime: Runtime, guardian: Guardian) 
     try:
         return agent.run(lambda handler: join(loop, job, secret, handler, survey))
     finally:
+        scrape.close()
         loop.close()

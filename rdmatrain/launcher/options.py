@@ -211,6 +211,15 @@ OPTIONS = (
         help="The same for stderr.",
     ),
     Option(
+        name="metrics-port", group=OUTPUT, metavar="PORT", read=values.number(1, 65535),
+        prefix=PREFIX, help="Serve metrics of this node for Prometheus, at /metrics.",
+        default="none are served",
+    ),
+    Option(
+        name="metrics-addr", group=OUTPUT, metavar="HOST", read=values.host, prefix=PREFIX,
+        help="Address of this node to serve them on; 0.0.0.0 for all.", default="the pod's own",
+    ),
+    Option(
         name="max-restarts", group=LIMITS, metavar="N", read=values.number(0, 1_000_000),
         help="How often all workers are started again after a fault.", default="0",
     ),

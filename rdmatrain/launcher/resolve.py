@@ -13,8 +13,8 @@ from rdmatrain.errors import SettingError
 from rdmatrain.launcher import options
 from rdmatrain.launcher.exit_codes import NO_DEVICES, NO_JOB
 from rdmatrain.launcher.host_secret import host_secret
-from rdmatrain.launcher.job import Gang, Job, Output, Program
-from rdmatrain.launcher.ledger import DEFAULT, Choices, Known, Ledger, Value
+from rdmatrain.launcher.job import Gang, Job, Metrics, Output, Program
+from rdmatrain.launcher.ledger import DEFAULT, Choices, Known, Ledger, Value, known
 from rdmatrain.launcher.limits import find_limits, find_waits
 from rdmatrain.launcher.position import Position, find_position
 from rdmatrain.launcher.refusal import RefusalError
@@ -156,6 +156,7 @@ def _job(
         gang=_gang(ledger, position, survey, environ),
         output=_output(ledger, environ),
         limits=find_limits(ledger, environ),
+        metrics=_metrics(ledger, task),
         role=ledger.take("role", "default"),
         settings=_settings(ledger, environ),
         bind_cpus=_bind_cpus(ledger, task),
@@ -164,6 +165,14 @@ def _job(
         insecure=ledger.take("insecure", False),
         tls=ledger.take("tls_dir", ""),
     )
+
+
+def _metrics(ledger: Ledger, task: Task | None) -> Metrics:
+    port = known(ledger.choices["metrics_port"], 0)
+    if port.value and task and task.local_rank:
+        where = f"{port.source}; {task.by} has {task.local_rank} launchers before it on this host"
+        port = Known(port.value + task.local_rank, where)
+    return Metrics(port=ledger.note("metrics_port", port), addr=ledger.take("metrics_addr", ""))
 
 
 def _bind_cpus(ledger: Ledger, task: Task | None) -> bool:

@@ -40,10 +40,14 @@ class Runtime:
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         environ = config.inherited_environment() if environ is None else environ
+        # An emptyDir is everybody's, but only the pod's own containers can reach it.
+        in_pod = bool(environ.get("KUBERNETES_SERVICE_HOST"))
         reasons = []
         for base in _bases(environ):
             try:
                 with _opened(base) as base_fd:
+                    if not in_pod:
+                        _refuse_everybodys(base_fd)
                     self._lock_fd = _make(base_fd, name := _new_name())
                     _remove_dead(base_fd)
             except OSError as error:
@@ -107,11 +111,14 @@ def _new_name() -> str:
     return _prefix() + os.urandom(8).hex()
 
 
-def _make(base_fd: int, name: str) -> int:
-    """Make a folder and lock it; returns the lock's descriptor."""
+def _refuse_everybodys(base_fd: int) -> None:
     mode = os.fstat(base_fd).st_mode
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         raise PermissionError(0, "everybody may replace what is in it")
+
+
+def _make(base_fd: int, name: str) -> int:
+    """Make a folder and lock it; returns the lock's descriptor."""
     for _ in range(_TRIES):
         os.mkdir(name, 0o700, dir_fd=base_fd)
         try:

@@ -30,7 +30,7 @@ MAX_BYTES = 1 << 22
 # How long after a round has begun; the imports of its own workers are over then, as a rule.
 AFTER_S = 5.0
 # Known only when the worker starts, and read when torch is imported.
-LATE = ("RDMATRAIN_WATCH",)
+LATE = ("RDMATRAIN_WATCH", config.METRICS)
 
 
 class Standby:

@@ -2,9 +2,10 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from rdmatrain.errors import CheckpointError, RdmatrainError
+from rdmatrain.metrics.worker import TALLY
 from rdmatrain.train import generations
 from rdmatrain.train.manifest import Manifest, Shard, read_manifest
 from rdmatrain.train.ranks import Ranks
@@ -127,12 +129,14 @@ class Checkpoints:
                 Nothing was saved, older generations are intact, and training may go on.
 
         """
+        begin = time.monotonic()
         self.wait()
         step = int(step)
         steps = self.ranks.share(step)
         if len(set(steps)) > 1:
             raise CheckpointError(f"ranks save different steps: {steps}")
-        save = self._begin(step, state, metadata or {})
+        with _failure_counted():
+            save = self._begin(step, state, metadata or {})
         if self._background:
             # A thread for each save: none stays when training ends.
             executor = ThreadPoolExecutor(1, "checkpoint")
@@ -140,6 +144,7 @@ class Checkpoints:
             executor.shutdown(wait=False)
         else:
             self._finish(save, save.write)
+        TALLY.observe("rdmatrain_checkpoint_duration_seconds", time.monotonic() - begin)
         return generations.folder_of(self._root, save.number)
 
     @property
@@ -232,6 +237,13 @@ class Checkpoints:
 
     def _finish(self, save: _Save, write: Callable[[], "tuple[int, int, str] | None"]) -> None:
         """Have all shards written, and then the manifest."""
+        with _failure_counted():
+            self._write(save, write)
+        TALLY.add("rdmatrain_checkpoints_total", 1, "saved")
+        if self.ranks.rank == 0:
+            generations.rotate(self._root, self._keep, self._damaged)
+
+    def _write(self, save: _Save, write: Callable[[], "tuple[int, int, str] | None"]) -> None:
         purpose, first = _purpose(save.step), self.ranks.rank == 0
         try:
             told = self.ranks.together(purpose, write)
@@ -246,8 +258,6 @@ class Checkpoints:
             if first:
                 generations.remove(self._root, save.number)
             raise
-        if first:
-            generations.rotate(self._root, self._keep, self._damaged)
 
     def _manifest(self, save: _Save, told: list[Any]) -> Manifest:
         return Manifest(
@@ -306,3 +316,12 @@ class Checkpoints:
 
 def _purpose(step: int) -> str:
     return f"the checkpoint of step {step} was not saved"
+
+
+@contextmanager
+def _failure_counted() -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError:
+        TALLY.add("rdmatrain_checkpoints_total", 1, "failed")
+        raise

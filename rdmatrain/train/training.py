@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from rdmatrain.config import grace_s
 from rdmatrain.errors import CheckpointError
+from rdmatrain.metrics.worker import TALLY, publish
 from rdmatrain.train.checkpoint import Checkpoint, Checkpoints
 from rdmatrain.train.goodput import Goodput
 from rdmatrain.train.preemption import PREEMPTED, Preemption
@@ -89,8 +90,11 @@ class Training:
         trace: TracebackType | None,
     ) -> None:
         self._preemption.__exit__(kind, error, trace)
-        if kind is None:
-            self._checkpoints.wait()
+        try:
+            if kind is None:
+                self._checkpoints.wait()
+        finally:
+            publish()  # the program may destroy the group next, and its counters with it
 
     def steps(self, total: int) -> Iterator[int]:
         """Yield the numbers of the steps that are left, from 1 to ``total`` if none is done.
@@ -124,6 +128,7 @@ class Training:
                 logger.error("%s", error)
         finally:
             self.goodput.saving_s += time.monotonic() - begin
+            self._count()
         if stop:
             self._leave()
 
@@ -160,6 +165,15 @@ class Training:
         if saved is not None:
             self.goodput.resume(saved.metadata.get("goodput"))
         self._saved_at = time.monotonic()
+        self._count()
+
+    def _count(self) -> None:
+        """Say for Prometheus how far the job is, and where its time went."""
+        TALLY.set("rdmatrain_step", self.step)
+        TALLY.set("rdmatrain_goodput_ratio", self.goodput.ratio)
+        for kind in ("steps", "saving", "loading", "waiting", "lost"):
+            seconds = getattr(self.goodput, f"{kind}_s")
+            TALLY.set("rdmatrain_goodput_seconds", seconds, kind)
 
     def _restore(self, saved: Checkpoint) -> None:
         kept, randomness = _kept_by_training(saved)

@@ -187,6 +187,7 @@ def test_facts_for_programs_name_the_ports_that_a_pair_uses() -> None:
         "rank": 1,
         "transport": "shm",
         "why": "same host",
+        "fell_back": False,
         "device": None,
         "gid_index": None,
         "rails": [],

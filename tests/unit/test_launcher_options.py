@@ -22,6 +22,7 @@ NEW = {"log-line-prefix-template", "print-completion"}
 OWN = {
     "transport", "require", "no-bind", "dry-run", "explain", "join-timeout", "secret-file",
     "tls-dir", "insecure", "grace", "hang-timeout", "preflight",
+    "metrics-port", "metrics-addr",
 }  # fmt: skip
 
 

@@ -65,6 +65,16 @@ def test_the_first_folder_that_can_be_written_is_taken(tmp_path: Path) -> None:
     everybodys.close()
 
 
+def test_in_a_pod_a_folder_may_be_everybodys(tmp_path: Path) -> None:
+    # The kubelet makes emptyDirs so, and nobody but the pod's containers can reach them.
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty").chmod(0o777)
+    environ = {"TMPDIR": str(tmp_path / "empty"), "KUBERNETES_SERVICE_HOST": "10.96.0.1"}
+    made = Runtime(environ)
+    assert made.folder.parent == tmp_path / "empty"
+    made.close()
+
+
 def test_the_system_folders_are_the_last_resort() -> None:
     made = Runtime({})
     assert str(made.folder.parent) in ("/tmp", "/dev/shm")

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from rdmatrain import config
 from rdmatrain.launcher.watch import last_words, page
 
 INTERVAL_S = 0.5
@@ -46,6 +47,10 @@ def start(path: str) -> bool:
     with contextlib.suppress(ValueError, OSError):  # the program has another use for the signal
         _open_files.append(last_words.offer_stacks(page.stacks_file(own)))
     threading.Thread(target=_beat, args=(mapped,), name="rdmatrain-beat", daemon=True).start()
+    if file_of_metrics := config.metrics_file():
+        from rdmatrain.metrics import worker  # noqa: PLC0415 - only where they are wanted
+
+        worker.start(Path(file_of_metrics))
     return True
 
 

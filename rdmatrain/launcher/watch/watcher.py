@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rdmatrain.launcher.messages import RankState
+from rdmatrain.launcher.scrape import Scrape
 from rdmatrain.launcher.watch import last_words
 from rdmatrain.launcher.watch.activity import (
     IDLE_SHARE,
@@ -103,11 +104,13 @@ class Watcher:
 
     Args:
         folder: the launcher's private folder; pages, errors and stacks are files in it.
+        scrape: is told what is seen, for Prometheus.
 
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scrape: Scrape | None = None) -> None:
         self._folder = folder
+        self._scrape = scrape
         self._workers: dict[int, _Worker] = {}
         self._watched = WatchedTime()
 
@@ -123,6 +126,7 @@ class Watcher:
         return {
             "RDMATRAIN_WATCH": str(page),
             "TORCHELASTIC_ERROR_FILE": str(error_file(page)),
+            **(self._scrape.environment(local_rank) if self._scrape else {}),
         }
 
     def begin(self, workers: Mapping[int, tuple[int, int]]) -> None:
@@ -138,13 +142,18 @@ class Watcher:
             local_rank: _Worker(rank, pid, self._page(local_rank), self._watched.now_ns)
             for local_rank, (rank, pid) in workers.items()
         }
+        if self._scrape:
+            self._scrape.begin(workers)
 
     def observe(self) -> tuple[RankState, ...]:
         """Look at all workers; those that have ended are left out. Call it each STEP_S."""
         step_s = self._watched.step(time.monotonic_ns())
         table = Table()
         seen = [worker.observe(table, self._watched, step_s) for worker in self._workers.values()]
-        return tuple(state for state in seen if state is not None)
+        states = tuple(state for state in seen if state is not None)
+        if self._scrape:
+            self._scrape.observe(states)
+        return states
 
     def error_of(self, local_rank: int) -> str:
         """Return what a worker died of, such as ``KeyError: 'x' (train.py:12)``, or empty."""
