@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from rdmatrain import __version__
 from rdmatrain.bench import commands as bench
 from rdmatrain.errors import RdmatrainError, SettingError
+from rdmatrain.k8s import commands as k8s
 from rdmatrain.launcher import exit_codes, options
 
 if TYPE_CHECKING:
@@ -335,6 +336,7 @@ def doctor(**given: Any) -> None:
 
 
 cli.add_command(bench.group)
+cli.add_command(k8s.group)
 
 
 def _style(stream: TextIO) -> "Style":

@@ -1,0 +1,128 @@
+"""What all kinds of devices share: names, addresses and the NICs that a policy selects."""
+
+import json
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from rdmatrain.errors import SettingError
+from rdmatrain.k8s.devices import multus
+from rdmatrain.k8s.parts import Object
+from rdmatrain.k8s.spec import Network, Spec
+
+# Where the Network Operator's chart is installed, whose daemons read policies only there.
+OPERATOR_NAMESPACE = "nvidia-network-operator"
+MELLANOX = "15b3"
+# Node Feature Discovery sets it on nodes that have such a NIC.
+NODES = {f"feature.node.kubernetes.io/pci-{MELLANOX}.present": "true"}
+# Private, and to be changed where the fabric's own addresses are others.
+SUBNET = IPv4Network("192.168.0.0/16")
+_RESOURCE = re.compile(r"[A-Za-z0-9_-]+")
+_PCI = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A network that interfaces of pods are attached to.
+
+    Attributes:
+        name: of its NetworkAttachmentDefinition, and of what makes that.
+        namespace: of the NetworkAttachmentDefinition.
+        interfaces: of one pod.
+        subnet: whose addresses they get.
+
+    """
+
+    name: str
+    namespace: str
+    interfaces: int
+    subnet: IPv4Network
+
+    @property
+    def ipam(self) -> Object:
+        """How the CNI plugin gets an address: of the pool of this network's name."""
+        return {"type": "nv-ipam", "poolName": self.name}
+
+    @property
+    def why_pool(self) -> str:
+        """What a person has to know of it."""
+        return f"The IPPool {self.name}, of {self.subnet}: set the subnet of your fabric."
+
+    @property
+    def pool(self) -> Object:
+        """The pool of addresses."""
+        # Room for four pods of a node, as ended ones keep theirs until they are gone.
+        block = max(8, 4 * self.interfaces)
+        return {
+            "apiVersion": "nv-ipam.nvidia.com/v1alpha1",
+            "kind": "IPPool",
+            "metadata": {"name": self.name, "namespace": OPERATOR_NAMESPACE},
+            "spec": {
+                "subnet": str(self.subnet),
+                "perNodeBlockSize": block,
+                "gateway": str(self.subnet[1]),
+            },
+        }
+
+
+def attachments(spec: Spec, count: int) -> tuple[Attachment, ...]:
+    """Return the different networks of a pod's ``count`` interfaces, each with its own subnet.
+
+    Raises:
+        SettingError: names do not fit the interfaces, or two networks differ in namespace alone.
+
+    """
+    names = multus.attached(spec.network, count)
+    different = tuple(dict.fromkeys(names))
+    subnets = SUBNET.subnets(prefixlen_diff=max(0, len(different) - 1).bit_length())
+    found: dict[str, Attachment] = {}
+    for name, subnet in zip(different, subnets, strict=False):
+        parts = multus.split(name)
+        if parts["name"] in found:
+            raise SettingError(
+                f"network.networks has {name} and another of this name: the operator knows "
+                "networks by name, whatever their namespace, rename one"
+            )
+        found[parts["name"]] = Attachment(
+            parts["name"], parts.get("namespace", spec.namespace), names.count(name), subnet
+        )
+    return tuple(found.values())
+
+
+def prefix_and_name(network: Network) -> tuple[str, str]:
+    """Return the two parts of the resource's name, as operators want them said apart.
+
+    Raises:
+        SettingError: no device plugin announces such a name.
+
+    """
+    prefix, _, name = network.resource.rpartition("/")
+    if not prefix or not _RESOURCE.fullmatch(name):
+        raise SettingError(
+            f"network.resource is {network.resource}: device plugins announce PREFIX/NAME, the "
+            "name of letters, digits, - and _, such as nvidia.com/rdma-vf"
+        )
+    return prefix, name
+
+
+def object_name(network: Network) -> str:
+    """Return a name for objects, made of the resource's, which may hold other characters."""
+    name = prefix_and_name(network)[1].lower()
+    return re.sub(r"[^a-z0-9]+", "-", name).strip("-")
+
+
+def physical_functions(network: Network) -> tuple[list[str], list[str]]:
+    """Return the names of interfaces and the PCI addresses among ``network.pfs``."""
+    addresses = [each for each in network.pfs if _PCI.fullmatch(each)]
+    return [each for each in network.pfs if each not in addresses], addresses
+
+
+def interfaces(network: Network) -> list[str]:
+    """Return the names of the interfaces without ranges of virtual functions, ``eth0#0-3``."""
+    names = [each.partition("#")[0] for each in physical_functions(network)[0]]
+    return list(dict.fromkeys(names))
+
+
+def as_json(value: object) -> str:
+    """Return JSON, for fields that hold it as text."""
+    return json.dumps(value, separators=(",", ":"))

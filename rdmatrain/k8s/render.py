@@ -1,0 +1,57 @@
+"""Puts the parts of a job together."""
+
+from rdmatrain.k8s.cluster import Cluster
+from rdmatrain.k8s.devices import cluster_devices, job_devices
+from rdmatrain.k8s.monitoring import cluster_monitoring, monitoring
+from rdmatrain.k8s.parts import Object, Part, together
+from rdmatrain.k8s.spec import Spec
+from rdmatrain.k8s.surroundings import surroundings
+from rdmatrain.k8s.targets.target import target
+
+# What others name comes first, so that a pod that starts at once misses nothing. Kinds that are not
+# here are the targets' own; a workload's kind stands at the end.
+_ORDER = (
+    "Namespace", "CustomResourceDefinition", "PriorityClass", "StorageClass",
+    "NicClusterPolicy", "SriovNetworkPoolConfig", "SriovNetworkNodePolicy", "IPPool", "CIDRPool",
+    "DeviceClass", "SriovResourcePolicy", "SriovNetwork", "SriovIBNetwork", "MacvlanNetwork",
+    "IPoIBNetwork", "NetworkAttachmentDefinition",
+    "HyperNode", "Topology", "ResourceFlavor", "ClusterQueue", "LocalQueue", "Queue",
+    "ConfigMap", "Secret", "PersistentVolumeClaim", "ResourceClaimTemplate", "Service",
+    "NetworkPolicy", "PodDisruptionBudget", "PodMonitor", "ServiceMonitor", "PrometheusRule",
+    "ClusterTrainingRuntime", "TrainingRuntime", "PodGroup",
+)  # fmt: skip
+_RANK = {kind: place for place, kind in enumerate(_ORDER)}
+
+
+def render(spec: Spec, name: str, cluster: Cluster, *, with_cluster: bool = False) -> Part:
+    """Return all objects of a job for the target ``name``, in the order to apply them in.
+
+    Args:
+        spec: of the job.
+        name: of the target.
+        cluster: that it is for.
+        with_cluster: also what an administrator applies once: networks, policies, monitors' rules.
+
+    Raises:
+        SettingError: this target cannot honour the spec.
+
+    """
+    chosen = target(name)
+    workload = chosen.render(spec, cluster)
+    if chosen.alone:
+        return workload
+    once = [cluster_devices, chosen.cluster_render, cluster_monitoring]
+    of_cluster = once if with_cluster else []
+    parts = [
+        *(make(spec, cluster) for make in of_cluster if make),
+        surroundings(spec, cluster, service=not chosen.has_service),
+        job_devices(spec, cluster),
+        monitoring(spec, cluster),
+        workload,
+    ]
+    whole = together(parts)
+    return Part(tuple(sorted(whole.objects, key=_rank)), whole.notes, whole.texts)
+
+
+def _rank(thing: Object) -> int:
+    return _RANK.get(str(thing["kind"]), len(_ORDER))

@@ -1,0 +1,232 @@
+"""Who reaches the pods: their peers and Prometheus, and no one else."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from rdmatrain.doctor.manifest.define import (
+    Patch,
+    addition,
+    fail,
+    fine,
+    patch,
+    question,
+    unseen,
+    warn,
+)
+from rdmatrain.doctor.manifest.nodes import Node
+from rdmatrain.doctor.manifest.workloads import Container, Manifest, Pod
+from rdmatrain.doctor.model import Finding, Needs
+from rdmatrain.k8s.rules.selecting import (
+    as_labels,
+    labels_of,
+    metadata,
+    namespace,
+    one_of_each,
+    selecting,
+    selects,
+)
+from rdmatrain.launcher.exit_codes import BAD_CONFIG, GANG_TIMEOUT
+
+_METRICS_PORT = 9400
+_OPEN = "--disable-network-policy=true"
+_MONITORS = ("PodMonitor", "PodDisruptionBudget", "NetworkPolicy", "Service")
+_PROMETHEUS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+
+
+@question(
+    "selectors",
+    "what is beside the job selects its pods",
+    nothing="nothing beside the job selects pods",
+    exit_code=BAD_CONFIG,
+)
+def selectors(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
+    """Selectors that match nothing are no error, and do nothing."""
+    for each in manifest.of_kind(*_MONITORS):
+        name = "podSelector" if each.get("kind").text == "NetworkPolicy" else "selector"
+        place = each.get("spec", name)
+        if not place.there:
+            continue
+        if any(selects(place, pod) for pod in manifest.pods):
+            yield fine(place, "selects pods of the manifest")
+            continue
+        labels = place if place.get("matchLabels").kind != place.kind else place.get("matchLabels")
+        yield warn(place, "selects no pod of the manifest", _labelled(manifest, labels))
+
+
+def _labelled(manifest: Manifest, labels: Node) -> str:
+    """Return the change that gives pods the labels, where it can be told which pods."""
+    asked = {key: node.text for key, node in labels.entries()}
+    if len(manifest.training) != 1 or not all(asked.values()):
+        return "give the pods that it means these labels"
+    template = manifest.training[0].template
+    return patch(template, f"{{metadata: {{labels: {json.dumps(asked)}}}}}")
+
+
+@question(
+    "network-policy",
+    "peers reach each other, and nobody else reaches them",
+    nothing="no workload has several pods",
+    exit_code=GANG_TIMEOUT,
+)
+def network_policy(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
+    """Ranks listen on ports that the kernel deals out, to whoever is let in."""
+    for pod in one_of_each(each for each in manifest.training if each.many):
+        policies = selecting(manifest, pod, "NetworkPolicy", "spec", "podSelector")
+        if policies:
+            yield from (_lets_peers(pod, each) for each in _shut(pod, policies))
+            if not _shut(pod, policies):
+                yield fine(policies[0], "peers reach each other")
+        elif _of_svc(pod):
+            yield fine(_plugin(pod), "the plugin svc makes a NetworkPolicy for the job's pods")
+        elif pod.host_network:
+            yield unseen(pod.spec, "hostNetwork, which no NetworkPolicy is about")
+        elif labels_of(pod):
+            text = "no NetworkPolicy: every pod of the cluster reaches the job's ports"
+            yield warn(pod.document, text, _policy(pod))
+
+
+def _shut(pod: Pod, policies: list[Node]) -> list[Node]:
+    """Return the specs that do not let peers in, or out, if none of the policies does."""
+    found: list[Node] = []
+    for name, side, other in (("ingress", "Ingress", "from"), ("egress", "Egress", "to")):
+        about = [each.get("spec") for each in policies if _is_about(each.get("spec"), side)]
+        rules = [rule for spec in about for rule in spec.get(name).items()]
+        if about and not any(_is_for_peers(pod, rule, other) for rule in rules):
+            found.append(about[0].get(name) if about[0].get(name).there else about[0])
+    return found
+
+
+def _is_about(spec: Node, side: str) -> bool:
+    types = spec.get("policyTypes").texts()
+    return side in types if types else side == "Ingress" or spec.get("egress").there
+
+
+def _is_for_peers(pod: Pod, rule: Node, other: str) -> bool:
+    if rule.get("ports").items():
+        return False
+    peers = rule.get(other).items()
+    if not peers:
+        return True
+    spaces = {"", namespace(pod.document)}
+    return any(
+        each.get("podSelector").kind != "absent"
+        and selects(each.get("podSelector"), pod)
+        and _space(each) in spaces
+        for each in peers
+    ) or any(
+        "namespaceSelector" in each.children
+        and not each.get("namespaceSelector").children
+        and "podSelector" not in each.children
+        for each in peers
+    )
+
+
+def _space(peer: Node) -> str:
+    key = "kubernetes.io/metadata.name"
+    return peer.get("namespaceSelector", "matchLabels", key).text
+
+
+def _lets_peers(pod: Pod, place: Node) -> Finding:
+    egress = place.key == "egress" or not _is_about(place, "Ingress")
+    name, other = ("egress", "to") if egress else ("ingress", "from")
+    owner = place.parent if place.key == name and place.parent is not None else place
+    own = {other: [{"podSelector": {"matchLabels": labels_of(pod)}}]}
+    rules = json.dumps([own, *owner.get(name).plain_items()])
+    text = f"no rule of {name} lets peers through on all ports: the rendezvous hangs"
+    said = f"{{{name}: [{json.dumps(own)}, ...]}}"
+    return fail(place, text, patch(owner, f"{{{name}: {rules}}}", said))
+
+
+def _policy(pod: Pod) -> Patch:
+    labels = as_labels(pod)
+    rules: list[Any] = [{"from": [{"podSelector": {"matchLabels": labels_of(pod)}}]}]
+    port = next(filter(None, map(_metrics_port, pod.containers)), 0)
+    if port:
+        rules.append(_for_metrics(port))
+    spec = (
+        f"{{podSelector: {{matchLabels: {labels}}}, policyTypes: [Ingress], "
+        f"ingress: {json.dumps(rules)}}}"
+    )
+    change = (
+        f"{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {metadata(pod)}, "
+        f"spec: {spec}}}"
+    )
+    return addition(pod.document, change, "add a NetworkPolicy that lets peers in")
+
+
+def _for_metrics(port: int) -> dict[str, Any]:
+    return {"from": [_PROMETHEUS], "ports": [{"protocol": "TCP", "port": port}]}
+
+
+@question(
+    "metrics-reachable",
+    "Prometheus reaches the metrics",
+    nothing="no container serves metrics",
+    exit_code=BAD_CONFIG,
+)
+def metrics_reachable(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
+    """Volcano's plugin svc makes a NetworkPolicy that lets in nobody but the job's own pods."""
+    for pod in manifest.training:
+        port = next(filter(None, map(_metrics_port, pod.containers)), 0) or _scraped(manifest, pod)
+        if not port:
+            continue
+        if _of_svc(pod):
+            words = json.dumps([*_plugin(pod).texts(), _OPEN])
+            text = "the NetworkPolicy of the plugin svc lets in nobody but the job's own pods"
+            plugins = pod.document.get("spec", "plugins")
+            fix = patch(plugins, f"{{svc: {words}}}", f'{{svc: [..., "{_OPEN}"]}}')
+            yield warn(_plugin(pod), text, fix)
+        else:
+            yield _scrapes(manifest, pod, port)
+
+
+def _scrapes(manifest: Manifest, pod: Pod, port: int) -> Finding:
+    policies = selecting(manifest, pod, "NetworkPolicy", "spec", "podSelector")
+    about = [each.get("spec") for each in policies if _is_about(each.get("spec"), "Ingress")]
+    rules = [rule for spec in about for rule in spec.get("ingress").items()]
+    if not about or any(_lets_scrape(rule) for rule in rules):
+        return fine(pod.template, f"metrics on port {port}")
+    place = about[0].get("ingress")
+    made = json.dumps([*place.plain_items(), _for_metrics(port)])
+    text = f"lets nobody but peers in, and Prometheus wants port {port}"
+    said = f"{{ingress: [..., {json.dumps(_for_metrics(port))}]}}"
+    return warn(about[0], text, patch(about[0], f"{{ingress: {made}}}", said))
+
+
+def _lets_scrape(rule: Node) -> bool:
+    peers = rule.get("from").items()
+    return not peers or any(
+        each.get("namespaceSelector").kind != "absent" or each.get("ipBlock").there
+        for each in peers
+    )
+
+
+def _metrics_port(box: Container) -> int:
+    """Return the port on which a container serves metrics; 0 if it serves none."""
+    said = box.option("metrics-port") or box.value("RDMATRAIN_METRICS_PORT")
+    if said.isascii() and said.isdecimal():
+        return int(said)
+    ports = box.node.get("ports").items()
+    named = (each for each in ports if re.search(r"metrics|prom", each.get("name").text))
+    return next((each.get("containerPort").number or 0 for each in named), 0)
+
+
+def _scraped(manifest: Manifest, pod: Pod) -> int:
+    """Return the port that somebody is told to scrape."""
+    notes = pod.template.get("metadata", "annotations")
+    if notes.get("prometheus.io/scrape").true:
+        return notes.get("prometheus.io/port").number or _METRICS_PORT
+    monitors = selecting(manifest, pod, "PodMonitor", "spec", "selector")
+    return _METRICS_PORT if monitors else 0
+
+
+def _plugin(pod: Pod) -> Node:
+    return pod.document.get("spec", "plugins", "svc")
+
+
+def _of_svc(pod: Pod) -> bool:
+    """Tell whether Volcano makes a NetworkPolicy for the job."""
+    plugins = dict(pod.document.get("spec", "plugins").entries())
+    return pod.volcano and "svc" in plugins and _OPEN not in _plugin(pod).texts()

@@ -1,0 +1,153 @@
+"""What Pod Security's ``baseline`` wants, with IPC_LOCK as the one addition, and secrets."""
+
+import json
+import re
+from collections.abc import Iterator
+
+from rdmatrain.discovery.claims.values import shown
+from rdmatrain.doctor.manifest.define import (
+    addition,
+    advice,
+    fine,
+    host_nodes,
+    patch,
+    question,
+    warn,
+)
+from rdmatrain.doctor.manifest.nodes import Node
+from rdmatrain.doctor.manifest.workloads import Container, Manifest, Pod
+from rdmatrain.doctor.model import Finding, Needs
+from rdmatrain.k8s.rules.selecting import namespace
+from rdmatrain.launcher.exit_codes import NOT_PERMITTED
+
+# What baseline lets a container add, and what RDMA needs.
+_ALLOWED = frozenset(
+    ["AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD",
+     "NET_BIND_SERVICE", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT", "IPC_LOCK"]
+)  # fmt: skip
+_NO_CONTAINER = "there is no container"
+_SECRET = re.compile(r"(^|_)(SECRET|TOKEN|PASSWORD|PASSWD|API_KEY|ACCESS_KEY)$")
+_IN_MEMORY = "{hostPath: null, emptyDir: {medium: Memory, sizeLimit: 8Gi}}"
+
+
+@question(
+    "pod-security",
+    "Pod Security lets the pods in",
+    nothing=_NO_CONTAINER,
+    exit_code=NOT_PERMITTED,
+)
+def pod_security(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
+    """Namespaces that enforce baseline refuse what reaches into the node."""
+    for pod in manifest.pods:
+        found = [*_of_pod(pod), *(each for box in pod.everything for each in _of_container(box))]
+        yield from found
+        if not found:
+            yield fine(pod.spec, "nothing of the node")
+
+
+def _of_pod(pod: Pod) -> Iterator[Finding]:
+    for name in ("hostPID", "hostIPC"):
+        if pod.spec.get(name).true:
+            text = f"{name}: the pod sees what belongs to others of the node"
+            yield warn(pod.spec.get(name), text, patch(pod.spec, f"{{{name}: null}}"))
+    nodes = {mount.get("name").text for box in pod.everything if (mount := host_nodes(box))}
+    for name, volume in pod.volumes.items():
+        path = volume.get("hostPath", "path")
+        if not path.there or name in nodes:
+            continue
+        text = f"{shown(path.text, 60)} of the node"
+        if path.text.rstrip("/") == "/dev/shm":
+            yield warn(path, text, patch(volume, _IN_MEMORY))
+        else:
+            yield warn(path, text, advice(volume, "{hostPath: null, persistentVolumeClaim: ...}"))
+
+
+def _of_container(box: Container) -> Iterator[Finding]:
+    too_much = sorted(box.capabilities - _ALLOWED)
+    if too_much:
+        place = box.node.get("securityContext", "capabilities")
+        kept = [name for name in place.get("add").texts() if _bare(name) in _ALLOWED]
+        text = f"adds {', '.join(shown(each, 40) for each in too_much)}: IPC_LOCK is enough"
+        yield warn(place, text, patch(place, f"{{add: {json.dumps(kept or ['IPC_LOCK'])}}}"))
+    for port in box.node.get("ports").items():
+        if port.get("hostPort").number and not box.pod.host_network:
+            text = f"hostPort {port.get('hostPort').text} is the node's"
+            yield warn(port, text, patch(port, "{hostPort: null}"))
+    profile = box.security("seccompProfile")
+    if profile.get("type").text == "Unconfined":
+        text = "Unconfined: every system call is allowed"
+        yield warn(profile, text, patch(profile, "{type: RuntimeDefault}"))
+
+
+def _bare(name: str) -> str:
+    return name.upper().removeprefix("CAP_")
+
+
+@question(
+    "privilege-escalation",
+    "no container gets more rights than it starts with",
+    nothing=_NO_CONTAINER,
+    exit_code=NOT_PERMITTED,
+)
+def privilege_escalation(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
+    """Pod Security's restricted wants allowPrivilegeEscalation: false, which RDMA can do with."""
+    for pod in manifest.training:
+        for box in pod.everything:
+            place = box.node.get("securityContext", "allowPrivilegeEscalation")
+            if place.there and not place.true:
+                yield fine(place, "not allowed")
+            elif not box.privileged:
+                text = "allowPrivilegeEscalation is not false"
+                change = "{securityContext: {allowPrivilegeEscalation: false}}"
+                yield warn(box.node, text, patch(box.node, change))
+
+
+@question(
+    "service-account",
+    "workers cannot speak for the pod to the cluster",
+    nothing=_NO_CONTAINER,
+    exit_code=NOT_PERMITTED,
+)
+def service_account(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
+    """Training asks the API server for nothing, and its token is there for whoever gets in."""
+    for pod in manifest.training:
+        place = pod.spec.get("automountServiceAccountToken")
+        if place.there and not place.true:
+            yield fine(place, "no token")
+        elif not pod.spec.get("serviceAccountName").there:
+            text = "the token of the default account is mounted"
+            yield warn(pod.spec, text, patch(pod.spec, "{automountServiceAccountToken: false}"))
+
+
+@question(
+    "secret-plain",
+    "secrets are in Secrets",
+    nothing="no container is told a secret",
+    exit_code=NOT_PERMITTED,
+)
+def secret_plain(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
+    """Whoever may see a pod sees its variables: Secrets have rights of their own."""
+    for pod in manifest.pods:
+        for box in pod.everything:
+            for entry in box.node.get("env").items():
+                if _SECRET.search(entry.get("name").text):
+                    yield from _told(pod, entry)
+
+
+def _told(pod: Pod, entry: Node) -> Iterator[Finding]:
+    name, value = entry.get("name").text, entry.get("value")
+    if not value.text:
+        yield fine(entry, f"{shown(name, 60)} is in a Secret")
+        return
+    kept, key = f"{pod.name or 'train'}-secret", name.lower().replace("_", "-")
+    reference = json.dumps({"secretKeyRef": {"name": kept, "key": key}})
+    text = f"{shown(name, 60)} is there for all to read"
+    yield warn(entry, text, patch(entry, f"{{value: null, valueFrom: {reference}}}"))
+    space = namespace(pod.document)
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": kept, **({"namespace": space} if space else {})},
+        "stringData": {key: value.text},
+    }
+    yield warn(entry, text, addition(pod.document, json.dumps(secret), f"add Secret {kept}"))

@@ -1,0 +1,114 @@
+"""A LeaderWorkerSet: one group of pods, which are restarted together, and for ever."""
+
+from rdmatrain.errors import SettingError
+from rdmatrain.k8s.cluster import Cluster
+from rdmatrain.k8s.notes import Notes
+from rdmatrain.k8s.parts import Object, Part
+from rdmatrain.k8s.pod import Wants, near, pod_template
+from rdmatrain.k8s.spec import Spec
+from rdmatrain.k8s.surroundings import metadata
+from rdmatrain.k8s.targets.names import check_name
+from rdmatrain.k8s.targets.target import Target
+
+KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
+# The leader's StatefulSet is called as the set is, that of a group's workers NAME-0; each puts its
+# name, with a hash of ten letters, into a label.
+_LONGEST_SUFFIX = "-0-0123456789"
+
+
+def render(spec: Spec, cluster: Cluster) -> Part:
+    """Return the LeaderWorkerSet.
+
+    Raises:
+        SettingError: its pods' names would be too long, or it has a tier and no label.
+
+    """
+    last = f"{spec.name}-0-{spec.nodes - 1}"
+    check_name(spec, "LeaderWorkerSet", max(last, spec.name + _LONGEST_SUFFIX, key=len))
+    refuse_tier(spec)
+    owner = f"LeaderWorkerSet/{spec.name}"
+    notes = Notes(owner)
+    template = pod_template(
+        spec,
+        cluster,
+        # A StatefulSet takes no other policy.
+        Wants(
+            owner=f"{owner} spec.leaderWorkerTemplate.workerTemplate",
+            restart_policy="Always",
+            pod={"affinity": near(spec)} if spec.topology.label else {},
+        ),
+    )
+    made: Object = {
+        "apiVersion": "leaderworkerset.x-k8s.io/v1",
+        "kind": "LeaderWorkerSet",
+        "metadata": metadata(spec, spec.name),
+        "spec": {
+            "replicas": 1,
+            "startupPolicy": "LeaderCreated",
+            "networkConfig": {"subdomainPolicy": "Shared"},
+            "leaderWorkerTemplate": {
+                "size": spec.nodes,
+                "restartPolicy": "RecreateGroupOnPodRestart",
+                "workerTemplate": template.object,
+            },
+        },
+    }
+    if spec.queue:
+        made["metadata"]["labels"][KUEUE_QUEUE] = spec.queue
+    _note(spec, notes)
+    note_topology(spec, notes, "spec.leaderWorkerTemplate.workerTemplate.spec")
+    return Part((made,), (*notes.all(), *template.notes))
+
+
+def refuse_tier(spec: Spec) -> None:
+    """Refuse a tier without a label, for a target that knows only labels of nodes.
+
+    Raises:
+        SettingError: with the remedy.
+
+    """
+    if spec.topology.tier and not spec.topology.label:
+        raise SettingError(
+            f"topology.tier: {spec.topology.tier} is of Volcano's HyperNodes: give topology.label, "
+            "or render --for volcano"
+        )
+
+
+def note_topology(spec: Spec, notes: Notes, pod: str) -> None:
+    """Note what becomes of the topology where the pods' affinity says it.
+
+    Args:
+        spec: of the job.
+        notes: to add to.
+        pod: path of the pods' spec.
+
+    """
+    want, path = spec.topology, f"{pod}.affinity.podAffinity"
+    why = "All pods on nodes with one value of it." if want.label else "Pods may be anywhere."
+    notes.add("topology.label", path, want.label or "none", why)
+    how = "required" if want.required else "preferred"
+    why = "A pod that finds no such node waits." if want.required else "As many as find room."
+    notes.add("topology.required", path, how if want.label else "none", why)
+    notes.add("topology.tier", path, "none", "Of Volcano's HyperNodes; the label says it here.")
+
+
+def _note(spec: Spec, notes: Notes) -> None:
+    why = "Pods are called after it: the leader NAME-0, the others NAME-0-1 and so on."
+    notes.add("name", "metadata.name", spec.name, why)
+    notes.add("namespace", "metadata.namespace", spec.namespace, "Where all objects are.")
+    why = "The leader counts as one; the system tells each pod its number, and who leads."
+    notes.add("nodes", "spec.leaderWorkerTemplate.size", spec.nodes, why)
+    why = "All pods at once: a worker waits for its leader in the gang, not before it starts."
+    notes.add("", "spec.startupPolicy", "LeaderCreated", why)
+    notes.add(
+        "",
+        "spec.leaderWorkerTemplate.restartPolicy",
+        "RecreateGroupOnPodRestart",
+        "Peers of a pod that is gone can only start again with it; each ended job is started "
+        "again, one that succeeded too: delete the set when the job is done.",
+    )
+    why = "Kueue admits all pods of the group, or none." if spec.queue else "No queue admits it."
+    notes.add("queue", f"metadata.labels[{KUEUE_QUEUE}]", spec.queue or "none", why)
+
+
+TARGET = Target("lws", render, has_service=True)

@@ -1,0 +1,86 @@
+"""A script for sbatch: one launcher on each node, started by srun."""
+
+from rdmatrain.k8s.cluster import Cluster
+from rdmatrain.k8s.container import has_secret
+from rdmatrain.k8s.notes import Notes
+from rdmatrain.k8s.parts import Part
+from rdmatrain.k8s.spec import TCP, Spec
+from rdmatrain.k8s.targets import slurm_script as script
+from rdmatrain.k8s.targets.target import Target
+
+
+def render(spec: Spec, cluster: Cluster) -> Part:
+    """Return the script, as a text: there is no object of Kubernetes."""
+    del cluster
+    name = f"{spec.name}.sbatch"
+    notes = Notes(name)
+    _note_request(spec, notes)
+    _note_script(spec, notes)
+    _note_absent(spec, notes)
+    return Part(notes=notes.all(), texts=((name, script.script(spec)),))
+
+
+def _note_request(spec: Spec, notes: Notes) -> None:
+    notes.add("name", "--job-name", spec.name, "How squeue and the output's file call it.")
+    why = "The allocation is the gang: Slurm starts nothing before all nodes are there."
+    notes.add("nodes", "--nodes", spec.nodes, why)
+    why = "One launcher on each node, which starts the workers there."
+    notes.add("workers", "--ntasks-per-node 1, --nproc-per-node", spec.nproc, why)
+    why = "Of each node; the whole node is the job's, as its NICs are shared."
+    notes.add("gpus", "--gpus-per-node", spec.gpus or "none", why)
+    why = "All of them are the launcher's task's, which deals them out to its workers."
+    notes.add("cpus", "--cpus-per-task", spec.cpus, why)
+    why = "Of a node; what lies in /dev/shm counts."
+    notes.add("memory_bytes", "--mem", script.memory(spec), why)
+    notes.add("queue", "--partition", spec.queue or "the default", "Slurm's word for a queue.")
+    why = "Slurm's word for who goes first."
+    notes.add("priority", "--qos", spec.priority or "the default", why)
+    switches = script.switches(spec) or "none"
+    why = "Labels of nodes are not Slurm's: one switch for all, or after a wait any."
+    for field in ("topology.label", "topology.required", "topology.tier"):
+        notes.add(field, "--switches", switches, why)
+
+
+def _note_script(spec: Spec, notes: Notes) -> None:
+    why = "Pyxis runs it; empty the list where rdmatrain is installed on the nodes."
+    notes.add("image", "srun --container-image", script.pyxis_image(spec.image), why)
+    notes.add("command", "srun", list(spec.command), "The same on each node.")
+    notes.add("env", "export", sorted(spec.env), "srun passes all variables on.")
+    why = "The signal comes so early; the script passes SIGTERM on, and asks for a new start."
+    notes.add("grace_s", "--signal=B:USR1, RDMATRAIN_GRACE", spec.grace_s, why)
+    why = "How long the launchers wait for each other, which srun starts at the same time."
+    notes.add("join_timeout_s", "RDMATRAIN_JOIN_TIMEOUT", spec.join_timeout_s, why)
+    why = "In place by the launcher; and so often by the script, of exit codes that may be retried."
+    notes.add("max_restarts", "--max-restarts, scontrol requeue", spec.max_restarts, why)
+    notes.add("", "restart epoch", "SLURM_RESTART_COUNT", "Slurm counts it; the launcher reads it.")
+    where = script.secret_file(spec) if has_secret(spec) else "none"
+    why = "A file in a folder that all nodes see: it is on no command line, and in no variable."
+    notes.add("secret.name", "RDMATRAIN_SECRET_FILE", where, why)
+    why = "The script makes it, if it is not there." if spec.secret.create else "It is to be there."
+    notes.add("secret.create", "RDMATRAIN_SECRET_FILE", spec.secret.create, why)
+    require = "unset" if spec.network.devices == TCP else "verbs"
+    why = "A job that was promised RDMA fails rather than train over TCP unnoticed."
+    notes.add("network.devices", "RDMATRAIN_REQUIRE", require, why)
+    notes.add("preflight", "--preflight", spec.preflight, "Each launcher asks the doctor first.")
+    why = "Each launcher serves its node's metrics there."
+    notes.add("monitoring.port", "--metrics-port", spec.monitoring.port, why)
+    why = "On a file system that all nodes see; mounted into the container."
+    notes.add("checkpoint.path", "--container-mounts", spec.checkpoint.path, why)
+
+
+def _note_absent(spec: Spec, notes: Notes) -> None:
+    """Note what means nothing here."""
+    why = "Processes are the user's own, in the network of the node, with all of its NICs."
+    for field in ("user", "network.vfs", "network.resource", "network.networks"):
+        notes.add(field, "", "nothing", why)
+    notes.add("network.host_network", "", "the node's", why)
+    why = "The nodes' own limit counts: srun passes the user's on, so submit with ulimit -l."
+    notes.add("ipc_lock", "", "nothing", why)
+    notes.add("shm_bytes", "", "nothing", "The node's /dev/shm is the job's.")
+    why = "A folder is there, or is not: Slurm makes no volumes."
+    for field in ("checkpoint.claim", "checkpoint.size_bytes", "checkpoint.storage_class"):
+        notes.add(field, "", "nothing", why)
+    notes.add("namespace", "", "nothing", "Slurm has none.")
+
+
+TARGET = Target("slurm", render, has_service=True, alone=True)

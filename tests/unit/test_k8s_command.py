@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``rdmatrain k8s``: its options, what it writes, and how it refuses."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from rdmatrain.cli import cli
+from rdmatrain.errors import SettingError
+from rdmatrain.k8s import command
+from rdmatrain.k8s.cluster import Cluster, read_cluster, supported
+from rdmatrain.k8s.command import field_names
+from rdmatrain.k8s.reading import read_file
+from rdmatrain.k8s.render import render
+from rdmatrain.k8s.targets.target import TARGETS
+
+EXAMPLE = str(Path(__file__).parents[2] / "k8s/example.yaml")
+SPEC = """\
+name: llm
+image: train:1
+command: [rdmatrain, run, train.py]
+nodes: 2
+network: {devices: tcp}
+"""
+
+
+@pytest.fixture
+def spec(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(SPEC)
+    return str(path)
+
+
+def k8s(*args, text=None):
+    return CliRunner().invoke(cli, ["k8s", *args], input=text)
+
+
+def refused(*args, code=2):
+    result = k8s(*args)
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    return result.stderr.splitlines()
+
+
+def test_render_writes_one_stream_of_all_objects_in_order(spec):
+    result = k8s("render", spec, "--for", "lws")
+    assert result.exit_code == 0, result.output
+    objects = list(yaml.safe_load_all(result.stdout))
+    assert tuple(objects) == render(read_file(spec), "lws", Cluster()).objects
+    kinds = [each["kind"] for each in objects]
+    assert kinds[-1] == "LeaderWorkerSet"
+    assert kinds.index("NetworkPolicy") < kinds.index("LeaderWorkerSet")
+    assert len({*kinds}) == len(kinds)
+
+
+def test_with_cluster_adds_what_an_administrator_applies(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(SPEC.replace("{devices: tcp}", "{vfs: 2, pfs: [eth0]}"))
+    job, both = (
+        [each["kind"] for each in yaml.safe_load_all(k8s(*words).stdout)]
+        for words in (
+            ("render", str(path), "--for", "lws"),
+            ("render", str(path), "--for", "lws", "--with-cluster"),
+        )
+    )
+    assert {*job} < {*both}
+    assert "SriovNetwork" in {*both} - {*job}
+    assert both.index("SriovNetwork") < both.index("LeaderWorkerSet")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_example_is_rendered_for_every_target(name):
+    example = read_file(EXAMPLE)
+    if name in {"indexed-job", "podgroup"}:
+        with pytest.raises(SettingError, match="queue: 'research'"):
+            render(example, name, Cluster())
+        example = replace(example, queue="")
+    part = render(example, name, Cluster())
+    assert part.objects or part.texts
+    namespaces = {each["metadata"].get("namespace") for each in part.objects}
+    assert namespaces <= {"train", None}
+
+
+def test_files_sort_as_they_are_to_be_applied(spec, tmp_path):
+    with Path(spec).open("a") as file:
+        file.write("secret: {create: true}\n")
+    folder = tmp_path / "out"
+    result = k8s("render", spec, "--for", "mpijob", "-o", str(folder))
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    paths = sorted(folder.iterdir())
+    assert result.stderr.splitlines() == [str(path) for path in paths]
+    found = [yaml.safe_load(path.read_text()) for path in paths]
+    assert found[-1]["kind"] == "MPIJob"
+    assert paths[-1].name.endswith("-mpijob-llm.yaml")
+    modes = {
+        each["kind"]: path.stat().st_mode & 0o777 for each, path in zip(found, paths, strict=True)
+    }
+    assert modes["Secret"] == 0o600
+    assert modes["MPIJob"] & 0o044 == 0o044
+    secret = found[0]["stringData"]["secret"]
+    assert k8s("render", spec, "--for", "mpijob", "-o", str(folder)).exit_code == 0
+    again = yaml.safe_load(paths[0].read_text())["stringData"]["secret"]
+    assert again != secret
+
+
+def test_a_folder_that_cannot_be_written_is_refused(spec, tmp_path):
+    (tmp_path / "file").write_text("")
+    (line,) = refused("render", spec, "--for", "lws", "-o", str(tmp_path / "file"))
+    assert line.startswith(f"Error: cannot write to {tmp_path / 'file'}: File exists")
+
+
+def test_slurm_is_a_script_and_no_yaml(spec, tmp_path):
+    result = k8s("render", spec, "--for", "slurm")
+    assert result.stdout.startswith("#!/usr/bin/env bash\n")
+    folder = tmp_path / "out"
+    k8s("render", spec, "--for", "slurm", "-o", str(folder))
+    assert (folder / "llm.sbatch").read_text() == result.stdout
+
+
+def test_standard_input_is_read(monkeypatch, spec):
+    monkeypatch.setattr(command, "read_file", lambda name: read_file({"-": spec}[name]))
+    assert k8s("render", "-", "--for", "lws").exit_code == 0
+
+
+def test_the_hosts_network_is_told_with_its_reason(spec):
+    network = "{devices: tcp, host-network: true, host-network-reason: no CNI}"
+    Path(spec).write_text(SPEC.replace("{devices: tcp}", network))
+    result = k8s("render", spec, "--for", "lws")
+    assert result.exit_code == 0
+    assert "host's network" in result.stderr
+    assert "no CNI" in result.stderr
+    assert "no CNI" not in result.stdout
+
+
+def test_all_that_is_wrong_with_a_spec_is_a_line_each(spec):
+    Path(spec).write_text(SPEC + "nodez: 1\ngrace: 1\n")
+    assert refused("render", spec, "--for", "lws", code=64) == [
+        f"Error: {spec}:6: nodez is no field of a spec: did you mean nodes?",
+        f"Error: {spec}:7: grace is 1: give whole numbers with s, m, h or d, such as 120s or 1h30m",
+    ]
+
+
+def test_what_a_target_cannot_honour_is_refused(spec):
+    with Path(spec).open("a") as file:
+        file.write("topology: {tier: 2}\n")
+    (line,) = refused("render", spec, "--for", "lws", code=64)
+    assert f"{spec} for lws: topology.tier: 2" in line
+
+
+def test_control_characters_of_a_spec_reach_no_terminal(spec):
+    Path(spec).write_text(SPEC + '"a\\e[31m": 1\n')
+    (line,) = refused("render", spec, "--for", "lws", code=64)
+    assert "\x1b" not in line
+    assert "\\x1b[31m" in line
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--for", "volcno"), "--for volcno is no target: did you mean volcano?"),
+        (("--for", "x"), "--for x is no target: give volcano, trainjob,"),
+        (
+            ("--for", "lws", "--kubernetes", "1.30"),
+            "too old: objects are rendered for 1.34 to 1.37",
+        ),
+        (("--for", "lws", "--kubernetes", "1.99"), "newer than what is known"),
+        (("--for", "lws", "--kubernetes", "new"), "is no version: give one such as 1.34 to 1.37"),
+        (("--for", "lws", "--kubernetes", ""), "--kubernetes is empty"),
+        (("--for", "lws", "--version", "volcano=1.2"), "too old: objects are rendered for 1.15"),
+        (("--for", "lws", "--version", "volcano"), "is no version"),
+        (("--for", "lws", "--version", "vulcano=1.15"), "did you mean volcano?"),
+        (("--for", "lws", "--version", "kubernetes=1.37"), "--kubernetes has that of Kubernetes"),
+        (("--for", "lws", "--version", "a=1"), "give volcano, trainer, training-operator, jobset"),
+        (("--for", "lws", "-o", ""), "is empty: give a value"),
+    ],
+)
+def test_a_wrong_option_is_one_line(spec, args, said):
+    (line,) = refused("render", spec, *args)
+    assert line.startswith("Error: ")
+    assert said in line
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path):
+    (line,) = refused("render", str(tmp_path / "none"), "--for", "lws")
+    assert line == f"Error: cannot read {tmp_path / 'none'}: No such file or directory"
+
+
+def test_versions():
+    assert read_cluster() == Cluster()
+    old = read_cluster("v1.34.2", ["training-operator=1.9.4", "jobset=0.12"])
+    assert old.kubernetes == (1, 34)
+    assert old.training_operator == (1, 9)
+    assert (old.has_pod_groups, old.has_dra) == (False, True)
+    assert read_cluster("1.37.0+k3s1") == Cluster()
+    assert read_cluster(addons=["lws=0.10", "lws=0.10.1"]) == Cluster()
+    assert supported("kueue") == "0.19"
+    with pytest.raises(SettingError, match=r"1\.34"):
+        read_cluster("1.33")
+
+
+def test_explain_names_every_field_and_why(spec):
+    result = k8s("explain", spec, "--for", "lws", "--json")
+    assert result.exit_code == 0, result.output
+    notes = json.loads(result.stdout)
+    assert all(each["why"].strip() for each in notes)
+    assert list(dict.fromkeys(each["field"] for each in notes)) == [*field_names(), ""]
+
+
+def test_explain_shows_the_fields_that_are_asked_for(spec):
+    result = k8s("explain", spec, "--for", "lws", "grace", "checkpoint", "max_restarts")
+    lines = result.stdout.splitlines()
+    shown = [line for line in lines if line and not line.startswith(" ")]
+    known = ["checkpoint.claim", "checkpoint.path", "checkpoint.size", "checkpoint.storage-class"]
+    assert shown == [*known, "grace", "max-restarts"]
+    assert "terminationGracePeriodSeconds: 150" in " ".join(result.stdout.split())
+
+
+def test_explain_knows_what_was_meant(spec):
+    (line,) = refused("explain", spec, "--for", "lws", "network.vf")
+    assert line == "Error: network.vf is no field of a spec: did you mean network.vfs?"
+
+
+def test_targets_are_listed():
+    lines = k8s("targets").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(TARGETS)
+
+
+def test_fields_are_those_of_the_example():
+    """So that whoever copies it sees all that there is, but what excludes others."""
+    text = Path(EXAMPLE).read_text()
+    left_out = {
+        "gpu-resource", "network.device-class", "network.gpu-class", "network.aligned",
+        "network.host-network", "network.host-network-reason", "secret.create", "user", "ipc-lock",
+    }  # fmt: skip
+    known = yaml.safe_load(text)
+    found = set()
+    for key, value in known.items():
+        section = isinstance(value, dict) and key not in {"env"}
+        found |= {f"{key}.{name}" for name in value} if section else {key}
+    assert found == set(field_names()) - left_out
+
+
+def test_help_imports_no_yaml_and_none_of_the_renderer():
+    code = (
+        "import sys; from rdmatrain.cli import cli\n"
+        "try: cli(['k8s', 'render', '--help'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "names = [each for each in sys.modules if each.startswith(('yaml', 'rdmatrain.k8s.'))]\n"
+        "print('LOADED', *sorted(names))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert "--with-cluster" in result.stdout
+    assert result.stdout.splitlines()[-1] == "LOADED rdmatrain.k8s.commands"

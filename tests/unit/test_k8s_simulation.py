@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A rendered job, as its system would run it: every launcher finds its place, peers and devices."""
+
+from contextlib import ExitStack
+from typing import Any
+
+import k8s_machines
+import k8s_specs
+import pytest
+from k8s_controllers import Object, Pod, pods_of, published
+from k8s_injection import Seen, inside
+from k8s_specs import KUBERNETES, queued, rendered, small
+
+from rdmatrain.k8s.spec import DEVICES, DRA, SHARED, SRIOV, TCP, Spec
+
+# By target: what discovery calls it, and whether it counts restarts of the whole job.
+ORCHESTRATORS = {
+    "volcano": ("volcano", True),
+    "trainjob": ("trainer", True),
+    "pytorchjob": ("pytorchjob", False),
+    "jobset": ("jobset", True),
+    "kueue": ("jobset", True),
+    "indexed-job": ("indexed-job", False),
+    "podgroup": ("indexed-job", False),
+    "lws": ("lws", False),
+    "mpijob": ("mpijob", False),
+}
+RESTARTS = 2
+# The operator's RANK counts pods, which is said to whoever reads it; the launcher does not.
+KNOWN = {"pytorchjob": {"misleading-rank"}}
+
+
+def look(
+    stack: ExitStack, name: str, spec: Spec, restarts: int = RESTARTS
+) -> tuple[list[Object], list[Pod], list[Seen]]:
+    """All objects, all pods, and what the first and the last of them see."""
+    objects = list(rendered(name, queued(name, spec)).objects)
+    pods = pods_of(objects, restarts)
+    seen = [
+        stack.enter_context(
+            inside(
+                pods[number],
+                objects,
+                spec.network.resource,
+                spec.gpu_resource,
+            )
+        )
+        for number in (0, len(pods) - 1)
+    ]
+    return objects, pods, seen
+
+
+def ids(seen: Seen) -> set[str]:
+    return {each.id for each in seen.survey.complaints}
+
+
+def granted(seen: Seen) -> tuple[set[str], dict[str, str]]:
+    """GPUs by UUID, and NICs by name with the network that each is attached to."""
+    found = seen.survey.allocation
+    nics = {each.nic.name: each.network for each in found.nics}
+    return {each.gpu.uuid for each in found.gpus}, nics
+
+
+INTENDED: dict[str, Any] = {
+    # Multus goes through the devices in the order in which kubelet has them, the last first here.
+    SRIOV: {"mlx5_3": "train/rail0", "mlx5_2": "train/rail1"},
+    SHARED: {"mlx5_0": "train/macvlan0"},
+    DRA: {"mlx5_2": None, "mlx5_3": None},
+    TCP: {},
+}
+
+
+@pytest.mark.parametrize("devices", DEVICES)
+@pytest.mark.parametrize("name", KUBERNETES)
+def test_every_pod_finds_its_place_and_devices(name: str, devices: str) -> None:
+    spec = small(devices)
+    with ExitStack() as stack:
+        objects, pods, both = look(stack, name, spec)
+        assert len(pods) == spec.nodes
+        check_places(name, spec, both)
+        check_names(objects, pods, both)
+        for seen in both:
+            check_devices(spec, seen)
+
+
+def check_places(name: str, spec: Spec, both: list[Seen]) -> None:
+    orchestrator, counts = ORCHESTRATORS[name]
+    ranks = [seen.resolved.job.gang.node_rank for seen in both]
+    assert ranks == [0, spec.nodes - 1]
+    for seen in both:
+        gang, identity = seen.resolved.job.gang, seen.survey.identity
+        assert identity is not None
+        assert identity.orchestrator == orchestrator
+        assert (gang.min_nodes, gang.max_nodes) == (spec.nodes, spec.nodes)
+        assert seen.resolved.job.nproc == spec.nproc
+        # Volcano counts a restart twice: as a new version, and as a retry.
+        expected = RESTARTS * 2 if name == "volcano" else RESTARTS
+        assert gang.epoch == (expected if counts else 0)
+        assert seen.resolved.job.secret
+        assert seen.resolved.job.limits.max_restarts == spec.max_restarts
+        assert seen.resolved.job.limits.grace_s == spec.grace_s
+    assert len({seen.resolved.job.gang.run_id for seen in both}) == 1
+    assert both[0].resolved.job.gang.run_id not in {"", "none"}
+
+
+def check_names(objects: list[Object], pods: list[Pod], both: list[Seen]) -> None:
+    """All go to the same place, which is pod 0, and DNS has it before that pod is ready."""
+    leaders = {(seen.resolved.job.gang.leader, seen.resolved.job.gang.port) for seen in both}
+    assert len(leaders) == 1
+    leader, port = leaders.pop()
+    assert port > 0
+    assert leader in pods[0].names(published(objects, pods))
+
+
+def check_devices(spec: Spec, seen: Seen) -> None:
+    gpus, nics = granted(seen)
+    assert gpus == {each["uuid"] for each in map(k8s_machines.gpu, range(spec.gpus))}
+    intended = INTENDED[spec.network.devices]
+    assert nics.keys() == intended.keys()
+    for nic, network in intended.items():
+        assert network is None or nics[nic] == network
+    assert all(each.port for each in seen.survey.allocation.nics)
+    assert len(seen.survey.bindings) == spec.nproc
+    if spec.network.devices in {SRIOV, DRA}:
+        check_pairs(seen)
+
+
+def check_pairs(seen: Seen) -> None:
+    """Each worker's NIC is below the PCIe root of its GPU."""
+    pairs = seen.survey.pairs
+    assert len(pairs) == 2
+    for pair in pairs:
+        assert pair.nic is not None
+        assert pair.gpu.path[0] == pair.nic.path[0]
+
+
+@pytest.mark.parametrize("name", KUBERNETES)
+def test_nothing_is_complained_of(name: str) -> None:
+    with ExitStack() as stack:
+        _, _, both = look(stack, name, small())
+        for seen in both:
+            assert ids(seen) == KNOWN.get(name, set())
+            assert not [line for line in seen.resolved.job.messages if "warning" in line]
+
+
+@pytest.mark.parametrize("name", KUBERNETES)
+def test_a_job_of_one_node_is_one(name: str) -> None:
+    spec = queued(name, small(nodes=1))
+    objects = list(rendered(name, spec).objects)
+    (pod,) = pods_of(objects)
+    with inside(pod, objects, spec.network.resource, spec.gpu_resource) as seen:
+        gang = seen.resolved.job.gang
+        assert (gang.min_nodes, gang.max_nodes, gang.node_rank) == (1, 1, 0)
+        assert seen.resolved.job.nproc == spec.gpus
+        assert granted(seen)[1] == INTENDED[SRIOV]
+
+
+@pytest.mark.parametrize("name", KUBERNETES)
+def test_pods_with_the_longest_names_find_node_0(name: str) -> None:
+    spec = small("tcp", name="a" * 44)
+    with ExitStack() as stack:
+        objects, pods, both = look(stack, name, spec)
+        check_places(name, spec, both)
+        check_names(objects, pods, both)
+
+
+@pytest.mark.parametrize("name", KUBERNETES)
+def test_workers_are_as_many_as_the_spec_says(name: str) -> None:
+    with ExitStack() as stack:
+        _, _, both = look(stack, name, small(workers=6, gpus=2))
+        assert [seen.resolved.job.nproc for seen in both] == [6, 6]
+
+
+@pytest.mark.parametrize("name", KUBERNETES)
+def test_networks_of_the_pods_are_rendered_too(name: str) -> None:
+    """What the annotation names is made by the objects for the administrator, on one resource."""
+    for devices in (SRIOV, SHARED):
+        objects = list(rendered(name, queued(name, small(devices))).objects)
+        pod = pods_of(objects)[0]
+        made = {
+            f"{each['spec']['networkNamespace']}/{each['metadata']['name']}"
+            for each in objects
+            if "networkNamespace" in each.get("spec", {})
+        }
+        wanted = k8s_machines.networks_of(pod.annotations, pod.namespace)
+        assert {each["name"] for each in wanted} <= made
+
+
+def test_every_target_is_simulated() -> None:
+    assert set(ORCHESTRATORS) == {*KUBERNETES}
+    assert k8s_specs.NETWORKS.keys() == set(DEVICES)
