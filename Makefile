@@ -39,7 +39,7 @@ guest_tests = $(BIN)/python -m pytest $(THOROUGH) -p no:cacheprovider --timeout 
 side_by_side := tests/unit tests/contract tests/repo
 whole_jobs := tests/integration tests/conformance tests/vm
 
-.PHONY: build demo test test-thorough test-rdma vm mpi stress check bench bench-smoke clean help system
+.PHONY: build demo test test-thorough test-rdma test-pods vm mpi pods stress check bench bench-smoke clean help system
 
 build: $(VENV)/.built ## make .venv with rdmatrain and everything that the other targets need
 
@@ -72,6 +72,12 @@ test-thorough: ## make test, and what takes minutes more
 
 test-rdma: build vm ## tests/verbs on a software RDMA device, in an emulated guest
 	@$(in_guest) $(guest_tests) $(ARGS)
+
+test-pods: build pods ## tests/pods: two pods of a rendered job, with Podman, in the image of launch/Containerfile
+	@$(BIN)/pytest tests/pods $(ARGS)
+
+pods: build ## get Podman (as root), and build the image of launch/Containerfile into build/pods
+	@$(BIN)/python tests/pods/pods_setup.py
 
 vm: build ## get what guests are made of: QEMU (as root), and a kernel in build/vm
 	@$(BIN)/python tests/vm/vm_setup.py

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A job in pods: from a spec to a gang that can be looked at, shot at and waited for."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pods_kubelet import Pod, claim, pods
+from pods_podman import Podman, PodmanError
+
+from rdmatrain.k8s.cluster import Cluster
+from rdmatrain.k8s.reading import read_spec
+from rdmatrain.k8s.render import render
+
+NETWORK, SUBNET = "gang", "10.97.7"
+PORT = 9400
+T = TypeVar("T")
+
+SPEC = {
+    "nodes": 2,
+    "workers": 1,
+    "cpus": 1,
+    "memory": "2Gi",
+    "shm": "256Mi",
+    "network": {"devices": "tcp"},
+    "ipc-lock": False,  # none of the capabilities is left
+    "grace": "60s",
+    "monitoring": {"port": PORT},
+}
+SMALL = ["--layers", "1", "--width", "48", "--seq-len", "32", "--global-batch", "8"]
+
+
+@dataclass
+class Machine:
+    """Where pods run."""
+
+    podman: Podman
+    image: str
+    jobs: int = field(default=0)
+
+    def start(self, *script: str, **fields: Any) -> "Gang":
+        """Render a job of the demo, and start its pods.
+
+        Args:
+            script: arguments of the demo.
+            fields: of the spec.
+
+        """
+        self.jobs += 1
+        name = f"llm{self.jobs}"
+        demo = ["/opt/rdmatrain/share/train_gpt.py", *SMALL, "--log-every", "5"]
+        demo += ["--checkpoint", "/checkpoints/saved", "--out", "/checkpoints/out", *script]
+        document = SPEC | {
+            "name": name,
+            "image": self.image,
+            "command": ["rdmatrain", "run", *demo],
+            "checkpoint": {"claim": name},
+            **fields,
+        }
+        rendered = render(read_spec(json.dumps(document), "job"), "indexed-job", Cluster())
+        folder = self.podman.state / name
+        made = pods(rendered.objects, "0123456789abcdef0123456789abcdef", folder, SUBNET)
+        gang = Gang(self.podman, made, claim(folder))
+        try:
+            for pod in made:
+                names = ",".join(f"alias={each}" for each in pod.names)
+                self.podman.play(pod.object, f"{NETWORK}:{names}", pod.address)
+        except PodmanError as error:
+            told = "".join(self.podman.logs(pod.container("preflight")) for pod in made)
+            gang.remove()
+            raise AssertionError(f"{error}\n{told}") from error
+        return gang
+
+
+@dataclass
+class Gang:
+    """The pods of a job."""
+
+    podman: Podman
+    pods: list[Pod]
+    claim: Path  # where the host keeps what is in the job's claim
+
+    def until(self, what: Callable[[], T], why: str, timeout_s: float = 240) -> T:
+        """Ask until the answer is true; what the pods printed is the reason if it never is."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            if found := what():
+                return found
+            time.sleep(0.5)
+        raise AssertionError(f"{why} in {timeout_s:.0f} s:\n{self.logs()}")
+
+    def logs(self) -> str:
+        return "\n".join(f"== {pod.name}\n{self.log(i)}" for i, pod in enumerate(self.pods))
+
+    def log(self, index: int) -> str:
+        return self.podman.logs(self.pods[index].container())
+
+    def step(self) -> int:
+        """The last step that rank 0 told of."""
+        words = [
+            line.split("step")[1].split()[0]
+            for line in self.log(0).splitlines()
+            if " loss " in line
+        ]
+        return int(words[-1]) if words else 0
+
+    def python(self, index: int, code: str) -> Any:
+        """Run Python beside the trainer, as its user; it prints JSON."""
+        name = self.pods[index].container()
+        return json.loads(
+            self.podman.run("exec", name, "python3", "-c", f"import json, os\n{code}")
+        )
+
+    def scrape(self, index: int) -> dict[str, float]:
+        """Ask for the metrics of a pod as Prometheus does, from outside of it."""
+        url = f"http://{self.pods[index].address}:{PORT}/metrics"
+        code = f"import urllib.request as u; print(u.urlopen({url!r}, timeout=20).read().decode())"
+        line = self.podman.inside(sys.executable, "-c", code)
+        done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+        samples = (each for each in done.stdout.splitlines() if each and not each.startswith("#"))
+        return {name: float(value) for name, _, value in (each.rpartition(" ") for each in samples)}
+
+    def codes(self) -> list[int]:
+        """Wait for all pods; their exit codes."""
+        return [self.podman.exit_code(pod.container(), 300) for pod in self.pods]
+
+    def remove(self) -> None:
+        for pod in self.pods:
+            self.podman.run("pod", "rm", "-f", "-i", "-t", "0", pod.name)

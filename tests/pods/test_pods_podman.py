@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two pods of a rendered job, in the image of launch/Containerfile: what a cluster would run."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from pods_job import Gang, Machine
+
+# Two gangs form, on whatever CPU others leave; the image is there before.
+pytestmark = pytest.mark.timeout(600)
+
+WHO = """
+import shutil
+status = dict(line.split(":", 1) for line in open("/proc/1/status"))
+print(json.dumps({
+    "uid": os.getuid(), "gid": os.getgid(), "capabilities": int(status["CapBnd"], 16),
+    "no_new_privileges": int(status["NoNewPrivs"]),
+    "first": open("/proc/1/cmdline").read().split("\\0")[1:3],
+    "network": os.readlink("/proc/self/ns/net"), "writable": os.access("/opt", os.W_OK),
+    "compilers": list(filter(shutil.which, ("cc", "gcc", "g++", "c++", "clang", "ld", "as"))),
+}))
+"""
+KILL = """
+import signal
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    words = open(f"/proc/{pid}/cmdline").read().split("\\0")
+    environ = open(f"/proc/{pid}/environ").read() if int(pid) != os.getpid() else ""
+    if any(word.endswith("train_gpt.py") for word in words) and "LOCAL_RANK=" in environ:
+        os.kill(int(pid), signal.SIGKILL)
+        print(json.dumps(int(pid)))
+        break
+"""
+
+
+@pytest.fixture
+def start(machine: Machine) -> Iterator[Callable[..., Gang]]:
+    gangs: list[Gang] = []
+
+    def one(*script: str, **fields: Any) -> Gang:
+        gangs.append(machine.start(*script, **fields))
+        return gangs[-1]
+
+    yield one
+    for gang in gangs:
+        gang.remove()
+
+
+def sum_of(samples: dict[str, float], name: str, *labels: str) -> float:
+    return sum(
+        value
+        for key, value in samples.items()
+        if key.partition("{")[0] == name and all(label in key for label in labels)
+    )
+
+
+def test_a_gang_of_pods_trains_is_scraped_and_survives_the_kill_of_a_worker(start):
+    gang = start("--steps", "200", "--checkpoint-every", "10")
+    gang.until(lambda: gang.step() >= 15, "no step 15")
+    assert_pods_are_as_rendered(gang)
+    for index in range(2):
+        seen = gang.scrape(index)
+        assert (
+            sum_of(seen, "rdmatrain_collectives_total", 'op="all_reduce"', 'transport="tcp"') > 15
+        )
+        assert sum_of(seen, "rdmatrain_peers", 'transport="tcp"') == 1
+        assert sum_of(seen, "rdmatrain_bytes_total", 'transport="tcp"') > 0
+        assert sum_of(seen, "rdmatrain_restarts_total") == 0
+        assert sum_of(seen, "rdmatrain_workers") == 1
+
+    gang.python(1, KILL)
+    gang.until(lambda: "goes on from the checkpoint" in gang.log(0), "no restart")
+    assert sum_of(gang.scrape(1), "rdmatrain_restarts_total") == 1
+    assert gang.codes() == [0, 0], gang.logs()
+    came_from = re.search(r"goes on from the checkpoint of step (\d+)", gang.log(0))
+    assert came_from is not None
+    assert int(came_from[1]) >= 10
+    result = json.loads((gang.claim / "out" / "result.json").read_text("utf-8"))
+    assert result["world_size"] == 2
+    assert "tcp" in json.dumps(result["transport"])
+    assert len(set(result["param_sha256"])) == 1
+    assert len(result["param_sha256"]) == 2
+
+
+def assert_pods_are_as_rendered(gang: Gang) -> None:
+    facts = [gang.python(index, WHO) for index in range(2)]
+    for each in facts:
+        assert (each["uid"], each["gid"]) == (1000, 1000)
+        assert each["capabilities"] == 0
+        assert each["no_new_privileges"] == 1
+        assert each["first"][0].endswith("/rdmatrain")
+        assert each["first"][1] == "run"
+        assert not each["writable"]
+        assert each["compilers"] == []
+    assert facts[0]["network"] != facts[1]["network"]
+
+
+def test_sigterm_to_one_pod_ends_all_with_the_code_of_the_contract(start):
+    gang = start("--steps", "100000", "--checkpoint-every", "1000", preflight=False)
+    gang.until(lambda: gang.step() >= 5, "no step 5")
+    gang.podman.run("kill", "-s", "TERM", gang.pods[1].container())
+    assert gang.codes() == [143, 143], gang.logs()
+    for pod in gang.pods:
+        message = json.loads(pod.message())
+        assert message["exit_code"] == 143
+        assert message["retryable"] is True
+    # The workers saved within their grace: no step of 1000 had been reached.
+    assert any((gang.claim / "saved").iterdir())
