@@ -53,7 +53,7 @@ class Machine:
         """
         self.jobs += 1
         name = f"llm{self.jobs}"
-        demo = ["/opt/rdmatrain/share/train_gpt.py", *SMALL, "--log-every", "5"]
+        demo = ["/opt/rdmatrain/share/train_gpt.py", *SMALL, "--log-every", "20"]
         demo += ["--checkpoint", "/checkpoints/saved", "--out", "/checkpoints/out", *script]
         document = SPEC | {
             "name": name,
@@ -122,6 +122,7 @@ class Gang:
         code = f"import urllib.request as u; print(u.urlopen({url!r}, timeout=20).read().decode())"
         line = self.podman.inside(sys.executable, "-c", code)
         done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr[-2000:] + self.logs()
         samples = (each for each in done.stdout.splitlines() if each and not each.startswith("#"))
         return {name: float(value) for name, _, value in (each.rpartition(" ") for each in samples)}
 
