@@ -37,7 +37,7 @@ guest_tests = $(BIN)/python -m pytest $(THOROUGH) -p no:cacheprovider --timeout 
 # Two at a time are in each other's way where a job has processes on all cores and a limit of time. On a busy machine
 # such a job may once be late: what fails twice is an error, and what failed once is told (R).
 side_by_side := tests/unit tests/contract tests/repo
-whole_jobs := tests/integration tests/conformance tests/vm
+whole_jobs := tests/integration tests/conformance tests/pods tests/vm
 
 .PHONY: build demo test test-thorough test-rdma test-pods vm mpi pods stress check bench bench-smoke clean help system
 
