@@ -35,7 +35,7 @@ in_guest = $(BIN)/python tests/vm/vm_run.py
 guest_tests = $(BIN)/python -m pytest $(THOROUGH) -p no:cacheprovider --timeout 300 --reruns 1 tests/verbs
 
 # Two at a time are in each other's way where a job has processes on all cores and a limit of time. On a busy machine
-# such a job may once be late: what fails twice is an error, and what failed once is told (R).
+# a test may once be late: what fails twice is an error, and what failed once is told (R).
 side_by_side := tests/unit tests/contract tests/repo
 whole_jobs := tests/integration tests/conformance tests/pods tests/vm
 
@@ -59,7 +59,7 @@ test: build vm mpi ## C tests in three builds (plain, address, thread), all the 
 	c_tests thread thread $(FIXED_ADDRESSES)
 	echo "== Python tests"
 	$(if $(strip $(ARGS)),$(BIN)/pytest $(ARGS) || failed+=("Python"),
-	$(BIN)/pytest $(THOROUGH) -n 2 --dist worksteal $(side_by_side) || failed+=("Python")
+	$(BIN)/pytest $(THOROUGH) --reruns 1 -n 2 --dist worksteal $(side_by_side) || failed+=("Python")
 	echo "== Python tests of whole jobs"
 	$(BIN)/pytest $(THOROUGH) --reruns 1 $(whole_jobs) || failed+=("job"))
 	echo "== Tests on an RDMA device, in a guest"
