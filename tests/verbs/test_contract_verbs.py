@@ -17,7 +17,7 @@ CHOSEN = (
     " and not (dtype or names_both or differ)"
     " and not (arena and (test_failures or test_connecting))"
 )
-LIMIT_S = 400
+LIMIT_S = 900  # it takes a sixth of that
 
 
 @pytest.mark.timeout(LIMIT_S + 30)
