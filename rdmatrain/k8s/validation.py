@@ -56,6 +56,7 @@ _MOUNTED = (
     "/dev/shm",
     "/etc",
     "/etc/podinfo",
+    "/etc/rdmatrain",
     "/proc",
     "/sys",
     "/tmp",

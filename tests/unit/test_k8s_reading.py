@@ -225,6 +225,12 @@ def test_a_reason_goes_with_the_hosts_network():
         ("checkpoint: {claim: a, path: /a/../b}\n", "checkpoint.path", "/a/../b", "absolute path"),
         ("checkpoint: {claim: a, path: /data/}\n", "checkpoint.path", "/data/", "absolute path"),
         ("checkpoint: {claim: a, path: /dev/shm}\n", "checkpoint.path", "/dev/shm", "/checkpoints"),
+        (
+            "checkpoint: {claim: a, path: /etc/rdmatrain}\n",
+            "checkpoint.path",
+            "/etc/rdmatrain",
+            "/checkpoints",
+        ),
         ("checkpoint: {claim: a, path: /tmp}\n", "checkpoint.path", "/tmp", "/checkpoints"),
     ],
 )  # fmt: skip
