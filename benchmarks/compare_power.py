@@ -1,15 +1,18 @@
 """Measure how often ``rdmatrain bench compare`` finds a build that is 10 % slower, and errs.
 
 In each turn this build is started twice, and one whose ranks are busy 10 % longer once, for a short
-sweep each. As many turns as ``compare --builds`` has by default are drawn from these, again and
-again, and compared: this build with itself, and with the slower one. Fails where the slower one is
-found too seldom, or where the same is called slower too often.
+sweep each. From these, as many turns as ``compare --builds`` has by default are drawn again and
+again, with replacement, and compared: this build with itself, where a coin decides in each turn
+which of the two starts stands for which build, and with the slower one. Fails where the slower one
+is found too seldom, or where the same is called slower too often. What the limited number of turns
+leaves open is told as an interval: of the same, over sets of turns that are drawn in that way too
+(bootstrap: Efron and Tibshirani 1993, chapters 6 and 13).
 """
 
 import argparse
-import math
+import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,38 +27,57 @@ SIZES = [8 << shift for shift in range(0, 19, 3)]  # as rdmatrain.bench.builds.S
 ROUNDS = 3
 FACTOR = 1.10
 FOUND, ALARMS = 0.95, 0.01
-Turn = tuple[list[dict[str, Any]], ...]  # this build, itself again, and the slower one
+SETS = 40  # of turns, for the interval
+Record = dict[str, Any]
+Turn = tuple[list[Record], ...]  # this build, itself again, and the slower one
+Pair = tuple[list[Record], list[Record]]
+Draw = Callable[[Turn, np.random.Generator], Pair]
 
 
 def main() -> int:
     """Measure, draw, compare, print; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--turns", type=int, default=2 * GOOD_STARTS, help="that are measured")
-    parser.add_argument("--draws", type=int, default=1000, help="comparisons of each kind")
+    parser.add_argument("--draws", type=int, default=2000, help="comparisons of each kind")
+    parser.add_argument("--save", type=Path, help="write the turns to this file")
+    parser.add_argument("--load", type=Path, help="read them from this one, and measure nothing")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="append records to this file")
     args = parser.parse_args()
     if args.turns < GOOD_STARTS:
         parser.error(f"--turns is at least {GOOD_STARTS}")
-    turns = []
-    for number in range(args.turns):
-        turns.append(measured(number))
-        print(f"# {number + 1} of {args.turns} turns", flush=True)
+    turns = load(args.load) if args.load else measure(args.turns, args.save)
     rng = np.random.default_rng(args.seed)
-    print(
-        f"# {GOOD_STARTS} of {args.turns} starts of each build, {args.draws} times; spread between"
-    )
-    print(f"# neighbours {spread(turns):.3f}")
-    rows = [
-        ("same", count(drawn(turns, (0, 1), args.draws, rng)), ALARMS),
-        ("slower", count(drawn(turns, (0, 2), args.draws, rng)), FOUND),
-    ]
-    held = [show(*row) for row in rows]
+    print(f"# {GOOD_STARTS} starts of each build out of {len(turns)} turns, {args.draws} times;")
+    print(f"# spread between neighbours {spread(turns):.3f}")
+    held, records = [], []
+    for build, draw, limit in (("same", same, ALARMS), ("slower", slower, FOUND)):
+        part = share(turns, draw, args.draws, rng)
+        low, high = interval(turns, draw, args.draws // SETS, rng)
+        held.append(show(build, part, (low, high), limit))
+        records.append({"build": build, "called_slower": part, "low": low, "high": high})
     if args.json:
-        records = [{"build": build, "found": n, "of": of} for build, (n, of), _ in rows]
-        about = {"turns": args.turns, "starts": GOOD_STARTS, "spread": spread(turns)}
+        about = {"turns": len(turns), "starts": GOOD_STARTS, "draws": args.draws}
+        about |= {"spread": spread(turns)}
         append_records(args.json, [record | about | where() for record in records])
     return int(not all(held))
+
+
+def measure(number: int, save: Path | None) -> list[Turn]:
+    """Make so many turns; a file has those that were made, whatever happens."""
+    turns = []
+    for each in range(number):
+        turns.append(measured(each))
+        print(f"# {each + 1} of {number} turns", flush=True)
+        if save:
+            with save.open("a", encoding="utf-8") as file:
+                print(json.dumps(turns[-1]), file=file)
+    return turns
+
+
+def load(path: Path) -> list[Turn]:
+    """Read the turns of a file."""
+    return [tuple(json.loads(line)) for line in path.read_text("utf-8").splitlines()]
 
 
 def measured(number: int) -> Turn:
@@ -63,19 +85,48 @@ def measured(number: int) -> Turn:
     kinds = [1.0, 1.0, FACTOR]
     order = [(number + step) % len(kinds) for step in range(len(kinds))]
     found = {kind: sweep(SIZES, ROUNDS, slower=kinds[kind]) for kind in order}
-    return tuple(
-        [record | {"time": f"{number:06d}"} for record in found[kind]] for kind in range(len(kinds))
-    )
+    return tuple(found[kind] for kind in range(len(kinds)))
 
 
-def drawn(
-    turns: Sequence[Turn], builds: tuple[int, int], times: int, rng: np.random.Generator
-) -> Iterator[Any]:
-    """Yield the results of two builds in some of the turns; which one is first is drawn too."""
-    for _ in range(times):
-        picked = [turns[each] for each in sorted(rng.permutation(len(turns))[:GOOD_STARTS])]
-        a, b = ([record for turn in picked for record in turn[build]] for build in builds)
-        yield (b, a) if builds == (0, 1) and rng.random() < 0.5 else (a, b)
+def same(turn: Turn, rng: np.random.Generator) -> Pair:
+    """Return both starts of this build; a coin decides which is called the other build."""
+    return (turn[0], turn[1]) if rng.random() < 0.5 else (turn[1], turn[0])
+
+
+def slower(turn: Turn, _: np.random.Generator) -> Pair:
+    """Return a start of this build, and that of the slower one."""
+    return turn[0], turn[2]
+
+
+def drawn(turns: Sequence[Turn], draw: Draw, rng: np.random.Generator) -> Pair:
+    """Return the results of two builds that were started in turns drawn from these."""
+    builds: Pair = ([], [])
+    for number, picked in enumerate(rng.integers(len(turns), size=GOOD_STARTS)):
+        for all_of_it, records in zip(builds, draw(turns[picked], rng), strict=True):
+            all_of_it.extend(record | {"time": f"{number:06d}"} for record in records)
+    return builds
+
+
+def share(
+    turns: Sequence[Turn],
+    draw: Draw,
+    times: int,
+    rng: np.random.Generator,
+    judge: Callable[..., Any] = compare,
+) -> float:
+    """Return which part of so many comparisons says slower."""
+    verdicts = (judge(*drawn(turns, draw, rng)).verdict for _ in range(times))
+    return sum(verdict == "slower" for verdict in verdicts) / times
+
+
+def interval(
+    turns: Sequence[Turn], draw: Draw, times: int, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Return the middle 95 % of that part, over sets of as many turns that might have been."""
+    picked = rng.integers(len(turns), size=(SETS, len(turns)))
+    parts = [share([turns[each] for each in row], draw, times, rng) for row in picked]
+    low, high = np.quantile(parts, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def spread(turns: Sequence[Turn]) -> float:
@@ -86,30 +137,15 @@ def spread(turns: Sequence[Turn]) -> float:
     return float(np.std(np.median(levels[1] - levels[0], axis=1), ddof=1))
 
 
-def count(pairs: Iterator[Any], judge: Callable[..., Any] = compare) -> tuple[int, int]:
-    """Return how many pairs are called slower, and of how many."""
-    verdicts = [judge(a, b).verdict for a, b in pairs]
-    return verdicts.count("slower"), len(verdicts)
-
-
-def show(build: str, found: tuple[int, int], limit: float) -> bool:
+def show(build: str, part: float, reach: tuple[float, float], limit: float) -> bool:
     """Print a row; tell whether the claim holds."""
-    low, high = bounds(*found)
-    part = found[0] / found[1]
     ok = part <= limit if build == "same" else part >= limit
     claim = f"at {'most' if build == 'same' else 'least'} {limit:.0%}"
     print(
-        f"{build:>6} build: called slower {found[0]:5d} of {found[1]:5d}, "
-        f"{part:6.1%} ({low:.1%}..{high:.1%}), {claim}: {'ok' if ok else 'MISSED'}"
+        f"{build:>6} build: called slower {part:6.2%} ({reach[0]:.1%}..{reach[1]:.1%}), "
+        f"{claim}: {'ok' if ok else 'MISSED'}"
     )
     return ok
-
-
-def bounds(found: int, of: int) -> tuple[float, float]:
-    """Return Wilson's interval of a probability, with 95 % confidence."""
-    z = 1.96
-    middle, reach = found + z * z / 2, z * math.sqrt(found * (of - found) / of + z * z / 4)
-    return max(0.0, (middle - reach) / (of + z * z)), min(1.0, (middle + reach) / (of + z * z))
 
 
 if __name__ == "__main__":
