@@ -142,7 +142,7 @@ class _Agent:
         """Do what a caller who knows the token says."""
         order: Any = None
         with contextlib.suppress(OSError, ValueError):
-            order = _first_line(sock)
+            order = first_line(sock)
         said = str(order.get("token", "")) if isinstance(order, dict) else ""
         if not hmac.compare_digest(said.encode(), self._token.encode()):
             sock.close()
@@ -191,7 +191,7 @@ def call(rank: int, agent: Agent, order: Mapping[str, Any]) -> socket.socket:
     return sock
 
 
-def _first_line(sock: socket.socket) -> Any:
+def first_line(sock: socket.socket) -> Any:
     """Read a line of JSON and no more: what follows is for the rank that is started."""
     deadline = time.monotonic() + HEAR_S
     line = b""

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from secrets import token_hex
 
 from rdmatrain.bench import mpi
 from rdmatrain.bench.model import OPS, Case, Entry, Failure
-from rdmatrain.bench.orders import SOCKET_VARIABLE
+from rdmatrain.bench.orders import SOCKET_VARIABLE, TOKEN_VARIABLE
 from rdmatrain.bench.running import Running
 from rdmatrain.errors import SettingError
 from rdmatrain.spelling import closest
@@ -115,6 +116,9 @@ class CoreRanks(TorchRanks):
     def why_not(self, case: Case) -> str:
         """Leave out what is true of torch only."""
         return Start.why_not(self, case)
+
+    def _settings(self) -> dict[str, str]:
+        return {**super()._settings(), TOKEN_VARIABLE: token_hex(16)}
 
 
 class MpiRanks(Start):

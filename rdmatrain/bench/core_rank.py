@@ -1,30 +1,26 @@
 """One rank of the C core, without torch: ``python -m rdmatrain.bench.core_rank``.
 
 Ranks 0 and 1, 2 and 3... are pairs, each joined by one connection of the transport that the
-settings name; ``auto`` is shm, as the ranks are on one host. Over verbs that is one RDMA port, as
-perftest has. The loops are C (``csrc/coll/pair_run.c``). Rank 0's clock counts, as perftest's
-client's does: its partner answers 0 seconds.
+settings name; ``auto`` is shm on one host, and between hosts verbs where both can, else tcp. Over
+verbs that is one RDMA port, as perftest has. The loops are C (``csrc/coll/pair_run.c``). Rank 0's
+clock counts, as perftest's client's does: its partner answers 0 seconds.
 
-Has a launcher's variables, and those of orders.py. What the two of a pair must know of each other
-they leave in files beside the conductor's socket.
+Has a launcher's variables, and those of orders.py.
 """
 
-import json
+import hashlib
 import os
 import socket
 import sys
-import time
-from pathlib import Path
-from typing import Any
 
 from rdmatrain import _core
 from rdmatrain.bench import orders
+from rdmatrain.bench.meeting import MEET_S, Meeting
 from rdmatrain.comm import rdma
+from rdmatrain.comm.host import host_id, route_from
 from rdmatrain.config import Settings, load_settings, rank_env
 from rdmatrain.errors import BootstrapError, RdmatrainError
 
-LOOPBACK = "127.0.0.1"
-MEET_S, MEET_POLL_S = 120.0, 0.01  # the conductor has less patience, unless it is told
 GUESS_CALLS = 3
 # What calls may take: less than the conductor's patience, so that an error says why.
 SLOW_S, SLOW_BYTES_PER_S, SLOW_FACTOR = 50.0, 60e6, 15
@@ -37,34 +33,26 @@ class Rank:
     Args:
         rank: its number.
         ranks: how many there are.
-        folder: where the files are, empty at first and nobody else's.
+        meeting: of all of them.
+        token: that only these ranks know.
+        addr: where this host is reached by those of others.
 
     Raises:
         RdmatrainError: it cannot be joined to its partner.
 
     """
 
-    def __init__(self, rank: int, ranks: int, folder: Path) -> None:
-        partner = rank ^ 1
-        if partner >= ranks:
-            raise BootstrapError(f"rank {rank} of {ranks} has no partner: give an even --ranks")
+    def __init__(self, rank: int, ranks: int, meeting: Meeting, token: str, addr: str) -> None:
         settings = load_settings()
         self._rank, self._ranks = rank, ranks
-        self._side = rank % 2
-        self._transport = "shm" if settings.transport == "auto" else settings.transport
-        self._pair = self._join(partner, folder, _argument(self._transport, rank // 2, settings))
+        self._transport = _transport(rank, meeting, settings)
+        argument = _argument(self._transport, rank // 2, addr, settings)
+        secret = hashlib.sha256(f"{token} {rank // 2}".encode()).digest()[:TOKEN_BYTES]
+        self._pair = _core.Pair(self._transport, argument, rank % 2, secret)
+        addresses = meeting.all_gather(self._pair.address().hex())
+        self._pair.connect(bytes.fromhex(addresses[rank ^ 1]), MEET_S)
         self._op = ""
         self._guess_s = 0.0
-
-    def _join(self, partner: int, folder: Path, argument: str | None) -> _core.Pair:
-        """Open the transport and meet the partner; side 0 makes the token."""
-        said = _read(folder, partner) if self._side else {"token": os.urandom(TOKEN_BYTES).hex()}
-        token = bytes.fromhex(said["token"])
-        pair = _core.Pair(self._transport, argument, self._side, token)
-        _write(folder, self._rank, {"token": said["token"], "address": pair.address().hex()})
-        address = (said if self._side else _read(folder, partner))["address"]
-        pair.connect(bytes.fromhex(address), MEET_S)
-        return pair
 
     def hello(self) -> orders.Answer:
         """Return who this is, and what joins it to its partner."""
@@ -114,45 +102,52 @@ class Rank:
         self._pair.close()
 
 
-def _argument(transport: str, pair: int, settings: Settings) -> str | None:
+def _transport(rank: int, meeting: Meeting, settings: Settings) -> str:
+    """Return what joins this rank to its partner."""
+    if settings.transport != "auto":
+        return settings.transport
+    hosts = meeting.all_gather(host_id())
+    apart = [hosts[each] != hosts[each ^ 1] for each in range(len(hosts))]
+    if not any(apart):
+        return "shm"
+    can = meeting.all_gather(bool(rdma.find_rails(settings).rails))
+    if not apart[rank]:
+        return "shm"
+    return "verbs" if can[rank] and can[rank ^ 1] else "tcp"
+
+
+def _argument(transport: str, pair: int, addr: str, settings: Settings) -> str | None:
     """Return what the transport of the ranks of a pair is opened with."""
     if transport != "verbs":
-        return LOOPBACK if transport == "tcp" else None
+        return addr if transport == "tcp" else None
     search = rdma.find_rails(settings)
     if not search.rails:
         raise BootstrapError(f"verbs cannot be used: {search.why_not}")
     rail = search.rails[pair % len(search.rails)]
-    return rdma.listen_argument([rail], LOOPBACK, settings)
+    return rdma.listen_argument([rail], addr, settings)
 
 
-def _write(folder: Path, rank: int, said: dict[str, Any]) -> None:
-    """Leave a file for the partner, which finds it whole."""
-    part = folder / f"pair.{rank}.part"
-    part.touch(mode=0o600)
-    part.write_text(json.dumps(said), encoding="utf-8")
-    part.rename(folder / f"pair.{rank}")
-
-
-def _read(folder: Path, rank: int) -> dict[str, Any]:
-    """Wait for what a rank leaves."""
-    path = folder / f"pair.{rank}"
-    deadline = time.monotonic() + MEET_S
-    while not path.exists():
-        if time.monotonic() > deadline:
-            raise BootstrapError(f"rank {rank} has not come within {MEET_S:.0f} s")
-        time.sleep(MEET_POLL_S)
-    said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return said
+def _join() -> Rank:
+    """Meet the other ranks, and be joined to the partner."""
+    env = rank_env()
+    rank, ranks = env.rank or 0, env.world_size or 1
+    if ranks % 2:
+        raise BootstrapError(f"rank {ranks - 1} of {ranks} has no partner: give an even --ranks")
+    token = os.environ[orders.TOKEN_VARIABLE]
+    leader, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    meeting = Meeting(rank, ranks, leader, port, token)
+    addr = load_settings().addr or route_from(leader) or leader
+    joined = Rank(rank, ranks, meeting, token, addr)
+    meeting.close()
+    return joined
 
 
 def main() -> int:
     """Serve until the conductor says end."""
-    env = rank_env()
-    orders.pin_if_asked(env.local_rank or 0)
-    folder = Path(os.environ[orders.SOCKET_VARIABLE]).parent
+    orders.pin_if_asked(rank_env().local_rank or 0)
     try:
-        rank = Rank(env.rank or 0, env.world_size or 1, folder)
-    except (RdmatrainError, ValueError) as error:
+        rank = _join()
+    except (RdmatrainError, OSError, ValueError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - the conductor shows it
         return 1
     handlers = {"prepare": rank.prepare, "time": rank.time, "drop": rank.drop}

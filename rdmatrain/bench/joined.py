@@ -82,7 +82,7 @@ def _store_of(source: Mapping[str, str], launcher: str, ranks: str) -> tuple[str
 
 def own_starters(starts: Sequence[Start], cases: Sequence[Case]) -> list[Start]:
     """Return the contestants of these cases whose ranks cannot be those that are there."""
-    others = (start for start in starts if type(start) is not TorchRanks)
+    others = (start for start in starts if not isinstance(start, TorchRanks))
     return [start for start in others if "" in map(start.why_not, cases)]
 
 
@@ -108,7 +108,7 @@ def with_crew(
     alone = own_starters(starts, cases)
     crew = Crew(here)
     stack.callback(crew.close)
-    joined = [crew.ranks_of(start) for start in starts if type(start) is TorchRanks]
+    joined = [crew.ranks_of(start) for start in starts if isinstance(start, TorchRanks)]
     return list(joined), [Failure(start.entry, None, why) for start in alone]
 
 
@@ -170,7 +170,7 @@ class Crew:
 
 @dataclass(frozen=True)
 class JoinedRanks(Start):
-    """A contestant of torch whose ranks are where they were started."""
+    """A contestant whose ranks are where they were started."""
 
     ranks: Start = field(compare=False)
     crew: Crew = field(compare=False)

@@ -79,6 +79,17 @@ def test_ranks_may_be_on_two_hosts(tmp_path: Path) -> None:
     assert {each["transport"] for each in records(path)} == {"tcp"}
 
 
+def test_a_wire_may_be_between_two_hosts(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    sweep = ["write", *QUICK, "--json", str(path)]
+    with two_hosts() as hosts, nothing_left_behind() as env:
+        ended = hosts.run(*BENCH, *sweep, env=env)
+    assert ended[0].code == 0, ended[0].out + ended[1].out
+    found = records(path)
+    assert [each["nbytes"] for each in found] == [8, 32768]
+    assert {(each["nwrong"], each["transport"]) for each in found} == {(0, "tcp")}
+
+
 def test_what_was_measured_is_kept_when_a_rank_dies(tmp_path: Path) -> None:
     """Two ranks by hand, as no launcher ends the other; rank 1's process of gloo is killed."""
     path = tmp_path / "out.jsonl"
