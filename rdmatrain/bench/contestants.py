@@ -26,6 +26,9 @@ ONE_SIDED = frozenset({"write"})
 # Over verbs these are perftest's calls, so they are the core's, without torch.
 OF_CORE = ONE_SIDED | {"pingpong"}
 OF_TORCH = frozenset(OPS) - ONE_SIDED
+# Ceilings: what moves and adds the bytes alone, and a call that does nothing.
+LIMITS = ("limit", "fake")
+OF_LIMITS = frozenset({"all_reduce"})
 RDMA_DEVICES = Path("/sys/class/infiniband")
 
 
@@ -144,11 +147,31 @@ class Perftest(Start):
         return PerftestWire(self, ranks, folder)
 
 
+class Memory(Start):
+    """Starts the memory limit, whose program knows what it cannot do."""
+
+    def open(self, ranks: int, folder: Path) -> Running:
+        """Start its processes."""
+        from rdmatrain.bench.memory import MemoryLimit  # noqa: PLC0415 - seldom there
+
+        return MemoryLimit(ranks)
+
+
+class FakeRank(TorchRanks):
+    """Starts the one rank of a group that does nothing."""
+
+    module = "rdmatrain.bench.fake_rank"
+
+    def open(self, ranks: int, folder: Path) -> Running:
+        """Start one rank, however many the others have."""
+        return super().open(1, folder)
+
+
 def find(names: Sequence[str], transports: Sequence[str]) -> tuple[list[Start], list[Failure]]:
     """Find the contestants of a sweep: rdmatrain for each transport, then its peers, in order.
 
     Args:
-        names: of peers, from ``PEERS``.
+        names: of peers, from ``PEERS`` and ``LIMITS``.
         transports: auto, shm, tcp, verbs.
 
     Returns:
@@ -163,8 +186,8 @@ def find(names: Sequence[str], transports: Sequence[str]) -> tuple[list[Start], 
     for asked in dict.fromkeys(transports):
         starts += _of_rdmatrain(Entry(RDMATRAIN, asked))
     for name in dict.fromkeys(names):
-        if name not in PEERS:
-            raise SettingError(unknown(name, PEERS))
+        if name not in (*PEERS, *LIMITS):
+            raise SettingError(unknown(name, (*PEERS, *LIMITS)))
         start = _start(Entry(name))
         why = missing(name)
         if why:
@@ -208,6 +231,8 @@ def _start(entry: Entry) -> Start:
         return MpiRanks(entry, mpi.OPS_OF_MPI)
     if entry.backend == "perftest":
         return Perftest(entry, OF_CORE)
+    if entry.backend in LIMITS:
+        return (Memory if entry.backend == "limit" else FakeRank)(entry, OF_LIMITS)
     return TorchRanks(entry, OF_TORCH)
 
 

@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 
 from rdmatrain.bench.agents import Agent, Place, call, find, open_store, own_address
-from rdmatrain.bench.contestants import Command, Start, TorchRanks
+from rdmatrain.bench.contestants import Command, CoreRanks, Start, TorchRanks
 from rdmatrain.bench.model import Case, Failure
 from rdmatrain.bench.orders import PIN_VARIABLE, SOCKET_VARIABLE
 from rdmatrain.comm.host import host_id
@@ -29,6 +29,7 @@ from rdmatrain.errors import SettingError
 
 CALL_VARIABLE = "_RDMATRAIN_BENCH_CALL"  # JSON: which agent pass_on() calls, and what it tells it
 BUFFER_BYTES = 1 << 16
+JOINABLE = (TorchRanks, CoreRanks)  # contestants whose ranks can be those that are there
 # Who started the ranks, and what it calls their number and this one.
 LAUNCHERS = (
     ("a launcher", "RANK", "WORLD_SIZE", "LOCAL_RANK"),
@@ -82,7 +83,7 @@ def _store_of(source: Mapping[str, str], launcher: str, ranks: str) -> tuple[str
 
 def own_starters(starts: Sequence[Start], cases: Sequence[Case]) -> list[Start]:
     """Return the contestants of these cases whose ranks cannot be those that are there."""
-    others = (start for start in starts if not isinstance(start, TorchRanks))
+    others = (start for start in starts if type(start) not in JOINABLE)
     return [start for start in others if "" in map(start.why_not, cases)]
 
 
@@ -108,7 +109,7 @@ def with_crew(
     alone = own_starters(starts, cases)
     crew = Crew(here)
     stack.callback(crew.close)
-    joined = [crew.ranks_of(start) for start in starts if isinstance(start, TorchRanks)]
+    joined = [crew.ranks_of(start) for start in starts if type(start) in JOINABLE]
     return list(joined), [Failure(start.entry, None, why) for start in alone]
 
 

@@ -9,13 +9,15 @@ beside rdmatrain's own writes.
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
 from rdmatrain.bench.command import FAULT, measure, memory_available, remarks, write_files
 from rdmatrain.bench.contestants import (
+    LIMITS,
     OF_CORE,
     RDMATRAIN,
     CoreRanks,
+    FakeRank,
+    Memory,
     Perftest,
     Start,
     TorchRanks,
@@ -24,35 +26,17 @@ from rdmatrain.bench.contestants import (
 from rdmatrain.bench.memory import RANKS, STREAMS, MemoryLimit
 from rdmatrain.bench.model import Case, Entry, Result, Sweep
 from rdmatrain.bench.options import SweepOptions, check_options
-from rdmatrain.bench.running import ContestantError, Running
+from rdmatrain.bench.running import ContestantError
 from rdmatrain.bench.sizes import size_text
 from rdmatrain.bench.table import comment, context_lines
 from rdmatrain.discovery.source import Tree
 
-LIMIT, FAKE = Entry("limit"), Entry("fake")
+LIMIT, FAKE = map(Entry, LIMITS)
 PERFTEST = "perftest"
 ALL_REDUCE = ("all_reduce",)
 WIRE = tuple(sorted(OF_CORE))
 STREAM_BYTES, STREAM_CALLS = 64 << 20, 11
 Shown = dict[Case, dict[Entry, Result]]
-
-
-class Memory(Start):
-    """Starts the memory limit, whose program knows what it cannot do."""
-
-    def open(self, ranks: int, folder: Path) -> Running:
-        """Start its processes."""
-        return MemoryLimit()
-
-
-class FakeRank(TorchRanks):
-    """Starts the one rank of a group that does nothing."""
-
-    module = "rdmatrain.bench.fake_rank"
-
-    def open(self, ranks: int, folder: Path) -> Running:
-        """Start one rank, however many the others have."""
-        return super().open(1, folder)
 
 
 def run_limit(options: SweepOptions, command: str, show: Callable[[str], object]) -> int:

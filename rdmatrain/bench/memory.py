@@ -27,6 +27,10 @@ class MemoryLimit:
     No all-reduce of two ranks of one host that leaves the result in both tensors can be faster, if
     each rank has one CPU. See ``rdmatrain.bench.running.Running``.
 
+    Args:
+        ranks: of the sweep; it has two.
+        program: to run instead of the installed one.
+
     Raises:
         ContestantError: it cannot be started.
 
@@ -35,7 +39,8 @@ class MemoryLimit:
     transport = "memory"
     hosts = 1
 
-    def __init__(self, program: Path | None = None) -> None:
+    def __init__(self, ranks: int = RANKS, program: Path | None = None) -> None:
+        self._ranks = ranks
         self.versions: dict[str, str] = {}
         self._guess_s = 0.0
         self._heard = b""
@@ -53,6 +58,8 @@ class MemoryLimit:
 
     def why_not(self, case: Case) -> str:
         """Return why it has no such case; "" where it has."""
+        if self._ranks != RANKS:
+            return f"it has {RANKS} ranks, and there are {self._ranks}"
         if self.cpus < RANKS:
             return "it needs two CPUs: processes that spin cannot share one"
         if (case.op, case.dtype, case.redop) != ("all_reduce", "float32", "SUM"):

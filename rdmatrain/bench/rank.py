@@ -29,6 +29,8 @@ class Rank:
         self._backend = backend
         self._env = rank_env()
         device = torch.device("cuda", self._env.local_rank) if backend == "nccl" else "cpu"
+        if backend == "nccl":
+            torch.cuda.set_device(device)  # what synchronize waits for
         torch.set_num_threads(1)
         self._dist = torch.distributed
         self._form_group()

@@ -35,6 +35,14 @@ def test_an_operation_is_of_one_start_of_an_entry(asked: str) -> None:
         assert sum(name in start.ops for start in starts) <= 1
 
 
+def test_ceilings_are_contestants_of_what_they_bound() -> None:
+    starts, failures = find(["fake", "limit"], ["auto"])
+    assert failures == []
+    assert [start.entry.backend for start in starts[-2:]] == ["fake", "limit"]
+    for start in starts[-2:]:
+        assert start.ops == {"all_reduce"}
+
+
 def test_an_unknown_peer_is_named_with_the_one_that_was_meant() -> None:
     with pytest.raises(SettingError, match="'openmp' is no peer: did you mean openmpi"):
         find(["gloo", "openmp"], ["auto"])

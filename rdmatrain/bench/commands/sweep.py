@@ -86,7 +86,8 @@ class WrongOption(click.ClickException):
     "--vs",
     default="",
     metavar="LIST",
-    help="Peers: gloo, nccl, openmpi, mpich, intelmpi, perftest; see rdmatrain bench peers.",
+    help="Peers: gloo, nccl, openmpi, mpich, intelmpi, perftest; see rdmatrain bench peers. "
+    "Ceilings of an all_reduce: limit (memory alone), fake (a call that does nothing).",
 )
 @click.option("--rounds", type=int, default=5, show_default=True, help="How often all are timed.")
 @click.option(
