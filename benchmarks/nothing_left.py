@@ -257,6 +257,8 @@ def _command(pid: int) -> str:
 
 def main() -> None:
     """Print a table; exit with 1 if anything was left."""
+    # What a shell runs in the background ignores Ctrl-C, and so would the jobs.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--times", type=int, default=100, help="of each way (default: 100)")
