@@ -2,6 +2,7 @@
 """The doctor on a real, if software, RDMA device: what it says when something is taken away.
 
 Everything is asked as uid 1000 without capabilities, as in a pod, and of a job that wants verbs.
+Where it has nothing to say, that user trains.
 """
 
 import contextlib
@@ -9,15 +10,17 @@ import ctypes
 import json
 import os
 import resource
+import stat
+import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from integration_jobs import finish, start
-from ranks import ADDRESS, NETDEV, command, wait_for_device
+from integration_jobs import RUN, environment, finish, start
+from ranks import ADDRESS, NETDEV, ROOT, command, wait_for_device
 
 from rdmatrain.cli import cli
 from rdmatrain.doctor import catalog, probes
@@ -27,10 +30,13 @@ pytestmark = pytest.mark.timeout(900)
 
 NODES = Path("/dev/infiniband")
 USER = 1000
+NEEDED = 512 << 20  # bytes that a rank registers, as the doctor says where that is not allowed
 TRACES = {"RDMATRAIN_RECORDER_DIR": "/tmp/traces"}  # the usual place is in the checkout
 DOCTOR = ["doctor", "--json", "--transport", "verbs"]
+DEMO = ["--steps", "4", "--global-batch", "4", "--seq-len", "16"]
+DEMO += ["--layers", "1", "--heads", "1", "--width", "8"]
 # Of sched.h, sys/mount.h and sys/prctl.h.
-CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 1 << 18
+CLONE_NEWNS, MS_BIND, MS_REC, MS_PRIVATE = 0x20000, 0x1000, 0x4000, 1 << 18
 PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 24, 38
 
 
@@ -72,11 +78,37 @@ def ask(memlock: int = resource.RLIM_INFINITY, hidden: str = "") -> dict[str, di
 
 
 def said_to_user(memlock: int, hidden: str) -> str:
-    """Become a user without any capability, and ask; in a process of its own."""
+    """Become a user and ask; in a process of its own."""
+    own_mounts()
     if hidden:
-        call("unshare", CLONE_NEWNS)
-        call("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
         call("mount", b"none", hidden.encode(), b"tmpfs", 0, None)
+    become_user(memlock)
+    return CliRunner().invoke(cli, DOCTOR).stdout
+
+
+def own_mounts() -> None:
+    """What this process mounts from now on, no other sees."""
+    call("unshare", CLONE_NEWNS)
+    call("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+
+
+def open_to_all(folders: Iterable[Path]) -> None:
+    """Let others than root reach these, though they lie below a folder that is root's alone.
+
+    Such a folder becomes an empty one in which nothing is but the way to them.
+    """
+    held = {folder: os.open(folder, os.O_RDONLY | os.O_DIRECTORY) for folder in folders}
+    for folder, descriptor in held.items():
+        closed = [each for each in folder.parents if not each.stat().st_mode & stat.S_IXOTH]
+        if closed:
+            call("mount", b"none", bytes(closed[-1]), b"tmpfs", 0, b"mode=755")
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            call("mount", b"/proc/self/fd/%d" % descriptor, bytes(folder), None, MS_BIND, None)
+
+
+def become_user(memlock: int) -> None:
+    """From root to a user without any capability, who can get none."""
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (memlock, memlock))
     for number in range(int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1):
         call("prctl", PR_CAPBSET_DROP, number, 0, 0, 0)
@@ -85,7 +117,6 @@ def said_to_user(memlock: int, hidden: str) -> str:
     os.setresuid(USER, USER, USER)
     call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     call("prctl", PR_SET_DUMPABLE, 1, 0, 0, 0)  # else /proc/self stays root's
-    return CliRunner().invoke(cli, DOCTOR).stdout
 
 
 def call(name: str, *args: object) -> None:
@@ -123,8 +154,13 @@ def test_nothing_is_wrong(usual):
 def test_memlock_of_64_kib(usual):
     said = ask(memlock=65536)
     assert first(said, usual) == "memlock"
+    assert said["memlock"]["verdict"] == "FAIL"
     assert "512 MiB" in said["memlock"]["evidence"]
     assert "64 KiB" in said["memlock"]["evidence"]
+
+
+def test_memlock_of_what_it_asks_for(usual):
+    assert ask(memlock=NEEDED)["memlock"]["verdict"] == "PASS"
 
 
 def test_no_device(usual):
@@ -194,3 +230,41 @@ def test_a_gang_of_two_is_measured_over_the_device(device):
         assert said[f"gang-{name}"]["verdict"] == "PASS", said[f"gang-{name}"]
     assert found["gang"]["transport"] == [[None, "verbs"], ["verbs", None]]
     assert all(value > 0 for row in found["gang"]["gbps"] for value in row if value is not None)
+
+
+def test_a_user_trains_over_the_device_once_memlock_allows_it(device, tmp_path_factory):
+    """As a pod does: the demo, by the launcher, which asks the doctor first."""
+    folder = tmp_path_factory.mktemp("user")
+    for each in (folder, *folder.parents[:2]):
+        each.chmod(0o755)
+    text, out = folder / "text", folder / "out"
+    text.write_text("to be, or not to be, that is the question: " * 200)
+    out.mkdir(mode=0o700)
+    os.chown(out, USER, USER)
+    train = [*RUN, "--preflight", "--transport", "verbs", "--nproc-per-node", "2"]
+    train += [str(ROOT / "launch/train_gpt.py"), *DEMO, "--data", str(text), "--out", str(out)]
+    own = {"HOME": str(out), "RDMATRAIN_RECORDER_DIR": str(out), "RDMATRAIN_LOG": "info"}
+
+    def as_user() -> None:
+        own_mounts()
+        open_to_all([Path(sys.base_prefix), ROOT])
+        become_user(NEEDED)
+
+    done = subprocess.run(
+        train,
+        env=environment(own),
+        cwd=out,
+        preexec_fn=as_user,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "rxe0/1 gid" in done.stdout
+    result = json.loads((out / "result.json").read_text())
+    assert (out / "result.json").stat().st_uid == USER
+    assert result["transport"] == ["self", "verbs"]
+    assert len(result["param_sha256"]) == 2
+    assert len(set(result["param_sha256"])) == 1

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from integration_jobs import RUN, Ended, finish, run_alone, start
+from integration_jobs import Ended, run_alone
 from test_bed import ipv4_index
 
 WORKER = Path(__file__).with_name("workers") / "torch_checks.py"
@@ -97,28 +97,3 @@ def test_the_demo_gives_the_same_bits_over_verbs_as_over_shm(job):
     assert over["verbs"] == over["shm"]
     assert len(over["verbs"]["losses"]) == 4
     assert len(set(over["verbs"]["sha256"])) == 1
-
-
-def test_a_user_runs_a_program_over_verbs(tmp_path):
-    """As the README says, with the program that it shows."""
-    program = tmp_path / "train.py"
-    program.write_text(PROGRAM)
-    command = [*RUN, "--transport", "verbs", "--nproc-per-node", "2", str(program)]
-    ended = finish([start(command, TRACES | {"RDMATRAIN_LOG": "info"})], timeout_s=300)[0]
-    assert ended.code == 0, ended.out
-    for rank in range(2):
-        assert f":{rank}│ sum 3.0 over verbs" in ended.out
-        assert "rxe0/1 gid" in ended.out
-
-
-PROGRAM = """
-import torch
-import torch.distributed as dist
-import rdmatrain
-
-dist.init_process_group("rdmatrain")
-x = torch.full((100_000,), 1.0 + dist.get_rank())
-dist.all_reduce(x)
-print("sum", x.unique().item(), "over", rdmatrain.transports()[1 - dist.get_rank()])
-dist.destroy_process_group()
-"""
