@@ -52,7 +52,7 @@ _LIMITS = {
 _HOST = re.compile(r"[0-9A-Za-z_.:%\[\]-]{1,253}")
 # Why a field is not known, and what to do, where the adapter has no better word.
 _UNKNOWN = {
-    "nnodes": "nothing here tells: give it to rdmatrain run as --nnodes",
+    "nnodes": "nothing here tells: set PET_NNODES",
     "node_rank": "nothing here tells: give it to rdmatrain run as --node-rank",
     "nproc_per_node": "nothing here tells: give it to rdmatrain run as --nproc-per-node",
     "leader": "nothing here tells: give it to rdmatrain run as --master-addr",
@@ -78,6 +78,7 @@ class Identity:
         epoch: how often the job has been started again; never less than it was.
         decided_by: for each of these, who says it; or why nobody does.
         complaints: what contradicts itself or cannot be read.
+        others: who says that there are other nodes, where nobody says how many; empty if nobody.
 
     """
 
@@ -91,6 +92,7 @@ class Identity:
     epoch: int | None
     decided_by: Mapping[str, str]
     complaints: tuple[Complaint, ...]
+    others: str = ""
 
 
 def whoami(source: Source, pod: Pod) -> Identity:
@@ -119,6 +121,7 @@ def whoami(source: Source, pod: Pod) -> Identity:
         # The last one needs no marker, and is always there.
         within=tuple(each.name for each, _, _ in within[:-1]),
         leader=leader,
+        others=shown(reader.others(numbers, leader), MAX_WORD),
         decided_by={name: shown(words, MAX_WORD) for name, words in reader.decided_by.items()},
         complaints=(*_blind(pod), *facts.complaints),
         **numbers,
@@ -173,6 +176,22 @@ class _Reader:
             self._complain("unreadable", evidence, "is no name or address of a host")
         self.decided_by["leader"] = self._why_not("leader")
         return ""
+
+    def others(self, numbers: Mapping[str, int | None], leader: str) -> str:
+        """Return who says that this is not the only node; empty if that many are known."""
+        rank = numbers["node_rank"]
+        if numbers["nnodes"] is not None:
+            return ""
+        if rank is not None:  # 0 is node 0, whatever it is called
+            return self.decided_by["node_rank"] if rank else ""
+        said = filter(None, map(self._facts.get, self._adapter.indices))
+        index = next((str(each) for each in said if parse_number(each.text)), "")
+        return index or (self.decided_by["leader"] if self._is_led_from_elsewhere(leader) else "")
+
+    def _is_led_from_elsewhere(self, leader: str) -> bool:
+        """Tell it of a pod: else MASTER_ADDR may be a leftover, or an address not known here."""
+        is_pod = any(self._adapter.markers) and not self._adapter.of_process
+        return is_pod and leader != "" and not self._facts.is_here(leader)
 
     def check(self, numbers: Mapping[str, int | None]) -> None:
         """Complain of what contradicts itself."""

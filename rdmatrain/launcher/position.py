@@ -1,8 +1,9 @@
 """A node's position in its gang: how many nodes there are, which one it is, where node 0 is.
 
 The command line says it, or a variable of torchrun's; else the orchestrator that discovery found;
-else it is a job of one node. ``--nnodes 1`` and ``--standalone`` are a job of one node, wherever it
-runs. Where mpirun, srun or torchrun started several processes on a host, each of them is a node.
+else it is a job of one node, unless something shows that there are others: then nothing starts.
+``--nnodes 1`` and ``--standalone`` are a job of one node, wherever it runs. Where mpirun, srun or
+torchrun started several processes on a host, each of them is a node.
 """
 
 from collections.abc import Mapping
@@ -98,8 +99,18 @@ def _nodes(choices: Choices, identity: Identity | None, task: Task | None) -> Kn
     if task:
         each = f"each of the {task.size} tasks of {task.by} is a node"
         return Known(Nodes(task.size, task.size), f"{task.source}: {each}")
-    if identity and identity.nnodes:
+    return _nodes_of_orchestrator(identity) if identity else Known(Nodes(1, 1), DEFAULT)
+
+
+def _nodes_of_orchestrator(identity: Identity) -> Known:
+    if identity.nnodes:
         return Known(Nodes(identity.nnodes, identity.nnodes), _words(identity, "nnodes"))
+    if identity.others:
+        raise RefusalError(
+            f"there are other nodes ({identity.orchestrator}: {identity.others}), and nobody says "
+            f"how many: {identity.decided_by['nnodes']}; --nnodes or --standalone decides",
+            NO_JOB,
+        )
     return Known(Nodes(1, 1), DEFAULT)
 
 
@@ -133,9 +144,7 @@ def _own_port(choices: Choices) -> Known:
 def _why_alone(identity: Identity) -> list[str]:
     """Say why this is a job of one node, where it looks as if there were others."""
     by = identity.orchestrator
-    # A Job of one pod, or of pods that have nothing to do with each other, is usual.
-    single = by == "indexed-job" and not (identity.node_rank or identity.leader)
-    if identity.nnodes or single or by in {"plain", *STARTERS}:
+    if identity.nnodes or by in {"plain", *STARTERS}:
         return []
     why = identity.decided_by["nnodes"]
     return [f"this is a job of one node: {by} does not say of how many ({why})"]

@@ -404,6 +404,12 @@ def test_a_position_that_the_launcher_would_not_find() -> None:
     assert (
         verdict("identity", {"PET_NNODES": "2", "PET_NODE_RANK": "1"}, leader="a:29500") == "PASS"
     )
+    indexed = {"JOB_COMPLETION_INDEX": "1", "HOSTNAME": "trainer-1"}
+    known = {**indexed, "PET_MASTER_ADDR": "trainer-0"}
+    for each in (indexed, known):  # --nnodes may say it
+        finding = ask("identity", each)
+        assert finding.verdict.value == "WARN"
+        assert "there are other nodes" in finding.evidence
     assert ask("identity").evidence == "plain: one node, as nobody says of how many"
 
 

@@ -81,16 +81,16 @@ def source(resolved: Resolved, name: str) -> str:
 ALONE = ("1", 0, "", 0, 1, 0, 0)
 EXPECT: dict[str, tuple[str, int | None, str, int, int, int, int] | tuple[int, str]] = {
     "foreign_mpi_in_process_1": ALONE,
-    "indexed_job": ALONE,
+    "indexed_job": (64, "(indexed-job: JOB_COMPLETION_INDEX in environment: 3)"),
     "indexed_job_by_hand": ("16", 12, "llm-0.llm.train.svc.cluster.local", 29500, 8, 0, 0),
-    "indexed_job_no_subdomain": ALONE,
-    "indexed_job_of_jobset": ALONE,
-    "indexed_job_own_hosts_file": ALONE,
+    "indexed_job_no_subdomain": (64, "how many: a Job does not tell its pods: set PET_NNODES"),
+    "indexed_job_of_jobset": (64, "JOB_COMPLETION_INDEX in environment: 1"),
+    "indexed_job_own_hosts_file": (64, "JOB_COMPLETION_INDEX in environment: 1"),
     "indexed_job_too_few": (64, "node rank 4"),
-    "jobset": ALONE,
+    "jobset": (64, "set PET_NNODES to the number of all pods"),
     "jobset_driver": (64, "not where node 0 is: set spec.coordinator"),
     "jobset_jobs": ("8", 7, "llm-workers-0-0.llm.train.svc.cluster.local", 29500, 1, 0, 0),
-    "jobset_jobs_unknown": ALONE,
+    "jobset_jobs_unknown": (64, "(jobset: label jobset.sigs.k8s.io/job-global-index: 3)"),
     "jobset_no_coordinator": (
         "16", 5, "llm-workers-0-0.net.train.svc.cluster.local", 29500, 8, 0, 0,
     ),
@@ -100,7 +100,7 @@ EXPECT: dict[str, tuple[str, int | None, str, int, int, int, int] | tuple[int, s
     "mpijob_intel": (64, "not which node this is: the launcher is no node"),
     "mpijob_launcher": (64, "not which node this is: the launcher is no node"),
     "mpijob_launcher_as_worker": ("3", 0, "nccl-launcher.nccl.train.svc", 29500, 8, 0, 0),
-    "mpijob_worker": ALONE,
+    "mpijob_worker": (64, "only the launcher has the list of hosts"),
     "mpirun_hydra": ("8", 6, "n1", 29500, 1, 2, 4),
     "mpirun_in_mpijob": ("16", 11, "nccl-worker-0.nccl.train.svc", 29500, 1, 3, 8),
     "mpirun_in_slurm": ("24", 16, "gpu08", 29500, 1, 0, 8),
@@ -139,7 +139,7 @@ EXPECT: dict[str, tuple[str, int | None, str, int, int, int, int] | tuple[int, s
     "trainer_own_runtime": ("2", 1, "llm-train-0-0.llm", 29500, 8, 0, 0),
     "trainer_restarted": ("2", 1, "llm-node-0-0.llm", 29500, 4, 0, 0),  # auto: the 4 CPUs
     "volcano_bad_lists": ("2", 1, "llm-worker-0.llm", 29500, 1, 0, 0),
-    "volcano_env_only": ALONE,
+    "volcano_env_only": (64, "VC_TASK_INDEX in environment: 1), and nobody says how many"),
     "volcano_host_network": ("4", 3, "llm-master-0.llm", 29500, 1, 0, 0),
     "volcano_hostname_in_template": ("16", 3, "trainer.llm", 29500, 1, 0, 0),
     "volcano_hyphen": ("3", 2, "rl-learner-0.rl", 29500, 1, 0, 0),
@@ -241,25 +241,76 @@ def test_jobs_of_one_node_have_a_new_name_each() -> None:
     assert by_hand(rdzv_id="x").job.gang.run_id == "x"
     assert by_hand(rdzv_id="x", standalone=True).job.gang.run_id != "x"
     # Pods of a Job that does not say that they belong together are jobs of their own.
-    pod = GOLDEN["indexed_job"]
+    pod = {"env": {"JOB_COMPLETION_INDEX": "0"}}
     assert ask(pod).job.gang.run_id != ask(pod).job.gang.run_id
 
 
+PYTORCHJOB = {"training.kubeflow.org/operator-name": "pytorchjob-controller"}
+
+
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("env", "labels", "words"),
     [
-        ("indexed_job", "set PET_NNODES to its completions"),
-        ("jobset", "set PET_NNODES to the number of all pods"),
-        ("volcano_env_only", "give the Volcano job the svc plugin"),
+        ({"JOB_COMPLETION_INDEX": "0"}, {}, "set PET_NNODES to its completions"),
+        (
+            {"JOB_COMPLETION_INDEX": "0"},
+            {"jobset.sigs.k8s.io/jobset-name": "llm"},
+            "set PET_NNODES to the number of all pods",
+        ),
+        ({"VC_TASK_INDEX": "0"}, {}, "give the Volcano job the svc plugin"),
+        (
+            {"VC_TASK_INDEX": "0", "HOSTNAME": "llm-0", "MASTER_ADDR": "llm-0.llm"},
+            {},
+            "give the Volcano job the svc plugin",
+        ),
+        ({}, PYTORCHJOB, "PET_NNODES, which a PyTorchJob sets, is not here"),
     ],
 )
-def test_a_pod_that_may_be_one_of_several_is_told_so(name: str, words: str) -> None:
-    (message,) = ask(GOLDEN[name]).job.messages
+def test_a_pod_that_may_be_one_of_several_is_told_so(
+    env: dict[str, str], labels: dict[str, str], words: str
+) -> None:
+    pod = {"env": env, "labels": labels}
+    resolved = ask(pod)
+    (message,) = resolved.job.messages
+    assert gang(resolved)[:3] == ("1", 0, "")
     assert message.startswith("this is a job of one node: ") and words in message
-    assert ask(GOLDEN[name], nnodes="1").job.messages == ()
+    assert ask(pod, nnodes="1").job.messages == ()
 
 
-@pytest.mark.parametrize("env", [{}, {"JOB_COMPLETION_INDEX": "0"}, {"HOSTNAME": "ci-0"}])
+@pytest.mark.parametrize(
+    ("env", "labels", "other"),
+    [
+        # The first pod of a task, of which another has node 0.
+        ({"VC_TASK_INDEX": "0", "MASTER_ADDR": "llm-master-0.llm"}, {}, "MASTER_ADDR in env"),
+        ({"PET_RDZV_ENDPOINT": "bert-worker-0:1"}, PYTORCHJOB, "PET_RDZV_ENDPOINT in env"),
+        (
+            {},
+            {
+                **PYTORCHJOB,
+                "training.kubeflow.org/replica-type": "worker",
+                "training.kubeflow.org/replica-index": "1",
+            },
+            "replica-type and replica-index: 1",
+        ),
+    ],
+)
+def test_who_knows_of_another_node_and_not_of_how_many_starts_nothing(
+    env: dict[str, str], labels: dict[str, str], other: str
+) -> None:
+    with pytest.raises(RefusalError) as caught:
+        ask({"env": {"HOSTNAME": "bert-worker-1", **env}, "labels": labels})
+    assert caught.value.exit_code == 64
+    assert other in str(caught.value) and "; --nnodes or --standalone" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {},
+        {"HOSTNAME": "ci-0"},
+        {"MASTER_ADDR": "head"},  # as with torchrun, by hand it means nothing without --nnodes
+    ],
+)
 def test_a_pod_that_says_nothing_of_others_is_quiet(env: dict[str, str]) -> None:
     resolved = ask({"env": env}, nproc_per_node="2")
     assert gang(resolved) == ("1", 0, "", 0)

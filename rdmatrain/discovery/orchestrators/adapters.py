@@ -23,6 +23,7 @@ from rdmatrain.discovery.orchestrators.rules import (
     INDEX,
     INDEX_NOTE,
     JOBSET,
+    TASK_INDEX,
     TRAINING,
     Check,
     Rule,
@@ -63,6 +64,7 @@ class Adapter:
         rules: for each field of an identity, where it stands, the best first.
         agree: for some fields, what must say the same if it says anything.
         unknown: for some fields, why they are not known and what to do.
+        indices: number a pod in a part of the job: from 1 on, there are others.
         roster: reads the list of its hosts.
         checks: complain of what is wrong in its own way.
         of_process: it starts processes, so only this process's own variables count.
@@ -74,6 +76,7 @@ class Adapter:
     rules: Rules
     agree: Rules = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)
+    indices: tuple[str, ...] = ()
     roster: Callable[[Facts], Roster | None] = lambda _facts: None
     checks: tuple[Check, ...] = ()
     of_process: bool = False
@@ -190,6 +193,7 @@ ADAPTERS = (
             "node_rank": "a PyTorchJob gives it only with a Master; an elastic job's rendezvous "
             f"deals it out; else {_MOUNT}",
             "leader": "a PyTorchJob gives it only with a Master or an elasticPolicy",
+            "nnodes": "PET_NNODES, which a PyTorchJob sets, is not here",
             "epoch": "a PyTorchJob does not count its restarts",
         },
         checks=(rank_of_pod,),
@@ -226,6 +230,7 @@ ADAPTERS = (
             "PET_NNODES to the number of all pods",
             "leader": "set spec.coordinator of the JobSet",
         },
+        indices=(f"{JOBSET}job-global-index", INDEX, INDEX_NOTE),
         checks=(rank_of_pod,),
     ),
     Adapter(
@@ -288,6 +293,7 @@ ADAPTERS = (
             "leader": "no list of hosts: give the Volcano job the svc plugin",
             "epoch": f"volcano.sh/job-version and job-retry-count have it: {_MOUNT}",
         },
+        indices=TASK_INDEX,
         roster=volcano_roster,
         checks=(not_listed, rank_of_pod),
     ),

@@ -72,6 +72,11 @@ class Facts:
             return iter([(pattern, self._keys[pattern])] if pattern in self._keys else [])
         return ((key, self._keys[key]) for key in sorted(self._keys) if fnmatchcase(key, pattern))
 
+    def is_here(self, host: str) -> bool:
+        """Tell whether a host of that name or address is this one."""
+        label = host_label(host.strip("[]"))
+        return label in {*self.names, "localhost", "::1"} or label.startswith("127.")
+
     def complain(self, what: str, source: str, text: str) -> None:
         """Add a complaint, unless it is there already."""
         new = complaint(what, shown(source, MAX_WORD), shown(text, MAX_WORD))

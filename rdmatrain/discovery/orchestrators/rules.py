@@ -16,6 +16,8 @@ Rule = str | Callable[[Facts, Roster | None], Evidence | None]
 Check = Callable[[Facts, Roster | None], None]
 
 INDEX = "JOB_COMPLETION_INDEX"
+# Of a Volcano job: it counts within a task.
+TASK_INDEX = ("VC_TASK_INDEX", "VK_TASK_INDEX", "volcano.sh/task-index")
 INDEX_NOTE = "batch.kubernetes.io/job-completion-index"
 JOBSET = "jobset.sigs.k8s.io/"
 TRAINING = "training.kubeflow.org/"
@@ -77,8 +79,7 @@ def endpoint(facts: Facts, _roster: Roster | None, *, part: int) -> Evidence | N
 
 def volcano_task_place(facts: Facts, roster: Roster | None) -> Evidence | None:
     """Return the pod's index within its task, after the hosts of the tasks before it."""
-    keys = ("VC_TASK_INDEX", "VK_TASK_INDEX", "volcano.sh/task-index")
-    index, number = facts.get(*keys), facts.number(*keys)
+    index, number = facts.get(*TASK_INDEX), facts.number(*TASK_INDEX)
     if roster is None or index is None or number is None:
         return None
     own = facts.text("volcano.sh/task-spec").replace("-", "_").upper()

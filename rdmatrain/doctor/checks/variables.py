@@ -374,8 +374,9 @@ def _position(case: Case, who: Identity) -> list[Finding]:
         find_position(options.choose(given, environ), who, environ)
     except RefusalError as error:
         # What is missing, an option of rdmatrain run may still say.
-        lacking = who.node_rank is None or not who.leader
-        fix = "give rdmatrain run --nnodes, --node-rank and --master-addr"
+        known = {"--nnodes": who.nnodes, "--node-rank": who.node_rank, "--master-addr": who.leader}
+        lacking = [option for option, value in known.items() if value in {None, ""}]
+        fix = f"give rdmatrain run {', '.join(lacking or known)}"
         return [(warned if lacking else failed)(shown(str(error)), fix)]
     except SettingError:
         return []  # It is the matter of env-misspelt.
