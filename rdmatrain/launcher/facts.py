@@ -1,6 +1,6 @@
 """What the nodes of a gang must have in common, and where each of them finds it."""
 
-import hashlib
+import os
 import platform
 import re
 import socket
@@ -17,11 +17,13 @@ from rdmatrain.errors import SettingError
 from rdmatrain.launcher.job import Job
 from rdmatrain.launcher.membership import UNKNOWN
 from rdmatrain.launcher.messages import Join
+from rdmatrain.launcher.sources import digest, read, sources_of
 
 if TYPE_CHECKING:
     from rdmatrain.discovery.survey import Survey
 
-MAX_CODE_BYTES = 16 << 20
+# So many of the files that the code imports are compared by name too: the odd one is told.
+MAX_NAMED_FILES = 16
 # Settings that decide how ranks talk; the others are each node's own affair.
 _SHARED = (
     "transport", "require", "tuning", "traffic_class", "service_level", "pkey", "mtu",
@@ -39,7 +41,7 @@ def facts_of(job: Job, survey: "Survey | None") -> Join:
     """Return what a node says of itself when it joins.
 
     Name and epoch of the job are not among it: a channel opens only between two of one job.
-    Neither is the number of workers, which may differ.
+    Neither is the number of workers, which may differ. A lone node agrees with itself.
 
     Args:
         job: its own.
@@ -51,8 +53,13 @@ def facts_of(job: Job, survey: "Survey | None") -> Join:
         address=job.gang.local_addr,
         nproc=job.nproc,
         node_rank=job.gang.node_rank,
-        agree={name: find(job, survey) or UNKNOWN for name, find in MUST_AGREE.items()},
+        agree={} if job.gang.alone else _agree(job, survey),
     )
+
+
+def _agree(job: Job, survey: "Survey | None") -> Mapping[str, str]:
+    agree = {name: find(job, survey) or UNKNOWN for name, find in MUST_AGREE.items()}
+    return agree | _code(job)
 
 
 def _nodes(job: Job, _: "Survey | None") -> str:
@@ -76,8 +83,15 @@ def _python(_: Job, __: "Survey | None") -> str:
 
 
 def _image(_: Job, __: "Survey | None") -> str:
-    release = _read(_RELEASE)
-    return _digest(release + platform.machine().encode()) if release else ""
+    release = read(_RELEASE)
+    return digest(release + platform.machine().encode()) if release else ""
+
+
+def _packages(_: Job, __: "Survey | None") -> str:
+    """Return how many packages are installed, and a fingerprint of their names and versions."""
+    folders = {Path(each) for each in sys.path if each.endswith(("site-packages", "dist-packages"))}
+    names = {path.name for folder in folders for path in folder.glob("*.dist-info")}
+    return f"{len(names)} {digest(' '.join(sorted(names)).encode())}" if names else ""
 
 
 def _transport(job: Job, _: "Survey | None") -> str:
@@ -107,52 +121,57 @@ def _mtu(_: Job, survey: "Survey | None") -> str:
     return ", ".join(str(mtu) for mtu in sorted(found))
 
 
-def _code(job: Job, _: "Survey | None") -> str:
-    path = _code_path(job)
-    code = _read(path) if path else b""
-    return f"{path.name} {_digest(code)}" if path and code else ""
+def _code(job: Job) -> dict[str, str]:
+    """Return the fingerprints of the code: of the script, of all it imports, of some by name.
+
+    Where a limit is hit, what the script imports is unknown, which agrees with what others know.
+    """
+    path, root = _code_path(job)
+    code = read(path) if path else b""
+    if path is None or not code:
+        return {"the code": UNKNOWN, "the code that it imports": UNKNOWN}
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    roots = [root, *map(Path, filter(None, paths))]
+    sources = sources_of(path, roots, job.program.script if job.program.module else "")
+    files = sources.digests
+    alike = f"{len(files)} files {digest(' '.join(sorted(files.values())).encode())}"
+    return {
+        "the code": f"{path.name} {digest(code)}",
+        "the code that it imports": alike if sources.complete else UNKNOWN,
+        **{f"the code of {name}": files[name] for name in list(files)[:MAX_NAMED_FILES]},
+    }
 
 
-def _code_path(job: Job) -> Path | None:
-    """Return the file that each worker starts with: of a program, nothing tells which it is."""
+def _code_path(job: Job) -> tuple[Path | None, Path]:
+    """Return the file that each worker starts with, and where it looks for modules.
+
+    Of a program of its own, nothing tells which file it is.
+    """
     program = job.program
     if program.no_python:
-        return None
+        return None, Path()
     if not program.module:
-        return Path(program.script)
+        path = Path(program.script)
+        return path, Path() if program.run_path else path.parent
     parts = program.script.split(".")
     for folder in ("", *sys.path):
         base = Path(folder).joinpath(*parts)
         for path in (base.with_suffix(".py"), base / "__main__.py"):
             if path.is_file():
-                return path
-    return None
+                return path, Path(folder)
+    return None, Path()
 
 
-def _read(path: Path) -> bytes:
-    """Return a file's bytes; none if it cannot be read, is none, or is too large to be code."""
-    try:
-        if not path.is_file() or path.stat().st_size > MAX_CODE_BYTES:
-            return b""
-        return path.read_bytes()
-    except OSError:
-        return b""
-
-
-def _digest(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()[:12]}"
-
-
-# What is compared, by the words that texts use; each finds its value, or nothing.
+# What is compared beside the code, by the words that texts use; each finds its value, or nothing.
 MUST_AGREE: Mapping[str, "Callable[[Job, Survey | None], str]"] = {
     "the number of nodes": _nodes,
     "torch's version": _torch,
     "rdmatrain's version": _rdmatrain,
     "Python's version": _python,
     "the image (its /etc/os-release)": _image,
+    "the installed packages": _packages,
     "the transport": _transport,
     "the number of GPUs": _gpus,
     "the number of RDMA NICs": _nics,
     "the MTU of RDMA NICs": _mtu,
-    "the code": _code,
 }

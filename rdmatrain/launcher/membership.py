@@ -14,6 +14,8 @@ UNKNOWN = "unknown"
 # The odd ones among many nodes are named up to this number.
 MAX_NAMED = 4
 MAX_SHOWN = 120
+# So many differences are told: of an older copy of the code, every file may differ.
+MAX_DIFFERENCES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,12 +182,14 @@ def disagreement(facts: Sequence[tuple[str, Mapping[str, str]]]) -> str:
         facts: name and facts of each node. What is missing or unknown agrees with all.
 
     Returns:
-        For each fact that differs, which nodes are odd, with their value and the majority's;
-        nothing if none differs.
+        For each of the first facts that differ, which nodes are odd, with their value and the
+        majority's; nothing if none differs.
 
     """
     names = dict.fromkeys(name for _, each in facts for name in each)
-    return "; ".join(text for name in names if (text := _difference(name, facts)))
+    found = [text for name in names if (text := _difference(name, facts))]
+    more = len(found) - MAX_DIFFERENCES
+    return "; ".join(found[:MAX_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _difference(name: str, facts: Sequence[tuple[str, Mapping[str, str]]]) -> str:

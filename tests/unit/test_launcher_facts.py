@@ -10,13 +10,20 @@ import pytest
 from fake_survey import SURVEY
 
 from rdmatrain import __version__
-from rdmatrain.launcher import facts
+from rdmatrain.launcher import facts, sources
 from rdmatrain.launcher.facts import MUST_AGREE, facts_of
 from rdmatrain.launcher.job import Gang, Job, Program
+from rdmatrain.launcher.membership import disagreement
+
+TWO = Gang(min_nodes=2, max_nodes=2)
 
 
 def job(script: str = "/nowhere/train.py", **fields: object) -> Job:
-    return Job(program=Program(script=script), **fields)  # type: ignore[arg-type]
+    return Job(program=Program(script=script), **{"gang": TWO, **fields})  # type: ignore[arg-type]
+
+
+def test_a_lone_node_compares_nothing() -> None:
+    assert facts_of(job(gang=Gang()), SURVEY).agree == {}
 
 
 def test_what_is_compared() -> None:
@@ -31,11 +38,12 @@ def test_what_is_compared() -> None:
     assert agree["the number of RDMA NICs"] == str(len(SURVEY.allocation.nics))
     assert agree["the MTU of RDMA NICs"] == "4200"
     assert agree["the transport"] == "as by default"
-    assert set(agree) == set(MUST_AGREE)
+    assert set(agree) == {*MUST_AGREE, "the code", "the code that it imports"}
 
 
 def test_what_cannot_be_found_out_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts, "_RELEASE", Path("/nowhere"))
+    monkeypatch.setattr(sys, "path", [])
 
     def missing(name: str) -> str:
         raise metadata.PackageNotFoundError(name)
@@ -45,7 +53,8 @@ def test_what_cannot_be_found_out_is_unknown(monkeypatch: pytest.MonkeyPatch) ->
     unknown = {name for name, value in agree.items() if value == "unknown"}
     assert unknown == {
         "torch's version", "the image (its /etc/os-release)", "the number of GPUs",
-        "the number of RDMA NICs", "the MTU of RDMA NICs", "the code",
+        "the number of RDMA NICs", "the MTU of RDMA NICs", "the code", "the code that it imports",
+        "the installed packages",
     }  # fmt: skip
 
 
@@ -88,7 +97,7 @@ def test_the_code_of_a_module_is_its_file_or_its_main(
 def test_what_is_no_code_is_not_read(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(facts, "MAX_CODE_BYTES", 10)
+    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 10)
     path = {"folder": tmp_path, "device": Path("/dev/zero"), "large": tmp_path / "large"}[kind]
     if kind == "large":
         path.write_bytes(b"x" * 11)
@@ -96,5 +105,49 @@ def test_what_is_no_code_is_not_read(
 
 
 def test_a_program_of_its_own_has_no_code_to_compare() -> None:
-    its = Job(program=Program(script="/bin/true", no_python=True))
+    its = Job(program=Program(script="/bin/true", no_python=True), gang=TWO)
     assert facts_of(its, None).agree["the code"] == "unknown"
+
+
+def test_installed_packages_are_compared_by_name_and_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "site-packages"
+    (folder / "einops-0.8.0.dist-info").mkdir(parents=True)
+    (tmp_path / "other-1.dist-info").mkdir()  # in no folder of packages
+    monkeypatch.setattr(sys, "path", [str(tmp_path), str(folder)])
+
+    def packages() -> str:
+        return facts_of(job(), None).agree["the installed packages"]
+
+    expected = hashlib.sha256(b"einops-0.8.0.dist-info").hexdigest()[:12]
+    assert packages() == f"1 sha256:{expected}"
+    (folder / "einops-0.8.0.dist-info").rename(folder / "einops-0.8.1.dist-info")
+    assert packages().startswith("1 ") and expected not in packages()
+
+
+def test_code_that_is_imported_is_compared_and_named(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("from model import GPT\n")
+    (tmp_path / "model.py").write_text("1\n")
+    before = facts_of(job(str(tmp_path / "train.py")), None).agree
+    (tmp_path / "model.py").write_text("2\n")
+    after = facts_of(job(str(tmp_path / "train.py")), None).agree
+    assert before["the code"] == after["the code"]
+    assert before["the code that it imports"].startswith("1 files sha256:")
+    said = disagreement([("a", before), ("b", before), ("c", after)])
+    assert said.startswith("the code that it imports differs on c: 1 files sha256:")
+    assert "; the code of model.py differs on c: sha256:" in said
+
+
+def test_who_hits_a_limit_agrees_in_what_is_imported_with_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "train.py").write_text("import a, b, c\n")
+    for name in "abc":
+        (tmp_path / f"{name}.py").write_text(name)
+    whole = facts_of(job(str(tmp_path / "train.py")), None).agree
+    monkeypatch.setattr(sources, "MAX_S", 0)
+    part = facts_of(job(str(tmp_path / "train.py")), None).agree
+    assert part["the code that it imports"] == "unknown"
+    assert part["the code"] == whole["the code"] != "unknown"
+    assert disagreement([("a", whole), ("b", part)]) == ""

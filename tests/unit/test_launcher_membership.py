@@ -156,6 +156,9 @@ def test_what_differs_is_told_with_the_odd_ones_and_the_majority() -> None:
     assert disagreement(many) == (
         "x differs on pod-0, pod-12, pod-15, pod-18 and 3 more: True, where the other 14 have False"
     )
+    each = [(name, {f"file {n}": name for n in range(7)}) for name in "ab"]
+    assert disagreement(each).count("differs") == 5
+    assert disagreement(each).endswith("; and 2 more")
     assert disagreement([("a", {"x": "\x1b[2J" + "y" * 999}), ("b", {"x": "z"})]).isprintable()
 
 
