@@ -21,6 +21,7 @@ NEXT_STEP = {
     "start": "check the command, and what it needs on that host",
     "store": "see whether memory ran out on that host; the store is a process of its launcher",
     "fabric": "see that link, its port and their counters; another node may do",
+    "limit": "the same pod would fail again: see rdmatrain doctor --explain memlock",
     "device": "another node may do: look at that GPU before it is used again",
     "lost-node": "see whether that pod and its node still run, and the network between them",
     "lost-leader": "see whether the leader's pod still runs, and the network to it",
@@ -44,6 +45,8 @@ _DEVICE = re.compile(
     r"|devices?(\(s\))? (is|are|is/are) busy or unavailable|GPU has fallen off the bus",
     re.IGNORECASE,
 )
+# How rdmatrain says that a NIC may not be given more memory.
+_LOCKED = re.compile("the limit of locked memory is")
 # How rdmatrain calls an error of a link or a port.
 IO_ERROR = "IO_ERROR"
 # How rdmatrain says who did not come; all ranks of the job are in that group.
@@ -126,7 +129,7 @@ def of_worker(rank: int, host: str, pid: int, status: int, error: str = "") -> F
 
 
 def of_hardware(fault: Fault, error: str, status: str) -> Fault:
-    """Return a worker's fault, as one of the fabric or of a device where its error says so.
+    """Return a worker's fault, as one of the fabric, a device or a limit where its error says so.
 
     Args:
         fault: of a worker that ended with an error.
@@ -138,6 +141,8 @@ def of_hardware(fault: Fault, error: str, status: str) -> Fault:
         return fault
     if _DEVICE.search(error):
         return replace(fault, kind="device", exit_code=exit_codes.DEVICE_FAULT)
+    if _LOCKED.search(error):
+        return replace(fault, kind="limit", exit_code=exit_codes.NOT_PERMITTED)
     if status == IO_ERROR:
         return replace(fault, kind="fabric", exit_code=exit_codes.FABRIC_FAULT)
     return fault

@@ -2,10 +2,13 @@
 """The cause is told before the consequence, with who, where, what and what to do."""
 
 import itertools
+import resource
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from rdmatrain._core import Pair
 from rdmatrain.launcher.blame import (
     CAUSE_S,
     SETTLE_S,
@@ -119,3 +122,28 @@ def test_hardware_that_failed_is_told_from_programs_that_did(
     fault = of_hardware(of_worker(1, "a", 11, 1, error), error, status)
     assert (fault.kind, fault.exit_code, fault.rank) == (kind, code, 1)
     assert of_hardware(KILLED, error, status) is KILLED
+
+
+def test_memory_that_may_not_be_locked_is_a_matter_of_the_pod() -> None:
+    """What a worker says whose NIC gets no memory, as far as the launcher sees it."""
+    argument = "rails=fake0/1/1 addr=127.0.0.1 fake=reg=1"
+    side, other = (Pair("verbs", argument, number, bytes(16)) for number in (0, 1))
+    before, most = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (64 << 10, most))
+    addresses = side.address(), other.address()
+    with ThreadPoolExecutor(1) as pool:
+        dialer = pool.submit(other.connect, addresses[0], 60)
+        try:
+            with pytest.raises(MemoryError) as caught:
+                side.connect(addresses[1], 60)
+        finally:
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (before, most))
+            side.close()
+        assert dialer.exception() is not None
+    other.close()
+    said = f"MemoryError: {caught.value}"
+    fault = of_hardware(of_worker(1, "a", 11, 1, said), said, "")
+    assert (fault.kind, fault.exit_code) == ("limit", 77)
+    assert "64 KiB" in headline(fault) and "--explain memlock" in headline(fault)
+    said = "MemoryError: registering 4 KiB with fake0: Cannot allocate memory"
+    assert of_hardware(of_worker(1, "a", 11, 1, said), said, "NO_MEMORY").kind == "exit"
