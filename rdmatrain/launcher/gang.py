@@ -76,10 +76,10 @@ def _network(loop: Loop, job: Job, secret: bytes, note: Note) -> Network:
             "RDMATRAIN_SECRET on all of them, or give --insecure"
         )
     key, context = secret or guessable_key(job.gang.run_id), context_of(job.gang)
-    of_dialer, of_listener = (_tls(job.tls, dialed=dialed) for dialed in (True, False))
+    of_dialer, of_listener = (_tls(job.tls, note, dialed=dialed) for dialed in (True, False))
 
     def dial(sock: socket.socket, handler: WireHandler) -> None:
-        Channel(loop, sock, key, dialed=True, context=context, handler=handler, tls=of_dialer)
+        Channel(loop, sock, key, dialed=True, context=context, handler=handler, tls=of_dialer())
 
     def listen(sock: socket.socket, handler: WireHandler) -> Callable[[], None]:
         return Listener(
@@ -95,12 +95,13 @@ def _network(loop: Loop, job: Job, secret: bytes, note: Note) -> Network:
     return Network(dial, listen)
 
 
-def _tls(folder: str, *, dialed: bool) -> "ssl.SSLContext | None":
+def _tls(folder: str, note: Note, *, dialed: bool) -> "Callable[[], ssl.SSLContext | None]":
+    """Return what gives each new connection its TLS."""
     if not folder:
-        return None
-    from rdmatrain.launcher.tls import load_tls  # noqa: PLC0415 - few jobs need ssl
+        return lambda: None
+    from rdmatrain.launcher.tls import TlsFiles  # noqa: PLC0415 - few jobs need ssl
 
-    return load_tls(Path(folder), dialed=dialed)
+    return TlsFiles(Path(folder), note, dialed=dialed).context
 
 
 def pair(loop: Loop, leader: WireHandler, member: WireHandler) -> tuple[Wire, Wire]:

@@ -98,7 +98,7 @@ class Listener:
         handler_for: returns the handler of a channel that has just opened.
         note: takes a line for the user: who was turned away, once for each host and reason.
         max_waiting: most connections that have not proved the secret.
-        tls: as the channels have it.
+        tls: gives each channel its own.
         num_refused: how many were turned away.
 
     """
@@ -110,7 +110,7 @@ class Listener:
     handler_for: Callable[[Channel], ChannelHandler] = field(kw_only=True)
     note: Callable[[str], None] = field(kw_only=True, default=lambda _: None)
     max_waiting: int = field(kw_only=True, default=MAX_WAITING)
-    tls: "ssl.SSLContext | None" = field(kw_only=True, default=None)
+    tls: "Callable[[], ssl.SSLContext | None]" = field(kw_only=True, default=lambda: None)
     num_refused: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
@@ -178,7 +178,7 @@ class Listener:
             dialed=False,
             context=self.context,
             handler=self,
-            tls=self.tls,
+            tls=self.tls(),
         )
         self._host_of[channel] = host
         self._waiting.setdefault(host, {})[channel] = None

@@ -1,6 +1,8 @@
 """TLS below a channel, for who wants that nobody can read along. ``ssl`` is imported only here."""
 
 import ssl
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from rdmatrain.errors import SettingError
@@ -41,6 +43,44 @@ def load_tls(folder: Path, *, dialed: bool) -> ssl.SSLContext:
             f"{KEY} must be a pair without a password, and {AUTHORITY} certificates"
         ) from error
     return context
+
+
+class TlsFiles:
+    """The certificates of a folder, as they are: those of a Secret change while a job runs.
+
+    Args:
+        folder: has ``tls.crt``, ``tls.key`` and ``ca.crt``.
+        note: takes a line for the user.
+        dialed: for the end that makes connections.
+
+    Raises:
+        SettingError: a file is missing or is not what it should be.
+
+    """
+
+    def __init__(self, folder: Path, note: Callable[[str], None], *, dialed: bool) -> None:
+        self._folder, self._note, self._dialed = folder, note, dialed
+        self._seen = self._look()
+        self._context = load_tls(folder, dialed=dialed)
+
+    def context(self) -> ssl.SSLContext:
+        """Return what a new connection has: the files as they are, or when they were last whole."""
+        if (now := self._look()) != self._seen:
+            self._seen = now
+            try:
+                self._context = load_tls(self._folder, dialed=self._dialed)
+            except SettingError as error:
+                self._note(f"{error}; those before are used until they change again")
+        return self._context
+
+    def _look(self) -> list[tuple[int, ...]]:
+        """Return what changes when a file is written, or another takes its place."""
+        found: list[tuple[int, ...]] = []
+        for name in (CERTIFICATE, KEY, AUTHORITY):
+            with suppress(OSError):
+                stat = (self._folder / name).stat()
+                found.append((stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size))
+        return found
 
 
 class TlsVeil:

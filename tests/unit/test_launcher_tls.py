@@ -17,7 +17,7 @@ from rdmatrain.errors import SettingError
 from rdmatrain.launcher.channel import CONTROL, STORE
 from rdmatrain.launcher.loop import Loop
 from rdmatrain.launcher.proof import MAX_PAYLOAD
-from rdmatrain.launcher.tls import load_tls
+from rdmatrain.launcher.tls import TlsFiles, load_tls
 
 pytestmark = pytest.mark.skipif(
     shutil.which("openssl") is None, reason="certificates are made by openssl, which is not here"
@@ -180,6 +180,31 @@ class TestFiles:
         (folder / "locked").replace(folder / "tls.key")
         with pytest.raises(SettingError, match="the key has a password"):
             load_tls(folder, dialed=True)
+
+    def test_they_are_read_again_when_they_change(self, folder: Path, other_job: Path) -> None:
+        notes: list[str] = []
+        files = TlsFiles(folder, notes.append, dialed=True)
+        before = files.context()
+        assert files.context() is before
+        shutil.copytree(other_job, folder, dirs_exist_ok=True)
+        after = files.context()
+        (authority,) = after.get_ca_certs(binary_form=True)
+        assert ssl.DER_cert_to_PEM_cert(authority) == (other_job / "ca.crt").read_text()
+        assert notes == []
+
+    def test_half_of_a_change_leaves_what_was_there(self, folder: Path, other_job: Path) -> None:
+        notes: list[str] = []
+        files = TlsFiles(folder, notes.append, dialed=False)
+        before = files.context()
+        shutil.copy(other_job / "tls.key", folder)
+        assert files.context() is files.context() is before
+        (note,) = notes
+        assert "must be a pair" in note
+        shutil.copy(other_job / "tls.crt", folder)
+        assert files.context() is not before
+        (folder / "ca.crt").unlink()
+        files.context()
+        assert "TLS needs the file" in notes[1]
 
 
 def test_who_does_not_encrypt_does_not_import_ssl() -> None:
