@@ -86,11 +86,13 @@ class Output:
         redirects: streams that go to files alone: ``0`` none, ``1`` stdout, ``2`` stderr, ``3``
             both, or by local rank: ``0:3,1:1``.
         tee: the same for streams that go to files as well as to the launcher's output.
-        only: local ranks whose output is shown; empty for all.
+        only_local: local ranks whose output is shown; empty for all.
+        only: the same, by ranks of the job.
+        grep: of these, lines are shown that contain this text; empty for all.
         template: of the prefix, with ``${role_name}``, ``${local_rank}``, ``${rank}`` and
             ``${host}``; empty for ``host:rank│`` and a space.
-        stdout_filters: lines of stdout that are shown and contain one of these texts also go to one
-            file of all workers, behind their prefixes.
+        stdout_filters: lines of stdout of workers that are shown, if they contain one of these
+            texts, also go to one file of all workers, behind their prefixes.
         stderr_filters: the same for stderr.
         color: colour may be used on a terminal.
 
@@ -99,7 +101,9 @@ class Output:
     log_dir: str = ""
     redirects: str = "0"
     tee: str = "0"
+    only_local: tuple[int, ...] = ()
     only: tuple[int, ...] = ()
+    grep: str = ""
     template: str = ""
     stdout_filters: tuple[str, ...] = ()
     stderr_filters: tuple[str, ...] = ()

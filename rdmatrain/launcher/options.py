@@ -199,6 +199,14 @@ OPTIONS = (
         help="Show only these local ranks: 0,1.",
     ),
     Option(
+        name="only", group=OUTPUT, metavar="RANKS", read=values.rank_ranges, prefix=PREFIX,
+        help="Show only these ranks of the job: 0,3-5.",
+    ),
+    Option(
+        name="grep", group=OUTPUT, metavar="TEXT", read=values.text, prefix=PREFIX,
+        help="Show only lines that contain this text; files keep all.",
+    ),
+    Option(
         name="log-line-prefix-template", group=OUTPUT, metavar="TEXT", read=values.text,
         help="Prefix of lines, with ${role_name}, ${local_rank}, ${rank}, ${hostname}.",
     ),

@@ -142,6 +142,18 @@ def ranks(given: str) -> tuple[int, ...]:
     return tuple(sorted({int(each) for each in given.split(",")}))
 
 
+def rank_ranges(given: str) -> tuple[int, ...]:
+    """Read numbers and ranges of them, with commas between them."""
+    found: set[int] = set()
+    for item in given.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,5})(?:-([0-9]{1,5}))?\s*", item)
+        low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if low > high:
+            raise ValueError("ranks, or the first and last of some, with commas: 0,3-5")
+        found.update(range(low, high + 1))
+    return tuple(sorted(found))
+
+
 def texts(given: str) -> tuple[str, ...]:
     """Read texts with commas between them; two commas are one of a text."""
     parts = given.replace(",,", "\0").split(",")

@@ -111,9 +111,24 @@ def test_the_prefix_follows_the_template() -> None:
 
 
 def test_ranks_that_are_not_wanted_are_not_shown() -> None:
-    done = run(SAY, only=[1])
-    assert lines(done.stdout) == ["host:11│ out 1 0"]
-    assert lines(done.stderr) == ["host:11│ err 1", "rdmatrain run: end"]
+    for done in (run(SAY, only_local=[1]), run(SAY, only=[1, 11])):  # ranks are 10 and 11
+        assert lines(done.stdout) == ["host:11│ out 1 0"]
+        assert lines(done.stderr) == ["host:11│ err 1", "rdmatrain run: end"]
+    assert run(SAY, only_local=[1], only=[10]).stdout == b""
+
+
+def test_lines_without_the_text_are_in_files_alone(tmp_path: Path) -> None:
+    code = WORKER + "print('loss 1\\nstep\\nloss', local_rank); print('step', file=sys.stderr)"
+    done = run(
+        code, 1, grep="loss", tee="3", log_dir=str(tmp_path), stdout_filters=["step"], color=False
+    )
+    assert done.stdout.decode() == "host:10│ loss 1\nhost:10│ loss 0\n"
+    assert lines(done.stderr) == ["rdmatrain run: end"]
+    assert files(tmp_path) == {
+        "attempt_0/0/stdout.log": "loss 1\nstep\nloss 0\n",
+        "attempt_0/0/stderr.log": "step\n",
+        "attempt_0/filtered_stdout.log": "host:10│ step\n",
+    }
 
 
 def test_redirected_streams_go_to_files_alone(tmp_path: Path) -> None:
@@ -128,7 +143,7 @@ def test_redirected_streams_go_to_files_alone(tmp_path: Path) -> None:
 
 
 def test_teed_streams_go_to_files_too_whoever_is_shown(tmp_path: Path) -> None:
-    done = run(SAY, log_dir=str(tmp_path), redirects="1", tee="0:1,1:2", only=[0])
+    done = run(SAY, log_dir=str(tmp_path), redirects="1", tee="0:1,1:2", only_local=[0])
     assert lines(done.stdout) == ["host:10│ out 0 0"]
     assert lines(done.stderr) == ["host:10│ err 0", "rdmatrain run: end"]
     assert files(tmp_path) == {
@@ -148,7 +163,9 @@ def test_each_attempt_has_its_own_files(tmp_path: Path) -> None:
 
 def test_filtered_lines_of_what_is_shown_are_gathered(tmp_path: Path) -> None:
     code = WORKER + "for i in range(100): print(local_rank, 'number', i)\nprint('error')"
-    done = run(code, 3, log_dir=str(tmp_path), tee="3", only=[0, 2], stdout_filters=["7", "rr"])
+    done = run(
+        code, 3, log_dir=str(tmp_path), tee="3", only_local=[0, 2], stdout_filters=["7", "rr"]
+    )
     assert len(done.stdout.splitlines()) == 202
     gathered = files(tmp_path)["attempt_0/filtered_stdout.log"].splitlines()
     numbers = [i for i in range(100) if "7" in str(i)]
@@ -294,7 +311,7 @@ def test_what_a_pipe_still_holds_is_read_when_reading_stops(tmp_path: Path) -> N
     # A process out of the launcher's reach holds the pipe open: its end never comes.
     loop = Loop()
     pump = OutputPump(
-        loop, Output(log_dir=str(tmp_path), tee="1", only=(0,)), host="host", role="role"
+        loop, Output(log_dir=str(tmp_path), tee="1", only_local=(0,)), host="host", role="role"
     )
     pump.begin_round(0, 1)
     with pump.worker(0, 0) as (out_fd, _):

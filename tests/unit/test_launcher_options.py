@@ -22,7 +22,7 @@ NEW = {"log-line-prefix-template", "print-completion"}
 OWN = {
     "transport", "require", "no-bind", "dry-run", "explain", "join-timeout", "secret-file",
     "tls-dir", "insecure", "grace", "hang-timeout", "preflight",
-    "metrics-port", "metrics-addr",
+    "metrics-port", "metrics-addr", "only", "grep",
 }  # fmt: skip
 
 
@@ -208,6 +208,8 @@ def test_the_command_line_wins_over_a_variable() -> None:
         ("rdzv-conf", ["a", "a=", "=b", "a=b,,c=d"]),
         ("redirects", ["4", "0:4", "0:3,", "x", ""]),
         ("local-ranks-filter", ["", "a", "0,", "-1"]),
+        ("only", ["", "a", "0,", "-1", "1-", "3-1", "0-123456", "0;1"]),
+        ("grep", ["", " "]),
         ("signals-to-handle", ["", "TERM", "SIGKILL", "SIGTERM,"]),
         ("max-restarts", ["-1", "1.5", "many"]),
         ("grace", ["-1", "soon", "1e9", "9" * 12]),
@@ -235,6 +237,7 @@ def test_values_are_read() -> None:
     assert read["duplicate_stdout_filters"]("a,,b,c") == ("a,b", "c")
     assert read["rdzv_conf"]("join_timeout=3, timeout = 4") == {"join_timeout": "3", "timeout": "4"}
     assert read["local_ranks_filter"]("3, 1,1") == (1, 3)
+    assert read["only"]("12, 3-5,4,0-0") == (0, 3, 4, 5, 12)
     assert read["signals_to_handle"]("SIGTERM, SIGUSR1") == ("SIGTERM", "SIGUSR1")
 
 

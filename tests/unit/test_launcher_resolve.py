@@ -588,12 +588,15 @@ def test_what_makes_no_sense_here_is_accepted_and_said_once() -> None:
 
 def test_output() -> None:
     options = {
-        "log_dir": "/l", "redirects": "3", "tee": "0:1", "local_ranks_filter": "1",
+        "log_dir": "/l", "redirects": "3", "tee": "0:1", "local_ranks_filter": "1", "only": "8-9",
         "duplicate_stderr_filters": "a,b", "log_line_prefix_template": "${hostname}:${rank} ",
     }  # fmt: skip
-    found = by_hand({"TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": "x", "NO_COLOR": ""}, **options)
-    output = found.job.output
-    assert (output.log_dir, output.redirects, output.tee, output.only) == ("/l", "3", "0:1", (1,))
+    environ = {
+        "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": "x", "NO_COLOR": "", "RDMATRAIN_GREP": "loss",
+    }  # fmt: skip
+    output = by_hand(environ, **options).job.output
+    assert (output.log_dir, output.redirects, output.tee) == ("/l", "3", "0:1")
+    assert (output.only_local, output.only, output.grep) == ((1,), (8, 9), "loss")
     assert (output.template, output.stderr_filters) == ("${host}:${rank} ", ("a", "b"))
     assert output.color is True
     plain = by_hand({"TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": "x", "NO_COLOR": "1"}).job.output

@@ -79,6 +79,7 @@ class OutputPump:
         self._output = output
         self._names = {"host": host, "role": role}
         self._encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        self._grep = [encoded(output.grep, self._encoding)] if output.grep else []
         self._streams: list[_Stream] = []
         self._to_file: list[Streams] = []
         self._shown: list[Streams] = []
@@ -120,7 +121,7 @@ class OutputPump:
         self._last.clear()
         redirects = streams_of(self._output.redirects, nproc, "--redirects")
         tee = streams_of(self._output.tee, nproc, "--tee")
-        only = self._output.only or range(nproc)
+        only = self._output.only_local or range(nproc)
         self._to_file = [Streams.NONE] * nproc
         self._shown = [
             (Streams.ALL & ~redirects[n]) | tee[n] if n in only else Streams.NONE
@@ -193,7 +194,8 @@ class OutputPump:
 
     def _open(self, which: Streams, rank: int, local_rank: int) -> int:
         """Return what a worker is to write to: a pipe to the pump, a file, or nothing."""
-        is_shown = which in self._shown[local_rank]
+        only = self._output.only
+        is_shown = which in self._shown[local_rank] and (not only or rank in only)
         file_fd = None
         if which in self._to_file[local_rank]:
             file_fd, name = self._create(which, local_rank)
@@ -261,7 +263,8 @@ class OutputPump:
     def _show(self, stream: _Stream, lines: bytes) -> None:
         if stream.which is Streams.ERR and (last := lines[-_LAST_BYTES:].rstrip()):
             self._last[stream.local_rank] = last.rpartition(b"\n")[2]
-        stream.sink.put(marked(lines, stream.prefix))
+        shown = containing(lines, self._grep) if self._grep else lines
+        stream.sink.put(marked(shown, stream.prefix))
         if (filtered := self._filtered.get(stream.which)) is not None:
             kept = containing(lines, self._texts(stream.which))
             filtered.put(marked(kept, stream.plain_prefix))
