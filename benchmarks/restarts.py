@@ -1,9 +1,11 @@
 """Kill ranks of a job on two hosts over and over: it goes on soon, and with the same bits.
 
 The hosts are two network namespaces with two ranks each; root makes them. First a worker that
-reduces a tensor over and over: a random rank of it is killed with SIGKILL, and the time to the next
-collective of all ranks is taken. Then the demo: it is killed at random points, restarted in place
-each time, and its parameters must have the bits of a run that nobody disturbed.
+reduces a tensor over and over: a random rank of it is killed with SIGKILL, and two times are taken:
+until the last worker of that round is gone, and until the next collective of all ranks. Then the
+demo: it is killed at random points, restarted in place each time, and its parameters must have the
+bits of a run that nobody disturbed. Last the demo again: one of its launchers gets SIGTERM, over
+and over, and each time it must save the step that it was at, end in time, and go on from there.
 """
 
 import argparse
@@ -13,8 +15,8 @@ import os
 import random
 import re
 import secrets
+import select
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,11 +27,15 @@ from pathlib import Path
 from common import ROOT, append_records, commit, machine, where
 from two_hosts import ADDRESSES, hosts
 
+from rdmatrain.bench.stats import percentile
+
 PORT = 29537
 RANKS = 4
 MARKER = f"BENCH_JOB={secrets.token_hex(8)}"
-WAIT_S = 60.0
+WAIT_S = 300.0
 MAX_P95_S = 1.5
+MAX_END_P99_S = 0.5
+SPARE_S = 2.0  # of the grace period, which a job that is told to stop leaves unused
 WARM_S = 9.0  # after which the successors of the workers are ready, on a crowded machine too
 WORKER = """
 import os, sys, time
@@ -50,6 +56,8 @@ while True:
 """
 DEMO = ["--steps", "3000", "--global-batch", "8", "--seq-len", "64", "--width", "48"]
 DEMO += ["--layers", "2", "--log-every", "100"]
+ENDLESS = ["--steps", "1000000", "--log-every", "1", "--checkpoint-every", "1000000"]
+Measured = tuple[bool, dict[str, object]]  # whether all was good; for the record
 
 
 @contextlib.contextmanager
@@ -98,14 +106,34 @@ def notes(folder: Path, attempt: int) -> list[tuple[int, float]]:
     return [(int(pid), float(clock)) for pid, clock in found]
 
 
-def restart_seconds(times: int) -> list[float]:
-    """Kill a rank so often; return the times from there to the next collective of all ranks.
+def seconds_to_end(pids: Sequence[int], act: Callable[[], None]) -> float:
+    """Do something to a job; return the seconds until these processes have ended, all of them."""
+    with contextlib.ExitStack() as cleanup:
+        ends = [os.pidfd_open(pid) for pid in pids]
+        for end in ends:
+            cleanup.callback(os.close, end)
+        began = time.monotonic()
+        act()
+        for pid, end in zip(pids, ends, strict=True):
+            if not select.select([end], [], [], WAIT_S)[0]:
+                raise RuntimeError(f"process {pid} has not ended within {WAIT_S:g} s")
+        return time.monotonic() - began
+
+
+def spread(seconds: Sequence[float]) -> str:
+    """Say how long it took in the middle, and at worst."""
+    p50, p95, p99 = (percentile(seconds, part) for part in (0.5, 0.95, 0.99))
+    return f"median {p50:.2f} s, p95 {p95:.2f} s, p99 {p99:.2f} s, most {max(seconds):.2f} s"
+
+
+def restart(times: int) -> Measured:
+    """Kill a rank so often; take the times to the round's end, and to the next collective.
 
     Raises:
-        RuntimeError: a restart did not succeed at the first attempt.
+        RuntimeError: a round did not end, or a restart did not succeed at the first attempt.
 
     """
-    seconds = []
+    ends, seconds = [], []
     with tempfile.TemporaryDirectory(prefix="rdmatrain-bench-") as text, hosts() as names:
         folder = Path(text)
         worker = folder / "worker.py"
@@ -114,11 +142,16 @@ def restart_seconds(times: int) -> list[float]:
             here = notes(folder, 0)
             for attempt in range(1, times + 1):
                 time.sleep(WARM_S + random.random())
+                pids = [pid for pid, _ in here]
+                victim = random.choice(pids)
                 began = time.monotonic()
-                os.kill(random.choice(here)[0], signal.SIGKILL)
+                ends.append(seconds_to_end(pids, lambda pid=victim: os.kill(pid, signal.SIGKILL)))
                 here = notes(folder, attempt)
                 seconds.append(max(clock for _, clock in here) - began)
-    return seconds
+    print(f"kill -9 to the end of all {RANKS} workers, on 2 hosts: {spread(ends)}")
+    print(f"to the next collective, {times} of {times} at the first attempt: {spread(seconds)}")
+    good = percentile(seconds, 0.95) <= MAX_P95_S and percentile(ends, 0.99) <= MAX_END_P99_S
+    return good, {"end_seconds": ends, "restart_seconds": seconds}
 
 
 def train(names: Sequence[str], folder: Path, kills: int) -> tuple[list[str], int]:
@@ -157,37 +190,90 @@ def workers() -> list[int]:
     return found
 
 
+def disturb(kills: int) -> Measured:
+    """Train the demo twice, once killing a rank so often; compare the bits."""
+    with tempfile.TemporaryDirectory(prefix="rdmatrain-bench-") as text, hosts() as names:
+        calm, _ = train(names, Path(text), 0)
+        killed, restarts = train(names, Path(text), kills)
+    equal = len(set(calm + killed)) == 1
+    print(f"demo killed {restarts} times: parameters {'equal' if equal else 'DIFFER'}")
+    return equal and restarts == kills, {"demo_restarts": restarts, "demo_equal": equal}
+
+
+def stop_once(names: Sequence[str], folder: Path, grace: float) -> tuple[float, bool]:
+    """Start the demo, or go on with it, and send SIGTERM to a launcher somewhere in its steps.
+
+    Returns:
+        Seconds until both launchers had ended, and whether both exited with 143 and the step that
+        was done at the signal is in a checkpoint.
+
+    Raises:
+        RuntimeError: the demo did not go on from the newest checkpoint, or it did not end.
+
+    """
+    saved, out = folder / "saved", folder / "out"
+    demo = [str(ROOT / "launch/train_gpt.py"), *DEMO, *ENDLESS, "--out", str(folder / "result")]
+    before = newest_step(saved)
+
+    def done() -> list[str]:
+        text = Path(f"{out}.0").read_text(encoding="utf-8", errors="replace")
+        return re.findall(r"step +(\d+)(?:  loss|\n)", text)
+
+    with job(names, out, "--grace", f"{grace:g}", *demo, "--checkpoint", str(saved)) as nodes:
+        wait_for(lambda: len(done()) > bool(before), "the first step of the demo")
+        if before and int(done()[0]) != before:
+            raise RuntimeError(f"the demo did not go on from step {before}, which it had saved")
+        time.sleep(random.uniform(0.0, 2.0))
+        step = int(done()[-1])
+        seconds = seconds_to_end([node.pid for node in nodes], random.choice(nodes).terminate)
+        codes = [node.wait() for node in nodes]
+    return seconds, codes == [128 + signal.SIGTERM] * 2 and newest_step(saved) >= step
+
+
+def newest_step(saved: Path) -> int:
+    """Return the step of the newest checkpoint, 0 where there is none."""
+    manifests = [path.read_text(encoding="utf-8") for path in saved.glob("*/manifest.json")]
+    return max((json.loads(text)["step"] for text in manifests), default=0)
+
+
+def stop(terms: int, grace: float) -> Measured:
+    """Tell the demo to stop so often; count what was saved and ended as it should."""
+    with tempfile.TemporaryDirectory(prefix="rdmatrain-bench-") as text, hosts() as names:
+        found = [stop_once(names, Path(text), grace) for _ in range(terms)]
+    seconds = [took_s for took_s, _ in found]
+    right = sum(good for _, good in found)
+    print(
+        f"{right} of {terms} SIGTERMs with {grace:g} s of grace: both launchers exit with 143, the "
+        f"step is saved; to the end: {spread(seconds)}"
+    )
+    record = {"grace": grace, "term_seconds": seconds, "term_right": right}
+    return right == terms and max(seconds) <= grace - SPARE_S, record
+
+
 def main() -> int:
-    """Measure; return 0 if all restarts were at the first attempt, soon, and kept the bits."""
+    """Measure; return 0 if all ended and went on soon, at the first attempt, with their bits."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--times", type=int, default=100, help="kills of the small worker")
     parser.add_argument("--kills", type=int, default=20, help="kills of the demo")
+    parser.add_argument("--terms", type=int, default=50, help="SIGTERMs to the demo")
+    parser.add_argument("--grace", type=float, default=5.0, help="seconds from SIGTERM to SIGKILL")
     parser.add_argument("--seed", type=int, default=0, help="of when and whom to kill")
     parser.add_argument("--json", type=Path, help="append a record to this file")
     args = parser.parse_args()
     random.seed(args.seed)
-    print(f"# {machine()}, commit {commit()}")
+    print(f"# {machine()}, commit {commit()}", flush=True)
     record: dict[str, object] = where()
     good = True
-    if args.times:
-        seconds = sorted(restart_seconds(args.times))
-        p95 = seconds[min(len(seconds) - 1, int(0.95 * len(seconds)))]
-        print(
-            f"{args.times} of {args.times} restarts at the first attempt; kill -9 to the next "
-            f"collective of {RANKS} ranks on 2 hosts: median {statistics.median(seconds):.2f} s, "
-            f"p95 {p95:.2f} s, most {seconds[-1]:.2f} s",
-            flush=True,
-        )
-        record |= {"restart_seconds": seconds}
-        good &= p95 <= MAX_P95_S
-    if args.kills:
-        with tempfile.TemporaryDirectory(prefix="rdmatrain-bench-") as text, hosts() as names:
-            calm, _ = train(names, Path(text), 0)
-            killed, restarts = train(names, Path(text), args.kills)
-        equal = len(set(calm + killed)) == 1
-        print(f"demo killed {restarts} times: parameters {'equal' if equal else 'DIFFER'}")
-        record |= {"demo_restarts": restarts, "demo_equal": equal}
-        good &= equal and restarts == args.kills
+    for count, measure in (
+        (args.times, restart),
+        (args.kills, disturb),
+        (args.terms, lambda terms: stop(terms, args.grace)),
+    ):
+        if count:
+            fine, facts = measure(count)
+            sys.stdout.flush()
+            record |= facts
+            good &= fine
     if args.json:
         append_records(args.json, [record])
     return int(not good)

@@ -52,7 +52,10 @@ STEPS = (
     Step("verbs", (*GUEST, "benchmarks/verbs.py", "--json", JSON), 480.0, guest=True),
     Step("launcher", ("benchmarks/launch_overhead.py", "--rounds", "5", "--json", JSON)),
     Step("launcher-faults", ("benchmarks/launcher_faults.py", "--json", JSON), 480.0),
-    Step("restarts", ("benchmarks/restarts.py", "--times", "3", "--kills", "2", "--json", JSON)),
+    Step(
+        "restarts",
+        ("benchmarks/restarts.py", "--times=3", "--kills=2", "--terms=2", "--json", JSON),
+    ),
     Step("doctor", ("benchmarks/doctor_times.py", "--json", JSON)),
     Step("fault-corpus", ("benchmarks/fault_corpus.py", "--json", JSON)),
     Step("false-alarms", ("benchmarks/false_alarms.py", "--minutes", "1", "--json", JSON)),
