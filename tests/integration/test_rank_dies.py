@@ -17,7 +17,8 @@ from integration_jobs import (
     write_worker,
 )
 
-DETECTED_S = 3.0  # the product promises 1 s on an idle machine
+# The promise is 0.5 s on an idle machine, which benchmarks/restarts.py measures.
+DETECTED_S = 3.0
 
 TRAIN = """
 def die(how):
