@@ -21,6 +21,7 @@ from rdmatrain.launcher import exit_codes, options
 if TYPE_CHECKING:
     from rdmatrain.doctor.report import Style
     from rdmatrain.launcher.job import Job
+    from rdmatrain.launcher.resolve import Resolved
 
 
 class _WrongSetting(click.ClickException):
@@ -45,14 +46,18 @@ class _Doctor:
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.refuses = False
-        self._given = given
+        # What the job needs is known by the job, or else, where there is none, by the command line.
+        self._wanted: Job | Mapping[str, Any] = given
 
-    def before(self, job: "Job") -> None:
-        """Ask it, and refuse to start the job where a check fails."""
+    def before(self, resolved: "Resolved") -> None:
+        """Ask it, if the user wants that, and refuse to start the job where a check fails."""
+        self._wanted = resolved.job
+        if not resolved.preflight:
+            return
         from rdmatrain.doctor.around import preflight  # noqa: PLC0415
 
         self.refuses = True
-        preflight(job, _tell, _style(sys.stderr))
+        preflight(resolved.job, _tell, _style(sys.stderr))
         self.refuses = False
 
     def after(self, code: int) -> None:
@@ -60,7 +65,7 @@ class _Doctor:
         if code in exit_codes.OF_PODS and not self.refuses:
             from rdmatrain.doctor.around import aftermath  # noqa: PLC0415
 
-            aftermath(code, self._given, _tell, _style(sys.stderr))
+            aftermath(code, self._wanted, _tell, _style(sys.stderr))
 
 
 def _dashes(name: str) -> str:

@@ -32,7 +32,7 @@ def preflight(job: Job, tell: Callable[[str], None], style: Style) -> None:
         RefusalError: a check fails, so that nothing is to be started.
 
     """
-    results = _results(needs_of(job, inherited_environment()))
+    results = _results(_needs(job))
     _tell(results, tell, style)
     cause = cause_of(results)
     if cause and cause.verdict is Verdict.FAIL:
@@ -44,26 +44,24 @@ def preflight(job: Job, tell: Callable[[str], None], style: Style) -> None:
 
 
 def aftermath(
-    code: int, given: Mapping[str, Any], tell: Callable[[str], None], style: Style
+    code: int, wanted: Job | Mapping[str, Any], tell: Callable[[str], None], style: Style
 ) -> None:
     """Ask the doctor about this pod after a job that a fault of the pod may have ended.
 
     Args:
         code: the launcher's exit code.
-        given: what the command line had.
+        wanted: the job; what the command line had, where it did not come to one.
         tell: where to say what is wrong, if anything is.
         style: how it is written.
 
     """
     if code not in exit_codes.OF_PODS or not doctor_allowed():
         return
-    named = str(given.get("require") or given.get("transport") or "")
-    needs = Needs(transport=named if named in REQUIRABLE else "")
     said: list[list[Result] | str] = []
 
     def ask() -> None:
         try:
-            said.append(_results(needs))
+            said.append(_results(_needs(wanted)))
         except Exception as error:
             said.append(f"{type(error).__name__}: {error}")
 
@@ -76,6 +74,13 @@ def aftermath(
         tell(printable(f"{HEAD} {answer}"))
     else:
         _tell(answer, tell, style)
+
+
+def _needs(wanted: Job | Mapping[str, Any]) -> Needs:
+    if isinstance(wanted, Job):
+        return needs_of(wanted, inherited_environment())
+    named = str(wanted.get("require") or wanted.get("transport") or "")
+    return Needs(transport=named if named in REQUIRABLE else "")
 
 
 def _results(needs: Needs) -> list[Result]:

@@ -10,29 +10,28 @@ from rdmatrain.discovery.survey import survey
 from rdmatrain.errors import SettingError
 from rdmatrain.launcher import exit_codes
 from rdmatrain.launcher.explain import dry_run_text, explain_text
-from rdmatrain.launcher.job import Job
-from rdmatrain.launcher.resolve import resolve
+from rdmatrain.launcher.resolve import Resolved, resolve
 
 
 def run_job(
     given: Mapping[str, Any],
     write: Callable[[str], None],
-    preflight: Callable[[Job], None] | None = None,
+    before: Callable[[Resolved], None] | None = None,
 ) -> int:
     """Run this node's part of a job, or say what it would be; return the launcher's exit code.
 
     Args:
         given: what the command line has, see :func:`~rdmatrain.launcher.resolve.resolve`.
         write: prints what the user asked to see.
-        preflight: called with the job before anything is started, if the user wants it; a
-            RefusalError of it is why nothing is.
+        before: called with what is to be done before anything is started; a RefusalError of it is
+            why nothing is.
 
     Raises:
         SettingError: something is wrong; nothing was started. Kubernetes is told too.
 
     """
     try:
-        return _run(given, write, preflight)
+        return _run(given, write, before)
     except SettingError as error:
         if not _only_looks(given):
             _tell_kubernetes(error)
@@ -42,7 +41,7 @@ def run_job(
 def _run(
     given: Mapping[str, Any],
     write: Callable[[str], None],
-    preflight: Callable[[Job], None] | None,
+    before: Callable[[Resolved], None] | None,
 ) -> int:
     environ = config.inherited_environment()
     source = Tree(probes=live())
@@ -54,8 +53,8 @@ def _run(
         write(dry_run_text(resolved.job, found, environ, source))
     if _only_looks(given):
         return 0
-    if preflight and resolved.preflight:
-        preflight(resolved.job)
+    if before:
+        before(resolved)
     from rdmatrain.launcher.launch import launch  # noqa: PLC0415 - --explain is done
 
     return launch(resolved.job, found)

@@ -339,7 +339,7 @@ def test_kubernetes_is_told_of_a_preflight_that_fails(
     given = {"script": str(tmp_path / "t.py"), "preflight": True, "nproc_per_node": "1"}
     told: list[str] = []
     with pytest.raises(SettingError, match="memlock"):
-        command.run_job(given, print, lambda job: around.preflight(job, told.append, Style()))
+        command.run_job(given, print, lambda it: around.preflight(it.job, told.append, Style()))
     found = json.loads(log.read_text())
     assert (found["exit_code"], found["retryable"]) == (77, False)
     assert "FAIL memlock: 64 KiB; do this: raise it" in found["message"]

@@ -4,14 +4,19 @@
 import re
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from doctor_pods import bare
 
 from rdmatrain import config
+from rdmatrain.cli import cli
 from rdmatrain.doctor import around
+from rdmatrain.doctor.catalog import by_id
 from rdmatrain.doctor.model import Case, Check, Finding, Needs, failed, passed, warned
 from rdmatrain.doctor.report import Style
+from rdmatrain.launcher import exit_codes, launch
 from rdmatrain.launcher.exit_codes import MEANING, OF_PODS
 from rdmatrain.launcher.job import Job, Program
 from rdmatrain.launcher.refusal import RefusalError
@@ -116,6 +121,28 @@ def test_what_the_job_was_told_to_use_is_what_it_needed(
     with_checks(monkeypatch, passed("x"))
     around.aftermath(69, given, print, Style())
     assert asked == [Needs(transport=transport)]
+
+
+def test_what_a_job_that_was_resolved_needed_is_what_the_job_says(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_checks(monkeypatch, passed("x"))
+    around.aftermath(69, JOB, print, Style())
+    assert asked == [Needs(transport="verbs", ranks=3)]
+
+
+def test_the_command_lines_master_is_looked_for_after_the_gang_did_not_form(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(launch, "launch", lambda *_: exit_codes.GANG_TIMEOUT)
+    monkeypatch.setattr(around, "checks", lambda: (by_id()["dns-leader"],))
+    monkeypatch.delenv(config.NO_DOCTOR, raising=False)
+    script = tmp_path / "t.py"
+    script.touch()
+    where = "--nnodes 2 --node-rank 1 --nproc-per-node 1 --insecure --master-addr nowhere.invalid"
+    done = CliRunner().invoke(cli, ["run", *where.split(), str(script)])
+    assert done.exit_code == exit_codes.GANG_TIMEOUT, done.output
+    assert "FAIL dns-leader: nowhere.invalid" in done.stderr
 
 
 def test_a_check_that_hangs_does_not_hold_up_the_end_of_a_job(
