@@ -311,6 +311,10 @@ _DOCTOR_OPTIONS = [
         "--ranks", type=click.IntRange(0, 4096), default=0, metavar="N",
         help="Processes of this pod. Default: as the orchestrator says, or one for each GPU.",
     ),
+    click.option(
+        "--nodes", type=click.IntRange(0, 65536), default=0, metavar="N",
+        help="Nodes of the job. Default: as the orchestrator says.",
+    ),
     _text_option("--leader", "HOST:PORT", "Where node 0 is. Default: as the orchestrator says."),
     _text_option("--checkpoint-dir", "DIR", "Where checkpoints go."),
     _mib_option("--checkpoint-mib", 1024, "How large a checkpoint is."),

@@ -18,10 +18,15 @@ def ranks_of(case: Case) -> int:
     return case.needs.ranks or len(found.bindings) or said or 1
 
 
+def nodes_of(case: Case) -> int:
+    """Return the number of nodes of the job; 0 where nobody says it."""
+    identity = case.found.identity
+    return case.needs.nodes or (identity.nnodes if identity else None) or 0
+
+
 def world(case: Case) -> int:
     """Return the number of processes of the job, as far as it is known."""
-    identity = case.found.identity
-    return ranks_of(case) * ((identity.nnodes if identity else None) or 1)
+    return ranks_of(case) * (nodes_of(case) or 1)
 
 
 def counted(num: int) -> str:
@@ -88,9 +93,7 @@ def number(value: object) -> int:
 
 def _is_gang(case: Case) -> bool:
     """Tell whether GPUs of several nodes train together, and there are NICs."""
-    identity = case.found.identity
-    nodes = (identity.nnodes if identity else None) or 1
-    return nodes > 1 and bool(case.found.allocation.gpus and case.found.machine.nics)
+    return nodes_of(case) > 1 and bool(case.found.allocation.gpus and case.found.machine.nics)
 
 
 def _at_home(case: Case, nic: Nic) -> bool:

@@ -1,17 +1,17 @@
 """Where the nodes of the job are to meet, by the launcher's own rules."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rdmatrain.discovery.claims.variables import OWN
 from rdmatrain.discovery.orchestrator import Identity
 from rdmatrain.discovery.pod_model import Pod
 from rdmatrain.doctor.model import Needs
 from rdmatrain.errors import SettingError
-from rdmatrain.launcher.ledger import DEFAULT
+from rdmatrain.launcher.ledger import DEFAULT, Choices
 from rdmatrain.launcher.options import choose
 from rdmatrain.launcher.position import Position, find_position
-from rdmatrain.launcher.tasks import STARTERS
+from rdmatrain.launcher.tasks import STARTERS, are_nodes, task_of
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def meeting(pod: Pod | None, identity: Identity | None, needs: Needs) -> Meeting
     Args:
         pod: has the variables, which may be options of the launcher.
         identity: who started this process; None if nobody asked.
-        needs: may say who leads.
+        needs: may say who leads, and of how many nodes.
 
     """
     environ = variables_of(pod)
@@ -80,11 +80,32 @@ def meeting(pod: Pod | None, identity: Identity | None, needs: Needs) -> Meeting
     )
 
 
-def _position(environ: Mapping[str, str], identity: Identity | None, needs: Needs) -> Position:
+def options_of(needs: Needs, identity: Identity | None, environ: Mapping[str, str]) -> Choices:
+    """Return the launcher's options: what is said of the job's needs, or else its variables.
+
+    Args:
+        needs: may say who leads, and of how many nodes.
+        identity: who started this process; None if nobody asked.
+        environ: its variables.
+
+    """
+    given = {"rdzv_endpoint": needs.leader} if needs.leader else {}
     choices = choose({}, environ)
-    several = choices["nnodes"].value or (identity and identity.nnodes)
-    if needs.leader:
+    said = choices["nnodes"].value
+    known = said.most if said else identity and identity.nnodes
+    # Where tasks of one host are nodes each, their own number is the launcher's.
+    task = task_of(identity, environ) if identity else None
+    if needs.nodes not in {0, known} and not (identity and are_nodes(task, identity)):
+        given["nnodes"] = str(needs.nodes)
+        if needs.nodes > 1 and not choices["rdzv_backend"].value:
+            # Which of them this is may be said later.
+            given["rdzv_backend"] = "rdmatrain"
+    return choose(given, environ)
+
+
+def _position(environ: Mapping[str, str], identity: Identity | None, needs: Needs) -> Position:
+    choices = options_of(needs, identity, environ)
+    if needs.leader and not (choices["nnodes"].value or (identity and identity.nnodes)):
         # Where somebody leads, somebody follows.
-        given = {"rdzv_endpoint": needs.leader} | ({} if several else {"nnodes": "2"})
-        choices = choose(given, environ)
+        choices = options_of(replace(needs, nodes=2), identity, environ)
     return find_position(choices, identity, environ)[0]

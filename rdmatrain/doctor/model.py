@@ -49,6 +49,7 @@ class Needs:
         transport: that must join ranks of different hosts: ``verbs``, ``tcp``; empty: the best.
         register_mib: how much memory each rank registers with its NIC, in MiB.
         ranks: processes of this pod; 0: what discovery found.
+        nodes: of the job, each with as many processes; 0: what discovery found.
         leader: ``host:port`` of node 0's launcher; empty: what discovery found.
         checkpoint_dir: where checkpoints go; empty: not known.
         checkpoint_mib: how large one is, in MiB.
@@ -58,6 +59,7 @@ class Needs:
     transport: str = ""
     register_mib: int = 512
     ranks: int = 0
+    nodes: int = 0
     leader: str = ""
     checkpoint_dir: str = ""
     checkpoint_mib: int = 1024

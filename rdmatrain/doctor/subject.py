@@ -75,8 +75,14 @@ def needs_of(job: "Job", environ: Mapping[str, str]) -> Needs:
     return Needs(
         transport=_transport_of({**environ, **named}),
         ranks=job.num_local,
+        nodes=_hosts(job),
         leader="" if job.gang.alone else f"{host}:{job.gang.port}",
     )
+
+
+def _hosts(job: "Job") -> int:
+    """Return how many hosts a job has: each may have several launchers, which are nodes."""
+    return max(1, job.gang.max_nodes * job.nproc // job.num_local)
 
 
 def about(source: Source) -> tuple[str, dict[str, str]]:

@@ -58,7 +58,7 @@ def test_a_preflight_asks_for_what_the_job_needs(
     with_checks(monkeypatch, passed("x"))
     told: list[str] = []
     around.preflight(JOB, told.append, Style())
-    assert (asked, told) == ([Needs(transport="verbs", ranks=3)], [])
+    assert (asked, told) == ([Needs(transport="verbs", ranks=3, nodes=1)], [])
 
 
 def test_a_preflight_refuses_by_the_first_fail_with_its_code_and_fix(
@@ -128,7 +128,7 @@ def test_what_a_job_that_was_resolved_needed_is_what_the_job_says(
 ) -> None:
     with_checks(monkeypatch, passed("x"))
     around.aftermath(69, JOB, print, Style())
-    assert asked == [Needs(transport="verbs", ranks=3)]
+    assert asked == [Needs(transport="verbs", ranks=3, nodes=1)]
 
 
 def test_the_command_lines_master_is_looked_for_after_the_gang_did_not_form(

@@ -102,10 +102,10 @@ def test_quiet_says_nothing_where_nothing_is_wrong(doctor: Doctor, catalogue: Ca
 
 def test_needs_reach_the_checks(doctor: Doctor, catalogue: Catalogue) -> None:
     catalogue(a=lambda case: passed(repr(case.needs)))
-    told = "--transport tcp --ranks 4 --leader [fd00::1]:29500 --checkpoint-dir /c "
+    told = "--transport tcp --ranks 4 --nodes 64 --leader [fd00::1]:29500 --checkpoint-dir /c "
     told += "--checkpoint-mib 7 --register-mib 9"
     output = doctor("--verbose", "--json", *told.split()).output
-    needs = Needs("tcp", 9, 4, "[fd00::1]:29500", "/c", 7)
+    needs = Needs("tcp", 9, 4, 64, "[fd00::1]:29500", "/c", 7)
     assert json.loads(output)["checks"][0]["evidence"] == repr(needs)
 
 
@@ -227,6 +227,7 @@ SOME_NEEDS = st.builds(
     transport=st.sampled_from(["", "verbs", "tcp"]),
     register_mib=st.integers(1, 1 << 20),
     ranks=st.integers(0, 8),
+    nodes=st.sampled_from([0, 1, 64]),
     checkpoint_mib=st.integers(1, 1 << 20),
 )
 
@@ -321,7 +322,7 @@ def test_what_a_job_needs_of_transports_is_what_its_settings_say(
     environ: dict[str, str], options: dict[str, str], transport: str
 ) -> None:
     job = Job(program=Program(script="t.py"), nproc=3, settings=options)
-    assert needs_of(job, environ) == Needs(transport=transport, ranks=3)
+    assert needs_of(job, environ) == Needs(transport=transport, ranks=3, nodes=1)
 
 
 @pytest.mark.parametrize(
@@ -334,6 +335,17 @@ def test_the_leader_of_a_job_of_several_nodes_is_one_that_can_be_read_again(
     job = Job(program=Program(script="t.py"), gang=gang)
     assert needs_of(job, {}).leader == text
     assert needs_of(replace(job, gang=replace(gang, max_nodes=1)), {}).leader == ""
+
+
+@pytest.mark.parametrize(
+    ("nproc", "local_world", "nodes"),
+    [(8, 0, 64), (1, 8, 8), (8, 8, 64), (1, 128, 1)],
+    ids=["launcher", "tasks", "task", "one host"],
+)
+def test_the_nodes_of_a_job_are_its_hosts(nproc: int, local_world: int, nodes: int) -> None:
+    gang = Gang(min_nodes=2, max_nodes=64, leader="a", port=29500)
+    job = Job(program=Program(script="t.py"), nproc=nproc, local_world=local_world, gang=gang)
+    assert needs_of(job, {}).nodes == nodes
 
 
 def test_a_snapshot_without_needs_has_those_of_its_variables(tmp_path: Path) -> None:

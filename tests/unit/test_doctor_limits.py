@@ -42,6 +42,15 @@ def test_nofile_that_is_too_low_for_the_peers_fails():
     assert nofile(64, 64).verdict is Verdict.FAIL
 
 
+def test_the_nodes_that_the_job_needs_go_before_those_that_are_known():
+    finding = nofile(1024, 1024, nnodes=2, nodes=64, ranks=8)
+    assert (finding.verdict, "; 512 ranks" in finding.evidence) == (Verdict.FAIL, True)
+    assert nofile(1024, 1024, nnodes=64, nodes=2, ranks=8).verdict is Verdict.PASS
+    few = device(max_qp=8 * 8 * 63 - 1)
+    assert judged(few, ranks=8).verdict is Verdict.PASS
+    assert judged(few, ranks=8, nodes=64).verdict is Verdict.FAIL
+
+
 def test_nofile_fix_is_the_nearest_that_helps():
     assert nofile(64, 4096).fix == "ulimit -n 4096"
     assert nofile(64, "unlimited").fix == "ulimit -n unlimited"

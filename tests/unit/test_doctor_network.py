@@ -15,7 +15,7 @@ from memory_source import environ
 from pod_scenarios import seen
 
 from rdmatrain.doctor.checks.network import judge_offset
-from rdmatrain.doctor.meeting import Meeting
+from rdmatrain.doctor.meeting import Meeting, meeting
 from rdmatrain.doctor.model import Case, Finding, Needs
 from rdmatrain.doctor.probes import network
 from rdmatrain.doctor.probes.deadline import LATE, in_time
@@ -23,6 +23,12 @@ from rdmatrain.doctor.probes.deadline import LATE, in_time
 OWN, PEER = "10.244.1.5", "10.244.2.6"
 RESOLV = "search ml.svc.cluster.local svc.cluster.local\nnameserver 10.96.0.10\n"
 HOSTS = f"127.0.0.1 localhost\n{OWN} llm-0.llm.ml.svc.cluster.local llm-0\n"
+TASK_3_OF_4 = {
+    "OMPI_COMM_WORLD_RANK": "3",
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+}
 PORTS = "/proc/sys/net/ipv4/ip_local_port_range"
 RESERVED = "/proc/sys/net/ipv4/ip_local_reserved_ports"
 NOT_FOUND = "the name does not resolve: Name or service not known"
@@ -236,6 +242,24 @@ def test_the_needs_say_who_leads() -> None:
     facts = {**leader((PEER,), own=False), "name": "boss", "port": 1234}
     case = healthy(probes={"leader": facts}, needs=Needs(leader="boss:1234"))
     assert asked(case, "dns-leader").evidence == f"boss (given) is {PEER}"
+
+
+@pytest.mark.parametrize(
+    ("given", "needs", "alone"),
+    [
+        ({}, Needs(nodes=64, leader="a:1"), False),
+        ({"PET_NNODES": "2", "PET_MASTER_ADDR": "a"}, Needs(nodes=1), True),
+        ({"PET_NNODES": "1"}, Needs(nodes=2, leader="a:1"), False),
+        (TASK_3_OF_4, Needs(nodes=2, leader="a:1"), False),
+    ],
+    ids=["plain", "one of two", "two of one", "mpirun"],
+)
+def test_the_needs_say_how_many_nodes_meet(
+    given: dict[str, str], needs: Needs, alone: bool
+) -> None:
+    found = bare({"/proc/self/environ": environ(given)}).found
+    place = meeting(found.pod, found.identity, needs)
+    assert (place.problem, place.alone, place.leader) == ("", alone, "" if alone else "a")
 
 
 def test_an_answer_for_another_name_is_none() -> None:

@@ -4,6 +4,7 @@
 import inspect
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from doctor_pods import asked, bare, healthy, pod
@@ -49,11 +50,11 @@ SPEAKERS = (
 )  # fmt: skip
 
 
-def ask(name: str, variables: Mapping[str, str] | None = None, **needs: str) -> Finding:
-    return asked(with_variables(dict(variables or {}), Needs(**needs)), name)  # type: ignore[arg-type]
+def ask(name: str, variables: Mapping[str, str] | None = None, **needs: Any) -> Finding:
+    return asked(with_variables(dict(variables or {}), Needs(**needs)), name)
 
 
-def verdict(name: str, variables: Mapping[str, str] | None = None, **needs: str) -> str:
+def verdict(name: str, variables: Mapping[str, str] | None = None, **needs: Any) -> str:
     return ask(name, variables, **needs).verdict.value
 
 
@@ -411,6 +412,25 @@ def test_a_position_that_the_launcher_would_not_find() -> None:
         assert finding.verdict.value == "WARN"
         assert "there are other nodes" in finding.evidence
     assert ask("identity").evidence == "plain: one node, as nobody says of how many"
+
+
+@pytest.mark.parametrize(
+    ("variables", "needs", "expected", "words"),
+    [
+        ({}, {"nodes": 64, "leader": "a:29500"}, "PASS", "plain: node ? of 64"),
+        ({}, {"nodes": 1}, "PASS", "plain: one node"),
+        ({}, {"nodes": 64}, "WARN", "64 nodes (--nnodes), but not where node 0 is"),
+        ({"PET_NODE_RANK": "2"}, {"nodes": 2, "leader": "a:29500"}, "WARN", "does not fit 2 nodes"),
+        ({"PET_NODE_RANK": "1"}, {"nodes": 2, "leader": "a:29500"}, "PASS", "node 1 of 2"),
+        ({"PET_NNODES": "2:4"}, {"nodes": 4, "leader": "a:29500"}, "PASS", "plain: node ? of 4"),
+    ],
+)
+def test_the_nodes_that_the_job_needs_are_those_that_count(
+    variables: dict[str, str], needs: dict[str, Any], expected: str, words: str
+) -> None:
+    finding = ask("identity", variables, **needs)
+    assert finding.verdict.value == expected, finding
+    assert words in finding.evidence
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,14 @@ from rdmatrain.doctor.checks.rdma_case import (
 )
 from rdmatrain.doctor.define import check
 from rdmatrain.doctor.facts import said
-from rdmatrain.doctor.job import expects_rdma, has_node, is_kubernetes, nic_claims, pod_of
+from rdmatrain.doctor.job import (
+    expects_rdma,
+    has_node,
+    is_kubernetes,
+    nic_claims,
+    nodes_of,
+    pod_of,
+)
 from rdmatrain.doctor.model import Case, Finding, failed, gravest, passed, skipped, warned
 
 GROUP = "devices"
@@ -306,10 +313,9 @@ def _ask_networks(names: list[str], num_vfs: int) -> str:
 
 def _without_nic(case: Case, evidence: str) -> Finding:
     """Judge a pod with GPUs and without a NIC for them."""
-    nodes = case.found.identity.nnodes if case.found.identity else None
     if case.found.machine.nics:
         return skipped("NICs are in view, and none of them can be used: see the checks below")
-    if nodes == 1:
+    if nodes_of(case) == 1:
         return skipped(f"{evidence}: the job has one node, and needs none")
     return warned(evidence, _no_device(case))
 

@@ -19,11 +19,11 @@ from rdmatrain.doctor.facts import (
     paid_cpus,
     said,
 )
-from rdmatrain.doctor.job import ranks_of
+from rdmatrain.doctor.job import nodes_of, ranks_of
+from rdmatrain.doctor.meeting import options_of
 from rdmatrain.doctor.misspelt import misspelt, wrong_values
 from rdmatrain.doctor.model import Case, Finding, Verdict, failed, gravest, passed, skipped, warned
 from rdmatrain.errors import SettingError
-from rdmatrain.launcher import options
 from rdmatrain.launcher.places import OMP, omp_threads
 from rdmatrain.launcher.position import find_position
 from rdmatrain.launcher.refusal import RefusalError
@@ -369,9 +369,8 @@ def _foreign_address(case: Case, environ: Mapping[str, str]) -> list[Finding]:
 def _position(case: Case, who: Identity) -> list[Finding]:
     """Ask the launcher for this node's position, as it will be asked."""
     environ = dict(own_variables(case))
-    given = {"rdzv_endpoint": case.needs.leader} if case.needs.leader else {}
     try:
-        find_position(options.choose(given, environ), who, environ)
+        find_position(options_of(case.needs, who, environ), who, environ)
     except RefusalError as error:
         # What is missing, an option of rdmatrain run may still say.
         known = {"--nnodes": who.nnodes, "--node-rank": who.node_rank, "--master-addr": who.leader}
@@ -384,10 +383,10 @@ def _position(case: Case, who: Identity) -> list[Finding]:
 
 
 def _who(case: Case, who: Identity) -> str:
-    rank = "?" if who.node_rank is None else who.node_rank
-    place = f"node {rank} of {who.nnodes}"
-    if who.nnodes is None:
-        place = "one node, as nobody says of how many"
+    rank, nodes = "?" if who.node_rank is None else who.node_rank, nodes_of(case)
+    place = f"node {rank} of {nodes}"
+    if nodes != who.nnodes and nodes < 2:
+        place = "one node" + ("" if nodes else ", as nobody says of how many")
     # What is usual, and rdmatrain run deals with.
     notes = [said(each) for each in complaints(case, "elastic-nodes", "misleading-rank")]
     return "; ".join([f"{who.orchestrator}: {place}", *notes])
