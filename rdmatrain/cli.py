@@ -1,5 +1,6 @@
 """The ``rdmatrain`` command. Each command turns its options into a call of one package."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -405,7 +406,22 @@ def main() -> None:
     # As PID 1 of a pod, a process without a handler does not get SIGTERM at all.
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _end_early)
-    cli(prog_name="rdmatrain")
+    try:
+        cli(prog_name="rdmatrain")
+    except SystemExit as end:
+        _end_beside_hung_probes(end.code)
+        raise
+
+
+def _end_beside_hung_probes(code: object) -> None:
+    """End at once where a probe still hangs: libraries that clean up would wait for its lock."""
+    deadline = sys.modules.get("rdmatrain.discovery.deadline")
+    if deadline is None or deadline.all_ended():
+        return
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 if __name__ == "__main__":

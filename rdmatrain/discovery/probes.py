@@ -4,10 +4,12 @@ A library that is missing or broken is an answer: a probe never raises, and has 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from time import monotonic
 from typing import Any, Protocol
 
+from rdmatrain.discovery.deadline import in_time
 from rdmatrain.discovery.model import Gid, Port
 from rdmatrain.discovery.pci import parse_pci
 from rdmatrain.discovery.ports import ROCE_V1, preference, read_ports
@@ -16,6 +18,8 @@ from rdmatrain.errors import CommError
 
 # Tests stop after this long; what has not been tested is not known to work.
 PROBE_SECONDS = 1.0
+# Nobody waits for a driver longer: one that first wakes up eight GPUs takes seconds.
+HANG_SECONDS = 10.0
 NO_PYNVML = "pynvml is not installed"
 
 
@@ -29,14 +33,15 @@ class Verbs(Protocol):
 class GidTester:
     """Says why a GID does not work here, within a limit of time for all that it is asked."""
 
-    def __init__(self, verbs: Verbs) -> None:
+    def __init__(self, verbs: Verbs, seconds: float | None = None) -> None:
         self._verbs = verbs
-        self._deadline = monotonic() + PROBE_SECONDS
+        self._seconds = PROBE_SECONDS if seconds is None else seconds
+        self._deadline = monotonic() + self._seconds
 
     def why_not(self, port: Port, gid: Gid) -> str:
         """Return the reason, or an empty string when the GID works here."""
         if monotonic() > self._deadline:
-            return f"not tested: {PROBE_SECONDS:g} s were over"
+            return f"not tested: {self._seconds:g} s were over"
         reason = self._verbs.rdma_test_gid(port.device, port.number, gid.index)
         # Whoever shows the reason has named the entry.
         return reason.removeprefix(
@@ -45,11 +50,30 @@ class GidTester:
 
 
 def live() -> Mapping[str, Callable[[], Any]]:
-    """Return the probes of this machine, by name: ``verbs`` and ``nvml``."""
-    return {"verbs": _live_verbs, "nvml": _live_nvml}
+    """Return the probes of this machine, by name: ``verbs`` and ``nvml``.
+
+    A driver that hangs is an answer as well, after :data:`HANG_SECONDS`.
+    """
+    return {name: partial(_bounded, name, call) for name, call in calls().items()}
 
 
-def ask_verbs(verbs: Verbs, ports: Sequence[Port]) -> dict[str, Any]:
+def calls(seconds: float | None = None) -> Mapping[str, Callable[[], Any]]:
+    """Return the same, to be called by who waits for them no longer than he wants.
+
+    Args:
+        seconds: limit of time for testing GIDs; None for the usual one.
+
+    """
+    return {"verbs": partial(_live_verbs, seconds), "nvml": _live_nvml}
+
+
+def shaped(name: str, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an answer with what its probe would always have."""
+    lists = {"verbs": "ports", "nvml": "gpus"}
+    return {**answer, **({lists[name]: []} if name in lists else {})}
+
+
+def ask_verbs(verbs: Verbs, ports: Sequence[Port], seconds: float | None = None) -> dict[str, Any]:
     """Return which ports can be opened, and for each GID why it does not work.
 
     Returns:
@@ -65,7 +89,8 @@ def ask_verbs(verbs: Verbs, ports: Sequence[Port]) -> dict[str, Any]:
             for each in opened
             if each["state"] == "ACTIVE" and not each["error"]
         }
-        gids = _test_gids(verbs, [p for p in ports if (p.device, p.number) in active])
+        tester = GidTester(verbs, seconds)
+        gids = _test_gids(tester, [p for p in ports if (p.device, p.number) in active])
     except CommError as error:
         return {"error": str(error), "ports": []}
     facts = ("device", "port", "error", "state", "active_mtu", "speed_gbps")
@@ -105,12 +130,18 @@ def ask_nvml(nvml: Any) -> dict[str, Any]:
     return {"error": f"NVML: {'; '.join(errors)}" if errors else "", "gpus": gpus}
 
 
-def _live_verbs() -> dict[str, Any]:
+def _bounded(name: str, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    found: list[dict[str, Any]] = []
+    why = in_time(HANG_SECONDS, lambda: found.append(call()))
+    return shaped(name, {"error": why}) if why else found[0]
+
+
+def _live_verbs(seconds: float | None) -> dict[str, Any]:
     try:
         verbs = import_module("rdmatrain._core")
     except ImportError as error:
         return {"error": f"rdmatrain._core cannot be loaded: {error}", "ports": []}
-    return ask_verbs(verbs, read_ports(Tree()))
+    return ask_verbs(verbs, read_ports(Tree()), seconds)
 
 
 def _live_nvml() -> dict[str, Any]:
@@ -121,7 +152,7 @@ def _live_nvml() -> dict[str, Any]:
     return ask_nvml(nvml)
 
 
-def _test_gids(verbs: Verbs, ports: Sequence[Port]) -> dict[tuple[str, int], dict[str, str]]:
+def _test_gids(tester: GidTester, ports: Sequence[Port]) -> dict[tuple[str, int], dict[str, str]]:
     """Test all entries: the best of each port first, for when time runs out."""
     turns = [
         (turn, port, gid)
@@ -130,7 +161,6 @@ def _test_gids(verbs: Verbs, ports: Sequence[Port]) -> dict[tuple[str, int], dic
             sorted(port.gids, key=lambda gid: (gid.kind == ROCE_V1, preference(gid), gid.index))
         )
     ]
-    tester = GidTester(verbs)
     found: dict[tuple[str, int], dict[str, str]] = {}
     for _, port, gid in sorted(turns, key=lambda each: each[0]):
         why_not = tester.why_not(port, gid)

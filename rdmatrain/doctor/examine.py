@@ -4,14 +4,25 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from time import perf_counter
 
-from rdmatrain.doctor.model import Case, Check, Finding, Result, Verdict, skipped
+from rdmatrain.doctor.model import (
+    Case,
+    Check,
+    Finding,
+    Result,
+    UnansweredError,
+    Verdict,
+    skipped,
+    warned,
+)
+
+HUNG = "dmesg | tail -20, on the node: a driver, a disk or a name server does not answer"
 
 
 def examine(case: Case, checks: Iterable[Check]) -> Iterator[Result]:
     """Ask one check after the other; what follows from a FAIL before it is not asked.
 
     Neither is what follows from a check that was not asked for that reason: all of them name the
-    check that failed.
+    check that failed. Of those that need a probe which hangs, the first one warns.
 
     Args:
         case: to look at.
@@ -20,6 +31,7 @@ def examine(case: Case, checks: Iterable[Check]) -> Iterator[Result]:
     """
     failed: frozenset[str] = frozenset()
     causes: dict[str, str] = {}
+    hung: dict[str, str] = {}
     for check in checks:
         start = perf_counter()
         cause = next((causes[each] for each in check.after if each in causes), "")
@@ -27,17 +39,20 @@ def examine(case: Case, checks: Iterable[Check]) -> Iterator[Result]:
             causes[check.id] = cause
             finding = skipped(f"not asked: see {cause}")
         else:
-            finding = _ask(check, replace(case, failed=failed))
+            finding = _ask(check, replace(case, failed=failed), hung)
         if finding.verdict is Verdict.FAIL:
             failed |= {check.id}
             causes[check.id] = check.id
         yield Result(check, finding, perf_counter() - start)
 
 
-def _ask(check: Check, case: Case) -> Finding:
+def _ask(check: Check, case: Case, hung: dict[str, str]) -> Finding:
     """Ask one; a check that breaks does not break the doctor."""
     try:
         return check.judge(case)
+    except UnansweredError as error:
+        first = hung.setdefault(error.probe, check.id)
+        return warned(str(error), HUNG) if first == check.id else skipped(f"not asked: see {first}")
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         return skipped(f"this check is broken, please report it with --dump: {what}")

@@ -65,6 +65,19 @@ class Needs:
     checkpoint_mib: int = 1024
 
 
+class UnansweredError(Exception):
+    """A probe came to no end in time, so that what it would have found out is not known.
+
+    Attributes:
+        probe: its name.
+
+    """
+
+    def __init__(self, probe: str, why: str) -> None:
+        super().__init__(f"{probe}: {why}")
+        self.probe = probe
+
+
 @dataclass(frozen=True)
 class Case:
     """What checks look at. Every fact comes from ``source``, so that a saved one gives the same.
@@ -83,9 +96,18 @@ class Case:
     failed: frozenset[str] = frozenset()
 
     def probe(self, name: str) -> Mapping[str, Any] | None:
-        """Return what a probe found out; None where it was not made, as in most snapshots."""
+        """Return what a probe found out; None where it was not made, as in most snapshots.
+
+        Raises:
+            UnansweredError: it hangs; :func:`~rdmatrain.doctor.examine.examine` makes a finding.
+
+        """
         answer = self.source.probe(name)
-        return answer if isinstance(answer, Mapping) else None
+        if not isinstance(answer, Mapping):
+            return None
+        if answer.get("unanswered"):
+            raise UnansweredError(name, str(answer.get("error")))
+        return answer
 
     @property
     def wants_rdma(self) -> bool:

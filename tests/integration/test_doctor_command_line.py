@@ -227,6 +227,52 @@ def test_a_user_without_rights_who_asks_for_rdma_that_is_not_there_is_not_told_i
     assert done.returncode == found["exit_code"]
 
 
+# -- what hangs --
+
+HANGS = """
+import os, threading
+from rdmatrain.discovery import probes as discovery
+from rdmatrain.doctor.probes import memory, network, storage
+def hang(*_):
+    threading.Event().wait()
+discovery._live_verbs = discovery._live_nvml = memory.ask_memlock = memory.ask_shm = hang
+discovery.HANG_SECONDS = 0.2
+network.addresses_of = storage._Save.run = hang
+from rdmatrain import cli
+cli.main()
+"""
+
+
+def hanging(*args: str | Path) -> Ended:
+    """The command where drivers, name servers and disks do not answer."""
+    return subprocess.run(
+        [sys.executable, "-c", HANGS, *map(str, args)],
+        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_whatever_hangs_the_doctor_answers_in_time(tmp_path: Path) -> None:
+    done = hanging("doctor", "--json", "--checkpoint-dir", tmp_path, "--dump", tmp_path / "saved")
+    assert done.stderr == ""
+    found = json.loads(done.stdout)
+    assert done.returncode == found["exit_code"] == 77, "a checkpoint's folder hangs"
+    assert found["seconds"] < 6, "2 s, where nothing else is to be done"
+    said = {each["id"]: (each["verdict"], each["evidence"]) for each in found["checks"]}
+    assert said["shm"] == ("WARN", "shm: no answer within 1.3 s")
+    assert said["memfd"][0] == "PASS"
+    assert found["cause"].startswith("checkpoint-")
+    again = document("-F", tmp_path / "saved")
+    assert {each["id"]: (each["verdict"], each["evidence"]) for each in again["checks"]} == said
+
+
+def test_a_driver_that_hangs_does_not_keep_a_job_from_starting(tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text("print('ran')")
+    done = hanging("run", "--preflight", "--nproc-per-node", "1", script)
+    assert (done.returncode, done.stdout.endswith("ran\n")) == (0, True), done.stderr
+    assert "WARN shm: shm: no answer within" in done.stderr
+
+
 # -- around a job --
 
 CHECK = """

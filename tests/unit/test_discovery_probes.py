@@ -3,6 +3,7 @@
 
 import json
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -114,6 +115,17 @@ def test_this_machine_answers_in_time() -> None:
         assert set(found) == {"error", "ports" if name == "verbs" else "gpus"}
         assert json.loads(json.dumps(found)) == found
         assert time.monotonic() - started < 5
+
+
+def test_a_driver_that_hangs_is_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "HANG_SECONDS", 0.05)
+    let_go = threading.Event()
+    for name in ("_live_verbs", "_live_nvml"):
+        monkeypatch.setattr(probes, name, lambda *_: let_go.wait(60))
+    answers = {name: call() for name, call in live().items()}
+    let_go.set()
+    late = {"error": "no answer within 0.05 s"}
+    assert answers == {"verbs": late | {"ports": []}, "nvml": late | {"gpus": []}}
 
 
 # NVML

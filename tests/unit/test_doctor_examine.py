@@ -60,5 +60,21 @@ def test_a_check_that_breaks_is_one_that_could_not_see() -> None:
     assert found["b"].finding == BAD
 
 
+def test_of_the_checks_that_need_a_probe_which_hangs_the_first_warns() -> None:
+    late = {"error": "no answer within 1.3 s", "unanswered": True}
+    source = MemorySource({}, {"verbs": late, "shm": late})
+    case = Case(source, survey(NOTHING))
+
+    def judge(name: str) -> Callable[[Case], Finding]:
+        return lambda case: passed(str(case.probe(name)))
+
+    made = [check(each, judge(each.partition("-")[0])) for each in ("verbs-a", "verbs-b", "shm-c")]
+    first, second, other = examine(case, made)
+    assert first.verdict is other.verdict is Verdict.WARN
+    assert first.finding.evidence == "verbs: no answer within 1.3 s"
+    assert first.finding.fix
+    assert second.finding == skipped("not asked: see verbs-a")
+
+
 def test_every_result_says_how_long_it_took() -> None:
     assert all(each.seconds >= 0 for each in asked(check("a", BAD), check("b", BAD, "a")).values())

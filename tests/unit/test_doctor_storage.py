@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from doctor_pods import asked, bare, first, healthy
 
+from rdmatrain.discovery.deadline import LATE
 from rdmatrain.doctor.model import Case, Finding, Needs
 from rdmatrain.doctor.probes import storage
-from rdmatrain.doctor.probes.deadline import LATE
 
 MOUNTS = "/proc/self/mountinfo"
 TABLE = """\

@@ -12,12 +12,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from rdmatrain.discovery.deadline import LATE, in_time
 from rdmatrain.discovery.orchestrator import whoami
 from rdmatrain.discovery.pod import read_pod
 from rdmatrain.discovery.source import Tree
 from rdmatrain.doctor.meeting import Meeting, meeting
 from rdmatrain.doctor.model import Needs
-from rdmatrain.doctor.probes.deadline import LATE, in_time
 from rdmatrain.launcher.job import Gang
 from rdmatrain.launcher.listener import BindError, bind
 from rdmatrain.launcher.proof import MAGIC

@@ -12,8 +12,8 @@ from time import perf_counter, time
 from typing import Any
 
 from rdmatrain.config import inherited_environment, load_settings, recorder_folder
+from rdmatrain.discovery.deadline import LATE, in_time
 from rdmatrain.doctor.model import Needs
-from rdmatrain.doctor.probes.deadline import LATE, in_time
 from rdmatrain.errors import SettingError
 from rdmatrain.launcher.options import choose
 from rdmatrain.launcher.runtime import Runtime
