@@ -55,7 +55,7 @@ class DoctorOptions:
         list: only list the checks.
         markdown: as the page of Markdown that is in this folder.
         explain: id of a check to explain; empty to examine.
-        only: ids of the checks to ask; empty for all.
+        only: ids of the checks to ask, with ``gang`` of those too; empty for all.
         skip: ids of those not to ask.
         dump: where to save what was seen; empty for nowhere.
         redact: without names and secrets.
@@ -164,15 +164,13 @@ def _listing(options: DoctorOptions) -> str:
     return document.listing_json(chosen) if options.json else document.listing(chosen)
 
 
-def choose(
-    only: Sequence[str], skip: Sequence[str], known: "Sequence[Check] | None" = None
-) -> "list[Check]":
+def choose(only: Sequence[str], skip: Sequence[str], known: "Sequence[Check]") -> "list[Check]":
     """Return the checks to ask, in the order of causes.
 
     Args:
         only: ids of those to ask; none for all.
         skip: ids of those not to ask.
-        known: what to choose from; None for the checks of a pod.
+        known: what to choose from.
 
     Raises:
         SettingError: there is no such check, or none is left.
@@ -180,7 +178,6 @@ def choose(
     """
     if only or skip:  # a look at all of them takes time
         named((*only, *skip))
-    known = checks() if known is None else known
     chosen = [each for each in known if each.id in (only or {each.id}) and each.id not in skip]
     if not chosen:
         raise SettingError("--only and --skip leave no check to ask")
@@ -193,23 +190,36 @@ def _examine(options: DoctorOptions, write: Callable[[str], None], stream: TextI
     from rdmatrain.doctor.subject import saved_pod, this_pod  # noqa: PLC0415
 
     start = perf_counter()
-    chosen = choose(options.only, options.skip)
+    of_gang = _gang_checks() if options.gang else ()
+    chosen = choose(options.only, options.skip, (*checks(), *of_gang))
     needs = options.needs
     case = saved_pod(options.snapshot, needs) if options.snapshot else this_pod(needs)
-    results = list(examine(case, chosen))
+    results = list(examine(case, [each for each in chosen if each not in of_gang]))
     if options.dump:
         _save(options, case, write)
     if options.gang:
         from rdmatrain.doctor.gang.command import GangOptions, run_gang  # noqa: PLC0415
 
-        style = _style(options, stream)
-        how = GangOptions(options.gang_timeout, options.json, options.quiet, options.plot, style)
+        how = GangOptions(
+            timeout_s=options.gang_timeout,
+            json=options.json,
+            quiet=options.quiet,
+            plot=options.plot,
+            style=_style(options, stream),
+            unasked=tuple(each.id for each in of_gang if each not in chosen),
+        )
         # Its ranks have the variables themselves: only what the command line says is to be told.
         return run_gang(replace(case, needs=options.needs), results, how, write)
     text = _told(options, results, _about(case, perf_counter() - start), stream)
     if text and options.dump != STDOUT:
         write(text)
     return exit_code(results)
+
+
+def _gang_checks() -> "tuple[Check, ...]":
+    from rdmatrain.doctor.gang.checks import CHECKS  # noqa: PLC0415
+
+    return tuple(each.check for each in CHECKS)
 
 
 def _examine_manifests(

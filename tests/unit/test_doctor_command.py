@@ -20,7 +20,10 @@ from rdmatrain.discovery.snapshot import Recorder, dump
 from rdmatrain.doctor import command, subject
 from rdmatrain.doctor.catalog import by_id, checks, every
 from rdmatrain.doctor.examine import examine
+from rdmatrain.doctor.gang.checks import CHECKS
+from rdmatrain.doctor.gang.command import GangOptions
 from rdmatrain.doctor.model import Case, Check, Finding, Needs, Verdict, failed, passed, warned
+from rdmatrain.doctor.model import Result as CheckResult
 from rdmatrain.doctor.probes import about
 from rdmatrain.doctor.subject import HERE, needs_of, saved_pod
 from rdmatrain.errors import SettingError
@@ -94,6 +97,39 @@ def test_only_and_skip_choose_in_the_order_of_causes(doctor: Doctor, catalogue: 
     assert ids(doctor("--json", "--only", "c", "--only", "a", "--skip", "a")) == ["c"]
 
 
+@pytest.mark.parametrize(
+    ("args", "of_pod", "of_gang"),
+    [
+        ("", ["a", "b"], None),
+        ("--only gang-ping", [], ["gang-ping"]),
+        ("--only a --only gang-ping", ["a"], ["gang-ping"]),
+        ("--only b", ["b"], []),
+        ("--skip gang-mtu --skip a", ["b"], None),
+    ],
+)
+def test_only_and_skip_choose_of_the_gangs_checks_too(
+    args: str,
+    of_pod: list[str],
+    of_gang: list[str] | None,
+    doctor: Doctor,
+    catalogue: Catalogue,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    catalogue(a=passed("x"), b=passed("x"))
+    monkeypatch.setattr(command, "named", lambda _: [])
+    asked: list[Any] = []
+
+    def run_gang(_: Case, results: list[CheckResult], how: GangOptions, __: object) -> int:
+        ids = [each.check.id for each in CHECKS if each.check.id not in how.unasked]
+        asked.append(([each.check.id for each in results], ids))
+        return 0
+
+    monkeypatch.setattr("rdmatrain.doctor.gang.command.run_gang", run_gang)
+    assert doctor("--gang", *args.split()).exit_code == 0
+    all_but_mtu = [each.check.id for each in CHECKS if each.check.id not in args.split()]
+    assert asked == [(of_pod, all_but_mtu if of_gang is None else of_gang)]
+
+
 def test_quiet_says_nothing_where_nothing_is_wrong(doctor: Doctor, catalogue: Catalogue) -> None:
     catalogue(a=passed("x"), b=warned("seen", "do"))
     assert doctor("--quiet").output == "WARN b: seen\n  fix: do\n"
@@ -120,6 +156,7 @@ def test_needs_reach_the_checks(doctor: Doctor, catalogue: Catalogue) -> None:
         ("--skip shn", "did you mean shm?"),
         ("--list --only shn", "did you mean shm?"),
         ("--only shm --skip shm", "leave no check"),
+        ("--only gang-ping", "leave no check"),
         ("--redact", "--redact is about what --dump saves"),
         ("--markdown", "--markdown is a form of --list"),
         ("--list --markdown --json", "two forms"),
@@ -357,7 +394,7 @@ def test_a_snapshot_without_needs_has_those_of_its_variables(tmp_path: Path) -> 
 
 
 def test_ids_are_found_by_name() -> None:
-    assert [each.id for each in command.choose(("shm",), ())] == ["shm"]
+    assert [each.id for each in command.choose(("shm",), (), checks())] == ["shm"]
     with pytest.raises(SettingError, match="did you mean shm"):
-        command.choose(("smh",), ())
+        command.choose(("smh",), (), checks())
     assert set(by_id()) == {each.id for each in checks()}

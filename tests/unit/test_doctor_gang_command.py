@@ -82,6 +82,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
             folder = Path(job.program.args[0])
             plan = from_json(Plan, (folder / PLAN).read_text("utf-8"))
             assert plan.findings[0].evidence == "64 KiB"
+            assert plan.unasked == options.get("unasked", ())
             if answer is not None:
                 (folder / ANSWER).write_text(to_json(answer), "utf-8")
             return finish
@@ -110,6 +111,15 @@ def test_rank_0_shows_all_with_the_matrices(run: Run) -> None:
     assert told["gang"]["hosts"] == ["pod-0", "pod-1", "pod-2", "pod-3"]
     assert len(told["gang"]["gbps"]) == len(told["gang"]["ping_us"]) == 4
     assert "FAIL gang-ping" in run(answer(seen))[1]
+
+
+def test_a_check_that_is_not_to_be_asked_is_not_shown(run: Run) -> None:
+    unasked = ("gang-ping", "gang-bandwidth")
+    seen = with_meetings(gang(), lambda rank, peer: {rank, peer} == {1, 2}, error="timed out")
+    told = json.loads(run(answer(seen), json=True, unasked=unasked)[1])
+    assert not {*unasked} & {each["id"] for each in told["checks"]}
+    _, text = run(None, Finish(exit_code=1), unasked=unasked, json=True)
+    assert not {*unasked} & {each["id"] for each in json.loads(text)["checks"]}
 
 
 def test_the_others_print_a_line_and_end_the_same(run: Run) -> None:

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results of a gang: of its pods' own checks, of what was measured, of how the launcher ended."""
 
+from dataclasses import replace
+
 import pytest
-from doctor_gangs import gang, pod, with_meetings, with_pods
+from doctor_gangs import gang, pod, rail, with_meetings, with_pods
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rdmatrain.doctor.gang import judge as judging
+from rdmatrain.doctor.gang.checks import CHECKS
 from rdmatrain.doctor.gang.judge import document, judge, node_results, of_error, of_finish
 from rdmatrain.doctor.gang.model import Gathering, NodeFinding, from_json, to_json
 from rdmatrain.doctor.model import Check, Result, Verdict, skipped
@@ -48,6 +51,26 @@ def test_pods_that_say_the_same_say_it_once() -> None:
 def test_what_another_version_asks_is_left_out() -> None:
     other = NodeFinding(id="of-tomorrow", verdict="FAIL", evidence="x")
     assert node_results([pod(0, findings=(other, GOOD))])[0].check.id == "memlock"
+
+
+def test_a_check_that_is_not_to_be_asked_says_nothing_and_causes_nothing() -> None:
+    ethernet = pod(2, rails=(rail(0), rail(1)))
+    mixed = with_pods(gang(), pod(1, rails=(rail(0, link_layer="InfiniBand"),)), ethernet)
+    assert by_name(judge(mixed))["gang-mtu"].finding.evidence == "not asked: see gang-link-layer"
+    results = by_name(judge(mixed, ("gang-link-layer", "gang-clock")))
+    assert results.keys() == {each.check.id for each in CHECKS} - {"gang-link-layer", "gang-clock"}
+    assert results["gang-mtu"].finding.verdict is not Verdict.SKIP
+
+
+def test_a_gang_that_is_not_complete_is_told_to_who_did_not_ask() -> None:
+    ids = [each.check.id for each in CHECKS]
+    lacking = replace(gang(), pods=gang().pods[:3])
+    assert [each.check.id for each in judge(gang(), ids)] == []
+    assert [each.check.id for each in judge(lacking, ids)] == ["gang-forms"]
+    assert [each.check.id for each in of_error("no secret", "give one", ids)] == ["gang-forms"]
+    fault = Fault(kind="refused", host="", detail="the nodes do not fit together", exit_code=78)
+    finish = Finish(exit_code=78, fault=fault)
+    assert [each.check.id for each in of_finish(finish, ids)] == ["gang-versions"]
 
 
 def test_pods_that_differ_end_the_launcher_and_are_a_matter_of_versions() -> None:

@@ -12,7 +12,7 @@ from rdmatrain.doctor.gang import rank as program
 from rdmatrain.doctor.gang.judge import gang_results
 from rdmatrain.doctor.gang.model import ANSWER, Answer, Gathering, Peer, Plan, from_json, to_json
 from rdmatrain.doctor.gang.rank import Rank
-from rdmatrain.doctor.model import Verdict
+from rdmatrain.doctor.model import Result, Verdict
 from rdmatrain.errors import BootstrapError
 
 
@@ -57,6 +57,21 @@ def test_rank_0_names_who_came_and_hangs_and_ends_the_job(
     code, answer = run(0, tmp_path, monkeypatch)
     assert code == answer.exit_code == 200
     assert forms(answer.gathering).startswith("hanging (rank 1) came, and did not finish")
+
+
+def test_rank_0_does_not_ask_what_its_doctor_is_not_to_ask(
+    store: DictStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, ...]] = []
+
+    def judge(seen: Gathering, unasked: tuple[str, ...]) -> list[Result]:
+        told.append(unasked)
+        return gang_results(seen, unasked)
+
+    monkeypatch.setattr("rdmatrain.doctor.gang.judge.judge", judge)
+    monkeypatch.setenv("RANK", "0")
+    Rank(Plan(timeout_s=0.4, unasked=("gang-mtu",)), tmp_path).run()
+    assert told == [("gang-mtu",)]
 
 
 def test_the_others_end_well_with_what_rank_0_says(

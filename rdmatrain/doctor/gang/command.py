@@ -39,6 +39,7 @@ class GangOptions:
         quiet: only what is wrong.
         plot: where rank 0 draws the bandwidths; empty for nowhere.
         style: of texts.
+        unasked: ids of the gang's checks that are not to be asked.
 
     """
 
@@ -47,6 +48,7 @@ class GangOptions:
     quiet: bool = False
     plot: str = ""
     style: Style = field(default_factory=Style)
+    unasked: tuple[str, ...] = ()
 
 
 def run_gang(
@@ -66,14 +68,15 @@ def run_gang(
         with closing(Runtime()) as runtime:
             found = _examine(case, results, options, runtime.folder)
     except RdmatrainError as error:
-        found = of_error(str(error), "start it with the options or variables of rdmatrain run")
+        fix = "start it with the options or variables of rdmatrain run"
+        found = of_error(str(error), fix, options.unasked)
     if isinstance(found, Answer) and found.gathering is None:
         write(_line(found, options))
         return found.exit_code
     gang: dict[str, Any] = {}
     if isinstance(found, Answer):
         assert found.gathering is not None
-        every, gang = judge(found.gathering), measured(found.gathering)
+        every, gang = judge(found.gathering, options.unasked), measured(found.gathering)
     else:
         every = [*found, *results]  # first what all pods say, as does the exit code
     _show(every, gang, _about(case, perf_counter() - start), options, write)
@@ -125,7 +128,7 @@ def _examine(
     try:
         answer: Answer = from_json(Answer, (folder / ANSWER).read_text("utf-8"))
     except (OSError, ValueError):
-        return of_finish(finish)
+        return of_finish(finish, options.unasked)
     return answer
 
 
@@ -143,6 +146,7 @@ def _plan(case: Case, results: Sequence[Result], options: GangOptions) -> Plan:
         timeout_s=options.timeout_s,
         gpus=tuple(each.gpu.model or each.gpu.vendor for each in case.found.allocation.gpus),
         findings=tuple(findings),
+        unasked=options.unasked,
     )
 
 

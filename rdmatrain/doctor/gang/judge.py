@@ -1,6 +1,6 @@
 """From what a gang measured, or from how it ended, to results."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -23,26 +23,37 @@ from rdmatrain.launcher.blame import NEXT_STEP, headline
 from rdmatrain.launcher.exit_codes import BAD_CONFIG
 from rdmatrain.launcher.messages import Finish
 
+FORMS = "gang-forms"
 # Pods whose initContainers still run have no address in DNS otherwise.
 NOT_READY = "; in an initContainer, their Service needs publishNotReadyAddresses: true"
 
 
-def judge(seen: Gathering) -> list[Result]:
-    """Return the results of a gang: of its pods' own checks first, as these are causes."""
-    return [*node_results(seen.pods), *gang_results(seen)]
+def judge(seen: Gathering, unasked: Collection[str] = ()) -> list[Result]:
+    """Return the results of a gang: of its pods' own checks first, as these are causes.
+
+    Args:
+        seen: what its pods said and measured.
+        unasked: ids of the gang's checks that are not to be asked.
+
+    """
+    return [*node_results(seen.pods), *gang_results(seen, unasked)]
 
 
-def gang_results(seen: Gathering) -> list[Result]:
-    """Ask the checks of the gang, one after the other."""
+def gang_results(seen: Gathering, unasked: Collection[str] = ()) -> list[Result]:
+    """Ask the checks of the gang, one after the other.
+
+    That the gang is not complete is told to who did not ask as well: all else has little to show.
+    """
     results: list[Result] = []
     lost: set[str] = set()
-    for each in CHECKS:
+    for each in _asked({*unasked} - {FORMS}):
         start = perf_counter()
         cause = next((name for name in each.check.after if name in lost), "")
         finding = skipped(f"not asked: see {cause}") if cause else _ask(each, seen)
         if finding.verdict is Verdict.FAIL:
             lost.add(each.check.id)
-        results.append(Result(each.check, finding, perf_counter() - start))
+        if each.check.id not in unasked or finding.verdict is Verdict.FAIL:
+            results.append(Result(each.check, finding, perf_counter() - start))
     return results
 
 
@@ -76,29 +87,35 @@ def _finding(found: NodeFinding) -> Finding:
     return Finding(Verdict(found.verdict), found.evidence, found.fix)
 
 
-def of_finish(finish: Finish) -> list[Result]:
+def of_finish(finish: Finish, unasked: Collection[str] = ()) -> list[Result]:
     """Return the results of a gang that has nothing to show, by how its launcher ended."""
     fault = finish.fault
     if fault is None:
-        return of_error(f"the launcher ended with exit code {finish.exit_code}", "run it again")
+        text = f"the launcher ended with exit code {finish.exit_code}"
+        return of_error(text, "run it again", unasked)
     fix = NEXT_STEP.get(fault.kind, "see what the launcher says above")
     fix += NOT_READY if fault.kind == "timeout" else ""
     text = headline(replace(fault, kind=""))
     if finish.exit_code == BAD_CONFIG and "do not fit together" in fault.detail:
         came = passed("all pods came")
-        return _rest({"gang-forms": came, "gang-versions": failed(text, fix)})
-    return of_error(text, fix)
+        return _rest({FORMS: came, "gang-versions": failed(text, fix)}, unasked)
+    return of_error(text, fix, unasked)
 
 
-def of_error(text: str, fix: str) -> list[Result]:
+def of_error(text: str, fix: str, unasked: Collection[str] = ()) -> list[Result]:
     """Return the results of a gang that cannot even come together."""
-    return _rest({"gang-forms": failed(text, fix)})
+    return _rest({FORMS: failed(text, fix)}, unasked)
 
 
-def _rest(known: dict[str, Finding]) -> list[Result]:
+def _rest(known: dict[str, Finding], unasked: Collection[str]) -> list[Result]:
     cause = next(name for name, each in known.items() if each.verdict is Verdict.FAIL)
     other = skipped(f"not asked: see {cause}")
-    return [Result(each.check, known.get(each.check.id, other), 0.0) for each in CHECKS]
+    asked = _asked({*unasked} - {cause})
+    return [Result(each.check, known.get(each.check.id, other), 0.0) for each in asked]
+
+
+def _asked(unasked: Collection[str]) -> list[GangCheck]:
+    return [each for each in CHECKS if each.check.id not in unasked]
 
 
 def document(seen: Gathering) -> dict[str, Any]:

@@ -30,12 +30,14 @@ class Plan:
         timeout_s: longest time for all that ranks do.
         gpus: models of the pod's GPUs.
         findings: of the node's checks.
+        unasked: ids of the gang's checks that are not to be asked.
 
     """
 
     timeout_s: float
     gpus: tuple[str, ...] = ()
     findings: tuple[NodeFinding, ...] = ()
+    unasked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -150,7 +150,7 @@ class Rank:
             timeout_s=self._plan.timeout_s,
             seconds=monotonic() - self._began,
         )
-        results = judge(gathering)
+        results = judge(gathering, self._plan.unasked)
         answer = Answer(
             rank=0,
             exit_code=exit_code(results),
