@@ -9,6 +9,7 @@ from rdmatrain.doctor.catalog import checks
 from rdmatrain.doctor.examine import examine
 from rdmatrain.doctor.model import Needs, Result, Verdict
 from rdmatrain.doctor.report import Style, as_lines, cause_of, exit_code
+from rdmatrain.doctor.status import failure
 from rdmatrain.doctor.subject import needs_of, this_pod
 from rdmatrain.launcher import exit_codes
 from rdmatrain.launcher.job import Job
@@ -36,10 +37,8 @@ def preflight(job: Job, tell: Callable[[str], None], style: Style) -> None:
     _tell(results, tell, style)
     cause = cause_of(results)
     if cause and cause.verdict is Verdict.FAIL:
-        said = f"{cause.check.id}: {cause.finding.evidence}; do this: {cause.finding.fix}"
         raise RefusalError(
-            f"nothing was started, as rdmatrain doctor says FAIL {printable(said)}",
-            exit_code(results),
+            f"nothing was started, as rdmatrain doctor says {failure(cause)}", exit_code(results)
         )
 
 

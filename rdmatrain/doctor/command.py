@@ -15,6 +15,7 @@ from rdmatrain.launcher.values import endpoint
 
 # Everything else is imported by whoever needs it: to list and to explain is to answer at once.
 if TYPE_CHECKING:
+    from rdmatrain.doctor.gang.command import GangOptions
     from rdmatrain.doctor.model import Case, Check
     from rdmatrain.doctor.report import About, Style
 
@@ -187,33 +188,50 @@ def choose(only: Sequence[str], skip: Sequence[str], known: "Sequence[Check]") -
 def _examine(options: DoctorOptions, write: Callable[[str], None], stream: TextIO | None) -> int:
     from rdmatrain.doctor.examine import examine  # noqa: PLC0415
     from rdmatrain.doctor.report import exit_code  # noqa: PLC0415
+    from rdmatrain.doctor.status import tell_kubernetes  # noqa: PLC0415
     from rdmatrain.doctor.subject import saved_pod, this_pod  # noqa: PLC0415
 
     start = perf_counter()
-    of_gang = _gang_checks() if options.gang else ()
-    chosen = choose(options.only, options.skip, (*checks(), *of_gang))
+    of_pod, of_gang = _choose_both(options)
     needs = options.needs
     case = saved_pod(options.snapshot, needs) if options.snapshot else this_pod(needs)
-    results = list(examine(case, [each for each in chosen if each not in of_gang]))
+    results = list(examine(case, of_pod))
     if options.dump:
         _save(options, case, write)
     if options.gang:
-        from rdmatrain.doctor.gang.command import GangOptions, run_gang  # noqa: PLC0415
+        from rdmatrain.doctor.gang.command import run_gang  # noqa: PLC0415
 
-        how = GangOptions(
-            timeout_s=options.gang_timeout,
-            json=options.json,
-            quiet=options.quiet,
-            plot=options.plot,
-            style=_style(options, stream),
-            unasked=tuple(each.id for each in of_gang if each not in chosen),
-        )
         # Its ranks have the variables themselves: only what the command line says is to be told.
-        return run_gang(replace(case, needs=options.needs), results, how, write)
+        case = replace(case, needs=options.needs)
+        return run_gang(case, results, _gang_options(options, of_gang, stream), write)
+    if not options.snapshot:
+        tell_kubernetes(results)
     text = _told(options, results, _about(case, perf_counter() - start), stream)
     if text and options.dump != STDOUT:
         write(text)
     return exit_code(results)
+
+
+def _choose_both(options: DoctorOptions) -> "tuple[list[Check], list[Check]]":
+    """Return the checks of this pod to ask, and those of the gang."""
+    gang = _gang_checks() if options.gang else ()
+    chosen = choose(options.only, options.skip, (*checks(), *gang))
+    return [each for each in chosen if each not in gang], [each for each in gang if each in chosen]
+
+
+def _gang_options(
+    options: DoctorOptions, chosen: "Sequence[Check]", stream: TextIO | None
+) -> "GangOptions":
+    from rdmatrain.doctor.gang.command import GangOptions  # noqa: PLC0415
+
+    return GangOptions(
+        timeout_s=options.gang_timeout,
+        json=options.json,
+        quiet=options.quiet,
+        plot=options.plot,
+        style=_style(options, stream),
+        unasked=tuple(each.id for each in _gang_checks() if each not in chosen),
+    )
 
 
 def _gang_checks() -> "tuple[Check, ...]":

@@ -34,7 +34,9 @@ def run_job(
         return _run(given, write, before)
     except SettingError as error:
         if not _only_looks(given):
-            _tell_kubernetes(error)
+            from rdmatrain.launcher import termination  # noqa: PLC0415 - only errors need it
+
+            termination.refuse(str(error), getattr(error, "exit_code", exit_codes.USAGE))
         raise
 
 
@@ -62,13 +64,3 @@ def _run(
 
 def _only_looks(given: Mapping[str, Any]) -> bool:
     return bool(given.get("explain") or given.get("dry_run"))
-
-
-def _tell_kubernetes(error: SettingError) -> None:
-    from rdmatrain.launcher import termination  # noqa: PLC0415 - only errors need them
-    from rdmatrain.launcher.facts import host_name  # noqa: PLC0415
-    from rdmatrain.launcher.messages import Fault, Finish  # noqa: PLC0415
-
-    code = getattr(error, "exit_code", exit_codes.USAGE)
-    fault = Fault(kind="setting", host=host_name(), detail=str(error), exit_code=code)
-    termination.write(termination.text(Finish(exit_code=code, fault=fault), "", host_name()))

@@ -11,7 +11,8 @@ from dataclasses import asdict
 
 from rdmatrain.launcher.blame import headline, signal_name
 from rdmatrain.launcher.exit_codes import GANG_TIMEOUT, MEANING, may_be_retried
-from rdmatrain.launcher.messages import Finish
+from rdmatrain.launcher.facts import host_name
+from rdmatrain.launcher.messages import Fault, Finish
 
 LOG = "/dev/termination-log"
 MAX_BYTES = 4096
@@ -45,6 +46,18 @@ def text(finish: Finish, run_id: str, host: str) -> str:
             told[name] = str(told.get(name, ""))[: MAX_BYTES // 48]
         data = json.dumps(told)
     return data
+
+
+def refuse(detail: str, exit_code: int) -> None:
+    """Write why nothing was started.
+
+    Args:
+        detail: why, and what to do.
+        exit_code: of this process.
+
+    """
+    fault = Fault(kind="setting", host=host_name(), detail=detail, exit_code=exit_code)
+    write(text(Finish(exit_code=exit_code, fault=fault), "", host_name()))
 
 
 def _meaning(finish: Finish) -> str:

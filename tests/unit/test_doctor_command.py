@@ -27,6 +27,7 @@ from rdmatrain.doctor.model import Result as CheckResult
 from rdmatrain.doctor.probes import about
 from rdmatrain.doctor.subject import HERE, needs_of, saved_pod
 from rdmatrain.errors import SettingError
+from rdmatrain.launcher import termination
 from rdmatrain.launcher.job import Gang, Job, Program
 
 Doctor = Callable[..., Result]
@@ -82,6 +83,23 @@ def test_the_exit_code_is_that_of_the_first_check_that_fails(
     assert doctor().exit_code == 71
     assert doctor("--skip", "b").exit_code == 72
     assert doctor("--only", "a").exit_code == 0
+
+
+def test_a_failure_is_in_the_pods_status_unless_it_is_of_a_saved_pod(
+    doctor: Doctor, catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, saved = tmp_path / "termination-log", tmp_path / "saved.json"
+    log.touch()
+    write = termination.write
+    monkeypatch.setattr(termination, "write", lambda text: write(text, str(log)))
+    catalogue(a=warned("slow", "hurry"), b=failed("64 KiB\x1b", "raise it"))
+    doctor("--skip", "b", "--dump", str(saved))
+    doctor("-F", str(saved))
+    assert log.read_text() == ""
+    assert doctor("--json").exit_code == 71
+    told = json.loads(log.read_text())
+    assert told["exit_code"] == 71
+    assert r"FAIL b: 64 KiB\x1b; do this: raise it" in told["message"]
 
 
 def test_a_warning_is_no_failure(doctor: Doctor, catalogue: Catalogue) -> None:

@@ -18,6 +18,7 @@ from rdmatrain.doctor.gang.command import GangOptions, gang_job, run_gang
 from rdmatrain.doctor.gang.model import ANSWER, PLAN, Answer, Gathering, Plan, from_json, to_json
 from rdmatrain.doctor.model import Case, Check, Needs, Result, Verdict, failed, skipped
 from rdmatrain.errors import SettingError
+from rdmatrain.launcher import termination
 from rdmatrain.launcher.job import Job
 from rdmatrain.launcher.messages import Fault, Finish
 
@@ -62,6 +63,16 @@ def test_what_keeps_a_job_from_starting_is_said(tmp_path: Path) -> None:
     without = {name: value for name, value in ENVIRON.items() if "SECRET" not in name}
     with pytest.raises(SettingError, match="4 nodes need a secret"):
         gang_job(CASE, without, 30.0, tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the kubelet looks at."""
+    path = tmp_path / "termination-log"
+    path.touch()
+    write = termination.write
+    monkeypatch.setattr(termination, "write", lambda text: write(text, str(path)))
+    return path
 
 
 ENDED = Finish(exit_code=0)
@@ -146,6 +157,25 @@ def test_a_gang_that_is_not_complete_shows_what_this_pod_found_too(run: Run) -> 
 def test_a_pod_that_cannot_start_a_job_says_so(run: Run) -> None:
     code, text = run(None, environ={"PET_NNODES": "2"})
     assert code == 200 and "FAIL gang-forms: it is known that there are 2 nodes" in text
+
+
+def test_every_pod_has_the_gangs_failure_in_its_status(run: Run, log: Path) -> None:
+    def told() -> tuple[int, str]:
+        found = json.loads(log.read_text())
+        log.write_text("")
+        return found["exit_code"], found["message"].partition(": ")[2]
+
+    seen = with_meetings(gang(), lambda rank, peer: {rank, peer} == {1, 2}, error="timed out")
+    run(answer(seen), quiet=True)
+    assert told() == (202, "FAIL gang-ping: pod-1 (rank 1) and pod-2 (rank 2) fails: timed out; "
+                           "do this: see the way between those")  # fmt: skip
+    run(answer(None, rank=3))
+    assert told()[1].startswith("rank 3: the gang's verdict is FAIL (exit code 202): rank 0, on")
+    run(None, Finish(exit_code=1))
+    assert told() == (200, "FAIL gang-forms: the launcher ended with exit code 1; do this: "
+                           "run it again")  # fmt: skip
+    run(Answer(rank=3, exit_code=0, verdict="PASS", leader="pod-0"))
+    assert log.read_text() == ""
 
 
 def test_an_answer_that_is_torn_does_not_count(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

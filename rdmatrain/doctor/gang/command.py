@@ -15,8 +15,10 @@ from rdmatrain.doctor.gang.model import ANSWER, PLAN, Answer, NodeFinding, Plan,
 from rdmatrain.doctor.heatmap import draw
 from rdmatrain.doctor.model import Case, Result
 from rdmatrain.doctor.report import About, Style, as_lines, as_text, document, exit_code
+from rdmatrain.doctor.status import tell_kubernetes
 from rdmatrain.doctor.subject import about
 from rdmatrain.errors import RdmatrainError
+from rdmatrain.launcher import termination
 from rdmatrain.launcher.job import Job, Output, Program
 from rdmatrain.launcher.launch import run_to_end
 from rdmatrain.launcher.resolve import resolve
@@ -72,6 +74,8 @@ def run_gang(
         found = of_error(str(error), fix, options.unasked)
     if isinstance(found, Answer) and found.gathering is None:
         write(_line(found, options))
+        if found.exit_code:
+            termination.refuse(_text(found), found.exit_code)
         return found.exit_code
     gang: dict[str, Any] = {}
     if isinstance(found, Answer):
@@ -79,6 +83,7 @@ def run_gang(
         every, gang = judge(found.gathering, options.unasked), measured(found.gathering)
     else:
         every = [*found, *results]  # first what all pods say, as does the exit code
+    tell_kubernetes(every)
     _show(every, gang, _about(case, perf_counter() - start), options, write)
     if options.plot and gang:
         draw(gang["hosts"], gang["gbps"], Path(options.plot))
@@ -112,6 +117,10 @@ def _line(answer: Answer, options: GangOptions) -> str:
         told = {"verdict": answer.verdict, "exit_code": answer.exit_code}
         told |= {"rank": answer.rank, "shown_by": answer.leader}
         return json.dumps(document([], "gang") | told, indent=1)
+    return _text(answer)
+
+
+def _text(answer: Answer) -> str:
     return (
         f"rank {answer.rank}: the gang's verdict is {answer.verdict} (exit code "
         f"{answer.exit_code}): rank 0, on {answer.leader}, shows why"
