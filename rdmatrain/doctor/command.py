@@ -127,9 +127,9 @@ def _check(options: DoctorOptions) -> None:
 
 def _check_plot(options: DoctorOptions) -> None:
     if options.plot:
-        from rdmatrain.doctor.heatmap import kind_of  # noqa: PLC0415 - before all pods meet
+        from rdmatrain.doctor.heatmap import require_drawable  # noqa: PLC0415
 
-        kind_of(Path(options.plot))
+        require_drawable(Path(options.plot))  # before all pods meet
 
 
 def _are_given(options: DoctorOptions, names: str) -> bool:

@@ -2,13 +2,16 @@
 
 import io
 import math
+import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from rdmatrain.errors import SettingError
 
 KINDS = ("png", "svg")
+NO_MATPLOTLIB = 'drawing needs matplotlib: pip install "rdmatrain[doctor]"'
 # Beyond so many, numbers are too small to be read, and names are those of some.
 MAX_NUMBERS, MAX_NAMES = 16, 40
 INK, NONE = "#24292f", "#e4e7ea"
@@ -31,6 +34,21 @@ def kind_of(path: Path) -> str:
     return kind
 
 
+def require_drawable(path: Path) -> None:
+    """Find out before anything is measured whether it can be drawn.
+
+    Raises:
+        SettingError: matplotlib is not installed, or there can be no such file.
+
+    """
+    kind_of(path)
+    if find_spec("matplotlib") is None:
+        raise SettingError(NO_MATPLOTLIB)
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        why = "it is a folder" if path.is_dir() else "no such folder, or no right to write there"
+        raise SettingError(f"cannot write {path}: {why}")
+
+
 def draw(hosts: Sequence[str], gbps: Matrix, path: Path, caption: str = "") -> None:
     """Draw a matrix of bandwidths into a file; the same matrix gives the same bytes.
 
@@ -49,7 +67,7 @@ def draw(hosts: Sequence[str], gbps: Matrix, path: Path, caption: str = "") -> N
         import matplotlib  # noqa: PLC0415 - optional, and slow to import
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError:
-        raise SettingError('drawing needs matplotlib: pip install "rdmatrain[doctor]"') from None
+        raise SettingError(NO_MATPLOTLIB) from None
     look: Any = {"font.size": 9, "text.color": INK, "svg.fonttype": "none", "svg.hashsalt": "x"}
     with matplotlib.rc_context(look):
         side = min(4.0 + 0.45 * len(hosts), 14.0)

@@ -4,6 +4,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,6 +31,7 @@ from rdmatrain.errors import SettingError
 from rdmatrain.launcher import termination
 from rdmatrain.launcher.job import Gang, Job, Program
 
+HAS_MATPLOTLIB = find_spec("matplotlib") is not None
 Doctor = Callable[..., Result]
 Catalogue = Callable[..., None]
 
@@ -182,6 +184,7 @@ def test_needs_reach_the_checks(doctor: Doctor, catalogue: Catalogue) -> None:
         ("--quiet --verbose", "contradict each other"),
         ("--plot x.png", "--plot draws the bandwidths of --gang"),
         ("--gang --plot x.jpg", "ends in .png or .svg"),
+        ("--gang --plot /nowhere/x.svg", "/nowhere/x.svg" if HAS_MATPLOTLIB else "pip install"),
         ("--gang -F x", "leave out -F and -f"),
         ("--gang -f x", "leave out -F and -f"),
         ("--gang --dump -", "cannot go to standard output together"),

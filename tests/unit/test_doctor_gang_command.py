@@ -133,6 +133,22 @@ def test_a_check_that_is_not_to_be_asked_is_not_shown(run: Run) -> None:
     assert not {*unasked} & {each["id"] for each in json.loads(text)["checks"]}
 
 
+def test_a_drawing_that_fails_is_told_and_the_exit_code_is_the_gangs(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(*_: object) -> None:
+        raise SettingError("no space is left")
+
+    monkeypatch.setattr(command, "draw", draw)
+    code, text = run(answer(gang()), plot="x.svg", json=True)
+    assert (code, json.loads(text)["scope"]) == (202, "gang")
+    assert capsys.readouterr().err == "--plot x.svg was not drawn: no space is left\n"
+    assert run(None, Finish(exit_code=1), plot="x.svg")[0] == 200
+    assert capsys.readouterr().err == "--plot x.svg was not drawn: nothing was measured\n"
+    run(answer(None, rank=3), plot="x.svg")
+    assert capsys.readouterr().err == "", "rank 0 draws"
+
+
 def test_the_others_print_a_line_and_end_the_same(run: Run) -> None:
     code, text = run(answer(None, rank=3))
     assert code == 202 and text == (

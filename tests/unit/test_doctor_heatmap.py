@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rdmatrain.doctor.heatmap import draw, kind_of
+from rdmatrain.doctor.heatmap import draw, kind_of, require_drawable
 from rdmatrain.errors import SettingError
 
 HOSTS = ["train-worker-0", "train-worker-1", "odd$one$<&>"]
@@ -63,6 +63,20 @@ def test_a_name_that_is_no_drawings_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"cannot write .*No such file"):
         draw(HOSTS, GBPS, tmp_path / "gone" / "gang.svg")
+
+
+def test_what_cannot_be_drawn_is_known_before_it_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_drawable(tmp_path / "gang.svg")
+    (tmp_path / "folder.svg").mkdir()
+    for name in ("gang.jpg", "gone/gang.svg", "folder.svg"):
+        with pytest.raises(SettingError, match=name):
+            require_drawable(tmp_path / name)
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder.svg"]
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SettingError, match="pip install"):
+        require_drawable(tmp_path / "gang.svg")
 
 
 def test_without_matplotlib_it_says_what_to_install(

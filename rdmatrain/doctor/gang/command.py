@@ -1,6 +1,7 @@
 """``rdmatrain doctor --gang``: from a pod's own results to the gang's, and what is printed."""
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from rdmatrain.launcher.job import Job, Output, Program
 from rdmatrain.launcher.launch import run_to_end
 from rdmatrain.launcher.resolve import resolve
 from rdmatrain.launcher.runtime import Runtime
+from rdmatrain.topo.terminal import printable
 
 RANK = "rdmatrain.doctor.gang.rank"
 # The launcher ends a rank that is stopped for so long, if there is so much time.
@@ -85,9 +87,22 @@ def run_gang(
         every = [*found, *results]  # first what all pods say, as does the exit code
     tell_kubernetes(every)
     _show(every, gang, _about(case, perf_counter() - start), options, write)
-    if options.plot and gang:
-        draw(gang["hosts"], gang["gbps"], Path(options.plot))
+    if options.plot:
+        _plot(gang, Path(options.plot))
     return exit_code(found) if isinstance(found, list) else found.exit_code
+
+
+def _plot(gang: Mapping[str, Any], path: Path) -> None:
+    """Draw what was measured; where that fails, the exit code is the gang's all the same."""
+    why = "nothing was measured"
+    if gang:
+        try:
+            draw(gang["hosts"], gang["gbps"], path)
+        except Exception as error:
+            why = str(error) or type(error).__name__
+        else:
+            return
+    print(printable(f"--plot {path} was not drawn: {why}"), file=sys.stderr)  # noqa: T201
 
 
 def _about(case: Case, seconds: float) -> About:
