@@ -1,7 +1,6 @@
 """Asking the checks about a case."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from time import perf_counter
 
 from rdmatrain.doctor.model import (
@@ -29,7 +28,6 @@ def examine(case: Case, checks: Iterable[Check]) -> Iterator[Result]:
         checks: in the order of causes.
 
     """
-    failed: frozenset[str] = frozenset()
     causes: dict[str, str] = {}
     hung: dict[str, str] = {}
     for check in checks:
@@ -39,9 +37,8 @@ def examine(case: Case, checks: Iterable[Check]) -> Iterator[Result]:
             causes[check.id] = cause
             finding = skipped(f"not asked: see {cause}")
         else:
-            finding = _ask(check, replace(case, failed=failed), hung)
+            finding = _ask(check, case, hung)
         if finding.verdict is Verdict.FAIL:
-            failed |= {check.id}
             causes[check.id] = check.id
         yield Result(check, finding, perf_counter() - start)
 

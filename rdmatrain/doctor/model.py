@@ -86,14 +86,12 @@ class Case:
         source: files, and probes by name; see :mod:`rdmatrain.doctor.probes`.
         found: what discovery makes of it.
         needs: what the job needs.
-        failed: ids of the checks before that said FAIL.
 
     """
 
     source: "Source"
     found: "Survey"
     needs: Needs = field(default_factory=Needs)
-    failed: frozenset[str] = frozenset()
 
     def probe(self, name: str) -> Mapping[str, Any] | None:
         """Return what a probe found out; None where it was not made, as in most snapshots.

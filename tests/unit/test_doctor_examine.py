@@ -43,13 +43,6 @@ def test_causes_that_are_not_asked_at_all_cause_nothing() -> None:
     assert asked(check("b", BAD, "a"))["b"].finding == BAD
 
 
-def test_a_check_is_told_which_checks_before_it_failed() -> None:
-    def judge(case: Case) -> Finding:
-        return passed(",".join(sorted(case.failed)))
-
-    assert asked(check("a", BAD), check("b", BAD), check("c", judge))["c"].finding.evidence == "a,b"
-
-
 def test_a_check_that_breaks_is_one_that_could_not_see() -> None:
     def judge(_: Case) -> Finding:
         raise KeyError("free")

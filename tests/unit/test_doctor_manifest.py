@@ -1404,7 +1404,6 @@ def test_ids_that_pods_have_too_are_the_same_checks() -> None:
         assert each.static or each.check is known.get(each.check.id, each.check)
 
 
-@pytest.mark.skipif(len(checks()) < 40, reason="the checks of pods are not there yet")
 def test_all_others_are_checks_of_pods() -> None:
     assert {each.check.id for each in questions() if not each.static} <= set(by_id())
 
