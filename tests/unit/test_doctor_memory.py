@@ -404,6 +404,14 @@ def test_the_first_device_that_opens_is_registered_with(monkeypatch):
     assert (facts["registered"], facts["register_error"]) == (8 * MIB, NO_MEMORY)
 
 
+def test_the_devices_that_the_pod_was_granted_come_first(monkeypatch):
+    core = FakeCore(8 * MIB)
+    use(monkeypatch, core)
+    monkeypatch.setattr(probe, "survey", lambda _: pod_case(nics=("mlx5_3",)).found)
+    assert probe.ask_memlock(MIB)["device"] == "mlx5_3"
+    assert core.asked == ["mlx5_3"]
+
+
 def test_a_core_without_the_call_or_the_library_says_so(monkeypatch):
     use(monkeypatch, SimpleNamespace(rdma_devices=lambda: ["mlx5_0"]))
     facts = probe.ask_memlock(MIB)

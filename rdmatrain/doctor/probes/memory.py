@@ -10,6 +10,8 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+from rdmatrain.discovery.source import Tree
+from rdmatrain.discovery.survey import survey
 from rdmatrain.doctor.model import Needs
 
 SHM = "/dev/shm"
@@ -31,6 +33,8 @@ def probes(needs: Needs) -> Mapping[str, Callable[[], Any]]:
 
 def ask_memlock(wanted: int) -> dict[str, Any]:
     """Lock memory, and register it with the first RDMA device that can be opened.
+
+    Those that this pod was granted come first: what another's allows says nothing of them.
 
     Returns:
         ``error``; ``wanted`` in bytes; ``locked`` in bytes, and ``lock_error`` where that is less;
@@ -134,12 +138,19 @@ def _lock(lock: Callable[[int, int], int], wanted: int) -> tuple[int, str]:
     return locked, "" if locked >= wanted else f"mlock: {os.strerror(error)}"
 
 
+def _granted_first(devices: list[str]) -> list[str]:
+    if len(devices) < 2:
+        return devices
+    granted = {each.nic.name for each in survey(Tree()).allocation.nics}
+    return sorted(devices, key=lambda name: name not in granted)
+
+
 def _register_most(wanted: int) -> dict[str, Any]:
     facts: dict[str, Any] = {"device": "", "device_error": "", "registered": 0}
     facts["register_error"] = ""
     try:
         core = import_module("rdmatrain._core")
-        for device in core.rdma_devices():
+        for device in _granted_first(core.rdma_devices()):
             try:
                 registered, why = core.rdma_test_register(device, wanted)
             except Exception as error:
