@@ -109,6 +109,23 @@ def test_a_variable_of_the_device_plugin_that_was_set_again() -> None:
 
 
 @pytest.mark.parametrize(
+    ("start", "evidence"),
+    [
+        (13, "/proc/1/environ cannot be read: EACCES"),
+        (None, "/proc/1/environ cannot be read: ENOENT"),
+        (environ({"PATH": "/sbin"}), "/proc/1/environ has no PCIDEVICE_NVIDIA_COM_RDMA_VF"),
+    ],
+)
+def test_variables_are_not_said_to_be_the_same_where_the_first_ones_are_unseen(
+    start: str | int | None, evidence: str
+) -> None:
+    finding = asked(healthy({"/proc/1/environ": start}), "env-differs")
+    assert finding.verdict.value == "SKIP"
+    assert finding.evidence.startswith(evidence)
+    assert asked(bare(), "env-differs").evidence.startswith("no device plugin gave this pod")
+
+
+@pytest.mark.parametrize(
     ("name", "meant"),
     [
         ("NCCL_IB_HCAS", "NCCL_IB_HCA"),

@@ -30,6 +30,9 @@ from rdmatrain.launcher.refusal import RefusalError
 
 GROUP = "variables"
 _NO_VARIABLES = "the environment of this process cannot be read"
+_NO_PLUGIN = f"no device plugin gave this pod variables ({PLUGIN}...)"
+# What the container was started with.
+_START = "/proc/1/environ"
 # What the two libraries for CPU tensors take: whole names of interfaces, with commas.
 _WHOLE_NAMES = ("GLOO_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
 _IDENTITY = (
@@ -69,10 +72,8 @@ def env_lost_by_shell(case: Case) -> Finding:
         return warned(said(lost[0]), fix)
     if not _is_read(case):
         return skipped(_NO_VARIABLES)
-    names = [name for name in own_variables(case) if name.startswith(PLUGIN)]
-    if not names:
-        return skipped(f"no device plugin gave this pod variables ({PLUGIN}...)")
-    return passed(f"{shown(', '.join(names))} came through")
+    names = _of_plugins(case)
+    return passed(f"{shown(', '.join(names))} came through") if names else skipped(_NO_PLUGIN)
 
 
 @check("env-differs", GROUP, title="a device plugin's variables are as the container got them")
@@ -84,7 +85,18 @@ def env_differs(case: Case) -> Finding:
     ]
     if changed or not _is_read(case):
         return gravest(changed, _NO_VARIABLES)
-    return passed("no variable of a device plugin was changed after the container started")
+    names = _of_plugins(case)
+    if not names:
+        return skipped(_NO_PLUGIN)
+    start = case.source.text(_START)
+    if start is None:
+        return skipped(f"{_START} cannot be read: {case.source.failure(_START)}")
+    given = {entry.partition("=")[0] for entry in start.split("\0")}
+    same = [name for name in names if name in given]
+    # With the host's processes in view, process 1 is the host's.
+    if not same:
+        return skipped(f"{_START} has no {shown(', '.join(names))}")
+    return passed(f"{shown(', '.join(same))} as in {_START}")
 
 
 @check(
@@ -261,6 +273,10 @@ def env_omp(case: Case) -> Finding:
 def _is_read(case: Case) -> bool:
     # A redacted snapshot may have no variable left.
     return case.source.text("/proc/self/environ") is not None
+
+
+def _of_plugins(case: Case) -> list[str]:
+    return [name for name in own_variables(case) if name.startswith(PLUGIN)]
 
 
 def _variable(complaint: Complaint) -> str:
