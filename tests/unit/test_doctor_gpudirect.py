@@ -88,7 +88,10 @@ def test_a_driver_that_does_not_answer() -> None:
 def test_a_driver_that_nobody_could_ask() -> None:
     unasked = {"nvml": {"error": "pynvml is not installed", "gpus": []}}
     finding = asked(healthy({"/proc/driver/nvidia/version": CLOSED}, unasked), "gpu-driver")
-    assert finding.evidence == "driver 535.104.05 is loaded; pynvml is not installed"
+    assert finding.verdict.value == "SKIP"
+    assert finding.evidence == (
+        "driver 535.104.05 is loaded, and nobody asked it: pynvml is not installed"
+    )
     assert asked(healthy(probes=unasked), "gpu-driver").verdict.value == "SKIP"
 
 
