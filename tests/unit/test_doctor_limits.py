@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the doctor says of descriptors, threads, and what devices and cgroups allow of RDMA."""
 
+import os
 import re
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,12 +113,66 @@ def test_the_tightest_level_of_pids_counts():
     assert f"{CGROUP}/pids.max is 50, of which 48 are in use" in finding.evidence
 
 
+def of_user(nproc: int, threads: int, hidden: str = "") -> Finding:
+    facts = {"threads": {"threads": threads, "hidden": hidden}}
+    return ask("pids", pod_case(pids("max", 1, user=1000, nproc=nproc), facts))
+
+
 def test_processes_of_a_user_count_unless_it_is_root():
-    finding = ask("pids", pod_case(pids("max", 1, user=1000, nproc=10)))
+    finding = of_user(10, 3)
     assert finding.verdict is Verdict.FAIL
-    assert "ulimit -u is 10, at most 10" in finding.evidence
+    assert "ulimit -u is 10, at most 10, of which 3 are in use" in finding.evidence
     assert "limits.d/nproc.conf" in finding.fix
     assert ask("pids", pod_case(pids("max", 1, user=0, nproc=10))).verdict is Verdict.PASS
+
+
+def test_what_a_user_has_started_is_no_room():
+    assert of_user(4096, 40).verdict is Verdict.PASS
+    finding = of_user(4096, 4090)
+    assert finding.verdict is Verdict.FAIL
+    assert "ulimit -u is 4096, at most 4096, of which 4090 are in use; 1 rank" in finding.evidence
+
+
+def test_threads_of_a_user_that_may_be_unseen_are_told():
+    finding = of_user(4096, 40, "others are not seen")
+    assert finding.verdict is Verdict.SKIP
+    assert finding.evidence.endswith("of which at least 40 are in use: others are not seen")
+    assert of_user(4096, 4090, "others are not seen").verdict is Verdict.FAIL
+    unasked = ask("pids", pod_case(pids(100000, 1, user=1000, nproc=200000)))
+    assert (unasked.verdict, "at least 0 are in use: not asked" in unasked.evidence) == (
+        Verdict.SKIP,
+        True,
+    )
+
+
+def test_the_threads_of_a_user_are_counted(tmp_path):
+    own, other = os.getuid(), os.getuid() + 1
+    # The real user counts, not the effective one.
+    for pid, users, threads in ((1, (other, own), 7), (20, (own, other), 3), (300, (own, own), 4)):
+        folder = tmp_path / str(pid)
+        folder.mkdir()
+        rows = f"Name:\tx\nUid:\t{users[0]}\t{users[1]}\t0\t0\nThreads:\t{threads}\n"
+        (folder / "status").write_text(rows)
+    (tmp_path / "400").mkdir()  # of one that has just ended
+    (tmp_path / "self/ns").mkdir(parents=True)
+    link = tmp_path / "self/ns/pid"
+    link.symlink_to("pid:[4026531836]")
+    assert probe.ask_threads(tmp_path) == {"threads": 7, "hidden": ""}
+    link.unlink()
+    link.symlink_to("pid:[4026532444]")
+    assert "other containers" in probe.ask_threads(tmp_path)["hidden"]
+
+
+def test_a_new_thread_is_counted():
+    before, over = probe.ask_threads()["threads"], threading.Event()
+    threads = [threading.Thread(target=over.wait) for _ in range(200)]
+    for each in threads:
+        each.start()
+    during = probe.ask_threads()["threads"]
+    over.set()
+    for each in threads:
+        each.join()
+    assert during > before + 100  # others may have ended meanwhile
 
 
 def device(**changes: object) -> dict[str, object]:
@@ -251,7 +307,7 @@ def test_garbage_breaks_nothing(text):
 
 def ask_core(monkeypatch: pytest.MonkeyPatch, **functions: object) -> dict[str, Any]:
     monkeypatch.setattr(probe, "import_module", lambda name: SimpleNamespace(**functions))
-    (answer,) = [asked() for asked in probe.probes(Needs()).values()]
+    answer = probe.probes(Needs())["device_limits"]()
     return dict(answer)
 
 

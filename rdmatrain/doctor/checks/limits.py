@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from rdmatrain.discovery.quota import folders
 from rdmatrain.discovery.sysfs import attribute
@@ -36,6 +36,23 @@ EXTENT_BYTES = 64 * MIB
 NO_DEVICE = "there is no RDMA device, and none was asked for"
 
 _NUMBER = re.compile("[0-9]{1,18}")
+
+
+class Room(NamedTuple):
+    """How many threads may still be started.
+
+    Attributes:
+        num: how many, at most.
+        seen: who says so.
+        fix: how to have more.
+        whole: all threads that count were seen.
+
+    """
+
+    num: int
+    seen: str
+    fix: str
+    whole: bool = True
 
 
 @check(
@@ -73,17 +90,18 @@ def pids(case: Case) -> Finding:
 
     Where there is no room, importing numpy or torch fails with a message of OpenBLAS or OpenMP.
     """
-    room, seen, fix = min(_thread_rooms(case), default=(None, "no limit of processes is shown", ""))
-    if room is None:
-        return skipped(seen)
-    num_ranks = ranks_of(case)
+    rooms = sorted(_thread_rooms(case))
+    if not rooms:
+        return skipped("no limit of processes is shown")
+    (room, seen, fix, _), num_ranks = rooms[0], ranks_of(case)
     if room < LEAST_THREADS * num_ranks:
         return failed(
             f"{seen}; {counted(num_ranks)}: {LEAST_THREADS * num_ranks} threads to start", fix
         )
     if room < THREADS * num_ranks:
         return warned(f"{seen}; {counted(num_ranks)}: about {THREADS * num_ranks} threads", fix)
-    return passed(seen)
+    unseen = [each.seen for each in rooms if not each.whole]
+    return skipped(unseen[0]) if unseen else passed(seen)
 
 
 @check(
@@ -152,26 +170,34 @@ def _raise(case: Case, need: int) -> str:
     )
 
 
-def _thread_rooms(case: Case) -> Iterator[tuple[int, str, str]]:
-    """Yield how many threads may still be started, who says so, and how to have more."""
+def _thread_rooms(case: Case) -> Iterator[Room]:
     for folder, _ in folders(case.source, "pids"):
         most, used = (
             number_in(case.source, f"{folder}/pids.{name}") for name in ("max", "current")
         )
         if most is not None:
             seen = f"{folder}/pids.max is {most}, of which {used or 0} are in use"
-            yield most - (used or 0), seen, _raise_pids(case, f"{folder}/pids.max")
+            yield Room(most - (used or 0), seen, _raise_pids(case, f"{folder}/pids.max"))
         elif attribute(case.source, f"{folder}/pids.max") == "max":
-            yield 1 << 62, f"no limit in {folder}/pids.max", ""
+            yield Room(1 << 62, f"no limit in {folder}/pids.max", "")
     limit = process.limit(case.source, "Max processes")
     # Root's own processes are not counted.
     if limit and limit.soft >= 0 and process.user(case.source) not in {0, None}:
-        fix = (
-            "echo '* - nproc unlimited' | sudo tee /etc/security/limits.d/nproc.conf"
-            if limit.hard == limit.soft
-            else f"ulimit -u {_count(limit.hard)}"
-        )
-        yield limit.soft, f"ulimit -u is {limit.soft}, at most {_count(limit.hard)}", fix
+        yield _room_of_user(case, limit)
+
+
+def _room_of_user(case: Case, limit: process.Limit) -> Room:
+    """Say what a limit for all threads of this user leaves, which other containers count to."""
+    facts = case.probe("threads") or {"hidden": "not asked"}
+    used, hidden = number(facts.get("threads")), str(facts.get("hidden", ""))
+    seen = f"ulimit -u is {limit.soft}, at most {_count(limit.hard)}, of which "
+    seen += f"at least {used} are in use: {hidden}" if hidden else f"{used} are in use"
+    fix = (
+        "echo '* - nproc unlimited' | sudo tee /etc/security/limits.d/nproc.conf"
+        if limit.hard == limit.soft
+        else f"ulimit -u {_count(limit.hard)}"
+    )
+    return Room(limit.soft - used, seen, fix, whole=not hidden)
 
 
 def _raise_pids(case: Case, file: str) -> str:
