@@ -91,8 +91,8 @@ def _of_roce_v1(kept: Iterable[Case]) -> list[Complaint]:
         complaint(
             "roce-v1-only",
             case.nic.name,
-            f"{case.verdict.gid} is the best that it has: RoCE v1 does not cross routers; set its "
-            "port to RoCE v2, and give its interface an IP address",
+            f"{case.verdict.gid} is the best that it has: RoCE v1 does not cross routers, and what "
+            "its firmware can do decides whether there are GIDs of RoCE v2",
         )
         for case in kept
         if case.verdict.gid is not None and case.verdict.gid.kind == ROCE_V1

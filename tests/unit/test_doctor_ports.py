@@ -217,7 +217,7 @@ def test_only_roce_v1() -> None:
     finding = asked(pod("roce_v1_only"), "gid-version")
     assert finding.verdict is Verdict.WARN
     assert "gid 1 RoCE v1 10.1.0.7" in finding.evidence
-    assert finding.fix.startswith("cma_roce_mode -d mlx5_18")
+    assert finding.fix.startswith("devlink dev flash pci/0000:0c:00.")
 
 
 def test_a_gid_of_unknown_version() -> None:

@@ -178,8 +178,7 @@ def gid_version(case: Case) -> Finding:
         return nothing
     old = complaints(case, "roce-v1-only")
     if old:
-        fix = "cma_roce_mode -d {} -p 1 -m 2, on the host, and RoCE v2 in its firmware"
-        return gravest((warned(said(each), fix.format(each.source)) for each in old), "")
+        return gravest((warned(said(each), _with_v2(case, each.source)) for each in old), "")
 
     def judge(each: GrantedNic, gid: Gid) -> Finding:
         if not gid.kind:
@@ -346,6 +345,16 @@ def _address(case: Case, nic: Nic) -> str:
     if here:
         return f"ip addr add 10.1.0.N/16 dev {here[0].name}"
     return 'metadata: {annotations: {k8s.v1.cni.cncf.io/networks: "the network of its VF"}}'
+
+
+def _with_v2(case: Case, device: str) -> str:
+    """Return how a NIC gets GIDs of RoCE v2: the kernel adds them where the firmware can do it.
+
+    cma_roce_mode, which is found with such questions, chooses among those that are there.
+    """
+    nics = (nic for nic in case.found.machine.nics if nic.name == device)
+    function = next((nic.pf or nic.pci for nic in nics), "") or "PCI-ADDRESS"
+    return f"devlink dev flash pci/{function} file FIRMWARE, on the host: one that has RoCE v2"
 
 
 def _tested(case: Case, each: GrantedNic) -> Finding:
