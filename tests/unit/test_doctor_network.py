@@ -15,7 +15,6 @@ from memory_source import environ
 from pod_scenarios import seen
 
 from rdmatrain.discovery.deadline import LATE
-from rdmatrain.doctor.checks.network import judge_offset
 from rdmatrain.doctor.meeting import Meeting, meeting
 from rdmatrain.doctor.model import Case, Finding, Needs
 from rdmatrain.doctor.probes import network
@@ -495,24 +494,27 @@ def test_a_clock_that_cannot_be_asked_is_skipped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "verdict", "evidence"),
+    ("ahead_s", "verdict", "evidence"),
     [
-        (-20.0, "WARN", "the clock of node 0 is 20.000 s behind"),
-        (1.5, "WARN", "the clock of node 0 is 1.500 s ahead"),
-        (0.25, "PASS", "the clock of node 0 is 0.250 s ahead"),
+        (-20.0, "WARN", "the clock of the cluster is 20.000 s behind"),
+        (1.5, "WARN", "the clock of the cluster is 1.500 s ahead"),
+        (0.25, "PASS", "the clock of the cluster agrees to a second"),
     ],
 )
-def test_the_offset_to_the_leader_counts_first(seconds: float, verdict: str, evidence: str) -> None:
-    assert said(judge_offset(seconds, "node 0")) == (verdict, evidence)
-    facts = {"synchronized": False, "leader_offset_s": seconds}
-    assert said(asked(gang_pod(probes={"clock": facts}), "clock")) == (verdict, evidence)
+@pytest.mark.parametrize("kept", [{"synchronized": True}, {"error": "adjtimex: not here"}])
+def test_the_clock_of_the_cluster_counts_first(
+    kept: dict[str, Any], ahead_s: float, verdict: str, evidence: str
+) -> None:
+    probes = {"clock": kept, "cluster": {"error": "", "ahead_s": ahead_s}}
+    given, found = said(asked(gang_pod(probes=probes), "clock"))
+    assert (given, evidence in found) == (verdict, True)
 
 
 @pytest.mark.parametrize(
     ("ahead_s", "verdict", "evidence"),
     [
         (21.5, "WARN", "the clock of the file server of /ckpt is 21.500 s ahead"),
-        (0.004, "PASS", "the clock is kept right to 0.020 s; node 0 was not asked"),
+        (0.004, "PASS", "the clock is kept right to 0.020 s; the cluster's was not asked"),
     ],
 )
 def test_a_file_server_shows_a_clock_that_is_wrong(

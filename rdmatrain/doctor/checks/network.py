@@ -34,6 +34,7 @@ MIN_PORTS = 4096
 # The smallest that IPv6 allows: below it, something is set wrong.
 MIN_MTU = 1280
 MAX_OFFSET_S = 1.0
+_CLUSTERS = "the clock of the cluster"
 
 
 @check(
@@ -246,50 +247,57 @@ def port_range(case: Case) -> Finding:
 @check(
     "clock",
     GROUP,
-    title="the clock agrees with that of node 0",
+    title="the clock is kept right, and agrees with the cluster's",
 )
 def clock(case: Case) -> Finding:
     """Clocks that differ make torchrun's rendezvous take a node for dead, and train without it.
 
+    Each node is compared with the API server of its cluster; --gang compares it with node 0.
     rdmatrain compares no clocks, but who reads its logs does, and so do certificates.
     """
-    facts, why_not = case.probe("clock"), _meeting(case).why_not
+    facts, known = case.probe("clock"), dict(_other_clocks(case))
     if facts is None:
         return skipped(NOT_ASKED)
-    offset = facts.get("leader_offset_s")
-    if isinstance(offset, int | float):
-        return judge_offset(float(offset), "node 0")
-    files = case.probe("checkpoint") or {}
-    if abs(number(files, "ahead_s")) > MAX_OFFSET_S:
-        return judge_offset(number(files, "ahead_s"), f"the file server of {files.get('path')}")
-    if why_not or facts.get("error") or "synchronized" not in facts:
-        return skipped(str(why_not or facts.get("error") or NOT_ASKED))
-    return _judge_kernel_clock(bool(facts["synchronized"]), number(facts, "max_error_s"))
+    wrong = [
+        _off(whose, seconds) for whose, seconds in known.items() if abs(seconds) > MAX_OFFSET_S
+    ]
+    why_not = _meeting(case).why_not
+    if wrong or why_not:
+        return gravest(wrong, why_not)
+    return _judge_kernel_clock(
+        facts, f"{_CLUSTERS} agrees to a second" if _CLUSTERS in known else ""
+    )
 
 
-def judge_offset(seconds: float, whose: str) -> Finding:
-    """Judge how far another node's clock is ahead of this one.
-
-    Args:
-        seconds: what was measured.
-        whose: words for the other node.
-
-    """
-    shown = f"the clock of {whose} is {abs(seconds):.3f} s {'ahead' if seconds > 0 else 'behind'}"
-    if abs(seconds) > MAX_OFFSET_S:
-        return warned(shown, "chronyc makestep, on the node whose clock is wrong")
-    return passed(shown)
+def _other_clocks(case: Case) -> Iterator[tuple[str, float]]:
+    """Yield whose clock was seen, and how far it is ahead of this one."""
+    for name, whose in (
+        ("cluster", _CLUSTERS),
+        ("checkpoint", "the clock of the file server of {path}"),
+    ):
+        facts = case.probe(name) or {}
+        if isinstance(facts.get("ahead_s"), int | float):
+            yield whose.format(path=facts.get("path")), number(facts, "ahead_s")
 
 
-def _judge_kernel_clock(synchronized: bool, error_s: float) -> Finding:
-    if not synchronized:
+def _off(whose: str, seconds: float) -> Finding:
+    shown = f"{whose} is {abs(seconds):.3f} s {'ahead' if seconds > 0 else 'behind'}"
+    return warned(shown, "chronyc makestep, on the node whose clock is wrong")
+
+
+def _judge_kernel_clock(facts: Mapping[str, Any], agrees: str) -> Finding:
+    if facts.get("error") or "synchronized" not in facts:
+        return passed(agrees) if agrees else skipped(str(facts.get("error") or NOT_ASKED))
+    if not facts["synchronized"]:
         return warned(
             "nothing keeps this node's clock right (adjtimex: STA_UNSYNC)",
             "systemctl enable --now chronyd, on the node",
         )
+    error_s = number(facts, "max_error_s")
     if error_s > MAX_OFFSET_S:
         return warned(f"the clock may be {error_s:.1f} s off", "chronyc makestep, on the node")
-    return passed(f"the clock is kept right to {error_s:.3f} s; node 0 was not asked")
+    others = agrees or "the cluster's was not asked"
+    return passed(f"the clock is kept right to {error_s:.3f} s; {others}")
 
 
 def _meeting(case: Case) -> Meeting:

@@ -8,10 +8,12 @@ import select
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from importlib import import_module
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from rdmatrain.config import inherited_environment
 from rdmatrain.discovery.deadline import LATE, in_time
 from rdmatrain.discovery.orchestrator import whoami
 from rdmatrain.discovery.pod import read_pod
@@ -36,12 +38,13 @@ _SERVER = re.compile(r"^\s*nameserver\s+(\S+)", re.MULTILINE)
 
 
 def probes(needs: Needs) -> Mapping[str, Callable[[], Any]]:
-    """Return them, by name: ``names``, ``leader``, ``loopback``, ``clock``."""
+    """Return them, by name: ``names``, ``leader``, ``loopback``, ``clock``, ``cluster``."""
     return {
         "names": ask_names,
         "leader": lambda: ask_leader(_meeting_here(needs)),
         "loopback": ask_loopback,
         "clock": ask_clock,
+        "cluster": lambda: ask_cluster(inherited_environment()),
     }
 
 
@@ -121,6 +124,15 @@ def ask_clock() -> dict[str, Any]:
         return {"error": f"adjtimex: {os.strerror(ctypes.get_errno())}"}
     synchronized = not timex.status & _STA_UNSYNC
     return {"error": "", "synchronized": synchronized, "max_error_s": timex.maxerror / 1e6}
+
+
+def ask_cluster(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the cluster's clock says, see :mod:`rdmatrain.doctor.probes.cluster`."""
+    if not environ.get("KUBERNETES_SERVICE_HOST"):
+        return {"error": "this is no pod of a cluster"}
+    # HTTP takes longer to import than most probes take.
+    asked: dict[str, Any] = import_module("rdmatrain.doctor.probes.cluster").ask_clock(environ)
+    return asked
 
 
 def holder(port: int, root: Path = Path("/proc")) -> str:
