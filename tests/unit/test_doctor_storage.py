@@ -2,15 +2,20 @@
 """What the doctor says of folders: those of checkpoints, temporary files and logs."""
 
 import errno
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from doctor_pods import asked, bare, first, healthy
 
 from rdmatrain.discovery.deadline import LATE
+from rdmatrain.doctor.meeting import Meeting
 from rdmatrain.doctor.model import Case, Finding, Needs
 from rdmatrain.doctor.probes import storage
 
@@ -45,13 +50,15 @@ def saved(**changed: Any) -> dict[str, Any]:
         "free_inodes": 10**6,
         "inodes": 10**7,
         "fsync_s": 0.004,
+        "reserve_mib": 4096,
         **dict.fromkeys(storage_steps(), ""),
         **changed,
     }
 
 
 def storage_steps() -> tuple[str, ...]:
-    return ("stat", "mkdir", "write", "fsync", "fsync_folder", "rename_file", "rename_folder")
+    tried = ("stat", "mkdir", "write", "fsync", "fsync_folder", "rename_file", "rename_folder")
+    return (*tried, "reserve")
 
 
 def until(step: str, name: str, **changed: Any) -> dict[str, Any]:
@@ -163,7 +170,7 @@ def test_a_mount_with_a_space_in_its_name_is_found() -> None:
     assert said(finding) == ("PASS", "/data sets/llm can be written (xfs at /data sets)")
 
 
-@pytest.mark.parametrize("step", ["mkdir", "write", "fsync", "rename_folder"])
+@pytest.mark.parametrize("step", ["mkdir", "write", "fsync", "rename_folder", "reserve"])
 def test_a_quota_that_is_used_up_fails(step: str) -> None:
     full = case(until(step, "EDQUOT"))
     finding = asked(full, "checkpoint-quota")
@@ -177,7 +184,24 @@ def test_a_quota_that_is_used_up_fails(step: str) -> None:
 @pytest.mark.parametrize(
     ("facts", "verdict", "evidence"),
     [
+        (saved(), "PASS", "4096 MiB can be reserved"),
+        (saved(reserve="ENOTSUP"), "SKIP", "more could not be reserved: ENOTSUP"),
+        (until("reserve", ""), "SKIP", "more could not be reserved: too slow"),
+        ({**until("reserve", ""), "late": None}, "SKIP", "more could not be reserved: not tried"),
+    ],
+)
+def test_a_quota_that_was_not_measured_is_not_said_to_suffice(
+    facts: dict[str, Any], verdict: str, evidence: str
+) -> None:
+    given, found = said(asked(case(facts), "checkpoint-quota"))
+    assert (given, evidence in found) == (verdict, True)
+
+
+@pytest.mark.parametrize(
+    ("facts", "verdict", "evidence"),
+    [
         (until("write", "ENOSPC", free=0), "FAIL", "0 MiB and 1000000 inodes free"),
+        (saved(reserve="ENOSPC"), "FAIL", "102400 MiB and 1000000 inodes free"),
         (saved(free=4095 << 20), "FAIL", "4095 MiB and 1000000 inodes free, a checkpoint has 4096"),
         (saved(free_inodes=0), "FAIL", "102400 MiB and 0 inodes free"),
         (saved(free=8191 << 20), "WARN", "8191 MiB"),
@@ -303,9 +327,15 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
     return make
 
 
-def test_a_save_is_tried_and_leaves_nothing(tmp_path: Path) -> None:
-    facts = storage.ask_checkpoint(str(tmp_path))
-    assert {step: facts[step] for step in storage_steps()} == dict.fromkeys(storage_steps(), "")
+def test_a_save_is_tried_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "IN_MEMORY", set())
+    facts = storage.ask_checkpoint(str(tmp_path), 8)
+    steps = {step: facts[step] for step in storage_steps()}
+    if steps["reserve"] == "ENOTSUP":  # of the disk that tests write to
+        steps["reserve"] = ""
+    assert steps == dict.fromkeys(storage_steps(), "")
     assert facts["path"] == str(tmp_path)
     assert facts["uid"] == os.geteuid()
     assert facts["total"] >= facts["free"] > 0
@@ -314,6 +344,61 @@ def test_a_save_is_tried_and_leaves_nothing(tmp_path: Path) -> None:
     assert "late" not in facts
     assert "parent" not in facts
     assert list(tmp_path.iterdir()) == []
+
+
+# Writes 4 MiB, so that of 16 there are 12 when it comes to reserve.
+RESERVE = """
+import json, os
+from pathlib import Path
+from rdmatrain.doctor.probes import storage
+answers = [storage.ask_checkpoint("{small}", 8)]
+storage.IN_MEMORY = set()
+answers += [storage.ask_checkpoint("{small}", mib) for mib in (8, 15, 17)]
+try:
+    storage._reserve(Path("{none}/file"), 1)
+except OSError as error:
+    answers.append({{"reserve": storage.name_of(error)}})
+left = os.listdir("{small}") + os.listdir("{none}")
+disk = os.statvfs("{small}")
+reserved = [each.get("reserve") for each in answers]
+print(json.dumps([reserved, left, disk.f_bavail * disk.f_frsize]))
+"""
+
+
+def test_what_can_be_reserved_is_reserved_and_given_back(tmp_path: Path) -> None:
+    """On a disk of 16 MiB, and on one that cannot reserve."""
+    small, none = tmp_path / "small", tmp_path / "none"
+    small.mkdir()
+    none.mkdir()
+    mounts = f"mount -t tmpfs -o size=16m none {small} && mount -t ramfs none {none}"
+    code = RESERVE.format(small=small, none=none)
+    command = ["unshare", "--mount", "sh", "-c", f'{mounts} || exit 77; exec "$@"', "sh"]
+    try:
+        done = subprocess.run(
+            [*command, sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no unshare, of util-linux")
+    if os.geteuid() or done.returncode == 77:
+        pytest.skip("only root may mount")
+    reserved, left, free = json.loads(done.stdout or done.stderr)
+    # In memory it is not tried, and neither is what is more than all that is free.
+    assert reserved == [None, "", "ENOSPC", None, "ENOTSUP"]
+    assert (left, free) == ([], 16 << 20)
+
+
+@pytest.mark.parametrize(("rank", "reserves"), [(0, 4096), (None, 4096), (1, 0)])
+def test_one_node_reserves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rank: int | None, reserves: int
+) -> None:
+    monkeypatch.setattr(storage, "meeting_here", lambda _: Meeting(node_rank=rank))
+    monkeypatch.setattr(storage, "_Save", lambda _, facts: SimpleNamespace(run=lambda: None))
+    needs = Needs(checkpoint_dir=str(tmp_path), checkpoint_mib=4096)
+    assert storage.probes(needs)["checkpoint"]()["reserve_mib"] == reserves
 
 
 def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def probes(needs: Needs) -> Mapping[str, Callable[[], Any]]:
     """Return them, by name: ``names``, ``leader``, ``loopback``, ``clock``, ``cluster``."""
     return {
         "names": ask_names,
-        "leader": lambda: ask_leader(_meeting_here(needs)),
+        "leader": lambda: ask_leader(meeting_here(needs)),
         "loopback": ask_loopback,
         "clock": ask_clock,
         "cluster": lambda: ask_cluster(inherited_environment()),
@@ -135,6 +135,13 @@ def ask_cluster(environ: Mapping[str, str]) -> dict[str, Any]:
     return asked
 
 
+def meeting_here(needs: Needs) -> Meeting:
+    """Return where the nodes of this pod's job meet."""
+    source = Tree()
+    pod = read_pod(source)
+    return meeting(pod, whoami(source, pod), needs)
+
+
 def holder(port: int, root: Path = Path("/proc")) -> str:
     """Say which process has a TCP port, or else which user; empty if nobody is seen to have it.
 
@@ -150,12 +157,6 @@ def holder(port: int, root: Path = Path("/proc")) -> str:
             if _has_socket(process, inode):
                 return f"process {process.name}: {_command(process)}"
     return next((f"a process of user {uid}, not of this container" for _, uid, _ in rows), "")
-
-
-def _meeting_here(needs: Needs) -> Meeting:
-    source = Tree()
-    pod = read_pod(source)
-    return meeting(pod, whoami(source, pod), needs)
 
 
 def _lookup(name: str, seconds: float = NAMES_S) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Probes of storage: what a save does to a folder, on a small scale, and what is left of it."""
 
+import ctypes
 import errno
 import os
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 from rdmatrain.config import inherited_environment, load_settings, recorder_folder
 from rdmatrain.discovery.deadline import LATE, in_time
 from rdmatrain.doctor.model import Needs
+from rdmatrain.doctor.probes.network import meeting_here
 from rdmatrain.errors import SettingError
 from rdmatrain.launcher.options import choose
 from rdmatrain.launcher.runtime import Runtime
@@ -21,33 +23,41 @@ from rdmatrain.launcher.runtime import Runtime
 LIMIT_S = 0.9
 PREFIX = ".rdmatrain-doctor-"
 CHUNK, NUM_CHUNKS = b"\xa5" * (1 << 20), 4
+# What is reserved there is taken from the pod's memory, and the kernel kills for it.
+IN_MEMORY = {"tmpfs", "ramfs"}
 Facts = dict[str, Any]
 
 
 def probes(needs: Needs) -> Mapping[str, Callable[[], Any]]:
     """Return them, by name: ``checkpoint``, ``tmp``, ``logs``."""
     return {
-        "checkpoint": lambda: ask_checkpoint(needs.checkpoint_dir),
+        "checkpoint": lambda: ask_checkpoint(needs.checkpoint_dir, _to_reserve(needs)),
         "tmp": lambda: ask_tmp(inherited_environment()),
         "logs": lambda: ask_logs(inherited_environment()),
     }
 
 
-def ask_checkpoint(folder: str) -> Facts:
+def ask_checkpoint(folder: str, reserve_mib: int = 0) -> Facts:
     """Return what a save would meet in a folder: it is tried, and nothing is left of it.
+
+    Args:
+        folder: which.
+        reserve_mib: how much is to be reserved for a moment, without writing it.
 
     Returns:
         ``path``; ``parent``, where the first folder would be made that is missing; ``uid``, ``gid``
         and for the folder ``owner``, ``group`` and ``mode``; ``free``, ``total``, ``free_inodes``
         and ``inodes``; ``ahead_s``: how far the time that a file got is ahead of this host's; and
         for each step its errno's name, empty if it went well: ``stat``,
-        ``mkdir``, ``write``, ``fsync``, ``fsync_folder``, ``rename_file``, ``rename_folder``. A
-        step that is not there was not reached. ``late`` is the one that did not end in time.
+        ``mkdir``, ``write``, ``fsync``, ``fsync_folder``, ``rename_file``, ``rename_folder``,
+        ``reserve``. A step that is not there was not reached. ``late`` is the one that did not end
+        in time. ``reserve_mib`` as asked for.
 
     """
     if not folder:
         return {"path": ""}
     facts: Facts = {"path": folder, "uid": os.geteuid(), "gid": os.getegid()}
+    facts["reserve_mib"] = reserve_mib
     save = _Save(Path(folder), facts)
     why = in_time(LIMIT_S, save.run)
     if not why:
@@ -177,6 +187,10 @@ class _Save:
             self._take("fsync_folder", lambda: _sync(own))
             self._take("rename_file", lambda: _rename_over(own / "new", own / "old"))
             self._take("rename_folder", lambda: _rename_folder(own / "folder", own / "renamed"))
+            size = self._facts["reserve_mib"] << 20
+            # Others must not lack space for this, not even for a moment.
+            if 0 < size < self._facts.get("free", 0) and _kind(own) not in IN_MEMORY:
+                self._take("reserve", lambda: _reserve(own / "reserved", size))
 
 
 def first_that_is(folder: Path) -> Path:
@@ -222,6 +236,35 @@ def _sync(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _to_reserve(needs: Needs) -> int:
+    """Return how much: all nodes at once would take more than the checkpoint does."""
+    return needs.checkpoint_mib if meeting_here(needs).node_rank in {0, None} else 0
+
+
+def _kind(folder: Path) -> str:
+    """Return the type of a folder's file system; empty if it is not known."""
+    with suppress(OSError):
+        device = folder.stat().st_dev
+        place = f"{os.major(device)}:{os.minor(device)}"
+        for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines():
+            left, _, right = line.partition(" - ")
+            if left.split()[2:3] == [place] and right:
+                return right.split()[0]
+    return ""
+
+
+def _reserve(file: Path, nbytes: int) -> None:
+    """Let the file system set space aside, by the system call: the C library's would write it."""
+    with file.open("xb") as opened:
+        # So that nothing stays, even if this process is killed.
+        file.unlink()
+        fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+        start, length = ctypes.c_int64(0), ctypes.c_int64(nbytes)
+        if fallocate(opened.fileno(), 0, start, length):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(file))
 
 
 def _can_make(folder: Path) -> str:
