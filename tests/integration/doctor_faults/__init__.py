@@ -18,6 +18,7 @@ sys.path.append(str(Path(__file__).parents[2] / "unit"))
 
 MODULES = (
     "allocations",
+    "gang",
     "network",
     "orchestrated",
     "ports",

@@ -19,6 +19,7 @@ CAUSES = {
     "multus_status_lacks_the_second_network": "vf-count",
     "nccl_1422_pf_and_vf": "pf-and-vf",
     "nccl_1422_vf_not_set_up": "pf-and-vf",
+    "nccl_1464_ndv4_without_pcie": "pci-visible",
     "one_more_than_granted": "device-granted",
     "physfn_is_hidden": "pf-and-vf",
     "rdma_cm_missing_beside_the_nodes": "rdma-cm",
@@ -30,6 +31,7 @@ CAUSES = {
     "sriov_dp_258_fewer_networks_than_vfs": "vf-count",
     "status_attached_what_was_not_allocated": "device-granted",
     "toolkit_48_gpus_lost_by_daemon_reload": "gpu-driver",
+    "two_gpus_share_a_vf": "gpu-nic-sharing",
 }
 
 FAULTS: list[Fault] = [saved(pod, cause, pod=pod) for pod, cause in CAUSES.items()]

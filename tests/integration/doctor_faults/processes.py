@@ -6,6 +6,7 @@ from doctor_faults.sandbox import IN_GPU_POD, live
 EIGHT = "--memlock=8388608"
 
 FAULTS = [
+    live("no memfd by a seccomp profile", "memfd", IN_GPU_POD, refuse=("memfd_create", "EPERM")),
     live("bound to one CPU of two", "cpuset", shell="taskset -cp 0 $$ >&2"),
     live("64 descriptors", "nofile", limits=("--nofile=64",)),
     live("descriptors for one peer", "nofile", IN_GPU_POD, limits=("--nofile=32:64",)),

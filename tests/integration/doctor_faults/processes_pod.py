@@ -13,9 +13,10 @@ CGROUP = {
 
 FAULTS: list[Fault] = [
     saved(
-        "no memfd by a seccomp profile",
-        "memfd",
-        probes={"memfd": {"error": "memfd_create: Operation not permitted"}},
+        "a VF with queue pairs for 16 peers",
+        "device-limits",
+        probes={"device_limits": {"error": "", "devices": [{"device": "mlx5_2", "max_qp": 16}]}},
+        environment={"PET_NNODES": "64", "PET_NODE_RANK": "1", "PET_MASTER_ADDR": "10.244.1.4"},
     ),
     saved("IPC_LOCK for somebody who is not root", "ipc-lock", {"/proc/self/status": ASKED}),
     saved(

@@ -4,6 +4,7 @@
 import contextlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -19,11 +20,13 @@ from uuid import uuid4
 import doctor_pods
 
 from doctor_faults.fault import Answer, Fault, NotMadeError
+from doctor_faults.refuse import NUMBERS
 from rdmatrain.discovery.pod import read_pod
 
 HERE = Path(__file__).parent
 DOCTOR = (str(Path(sys.executable).with_name("rdmatrain")), "doctor", "--json")
 IN_POD = (sys.executable, str(HERE / "in_pod.py"))
+REFUSE = (sys.executable, "-IS", str(HERE / "refuse.py"))
 LIMIT_S = 60
 _ASKED: dict[str, list[Answer]] = {}
 _ASKING: dict[str, Lock] = {}
@@ -68,6 +71,7 @@ class Sandbox:
         user: who it runs as, without any capability; 0 for root with all of them.
         network: it has a network namespace of its own.
         groups: cgroups of its own: files of version 1 by controller.
+        refuse: a system call, and the errno that it fails with.
         pod: a saved pod whose devices it sees in place of this machine's.
         hosts: contents of /etc/hosts of a job, which then is the only one.
 
@@ -80,6 +84,7 @@ class Sandbox:
     user: int = 0
     network: bool = False
     groups: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    refuse: tuple[str, str] | None = None
     pod: str = ""
 
     def but(self, **changed: Any) -> "Sandbox":
@@ -108,6 +113,7 @@ def asking(sandbox: Sandbox) -> Callable[[], list[Answer]]:
     return lambda: _ask(sandbox)
 
 
+@cache
 def possible() -> bool:
     """Whether there can be sandboxes at all."""
     return (
@@ -128,6 +134,10 @@ def _remembered(sandbox: Sandbox) -> Callable[[], list[Answer]]:
 
 
 def _ask(sandbox: Sandbox) -> list[Answer]:
+    if not possible():
+        raise NotMadeError("only root may make namespaces and limits, with util-linux and iproute2")
+    if sandbox.refuse and platform.machine() not in NUMBERS:
+        raise NotMadeError(f"numbers of system calls are not known of {platform.machine()}")
     with TemporaryDirectory() as folder, _cgroups(sandbox.groups) as groups:
         here = Path(folder)
         here.chmod(0o755)
@@ -158,6 +168,7 @@ def _command(sandbox: Sandbox, here: Path, groups: list[Path]) -> list[str]:
         *("unshare", *namespaces),
         *("sh", "-c", f'{shell}\nexec "$@"', "sh"),
         *(["prlimit", *sandbox.limits] if sandbox.limits else []),
+        *([*REFUSE, *sandbox.refuse] if sandbox.refuse else []),
         *(["setpriv", *become, *nothing] if sandbox.user else []),
         *(IN_POD if sandbox.pod else DOCTOR),
         *(each.format(here=here) for each in sandbox.options),
@@ -192,6 +203,8 @@ def _cgroups(wanted: Mapping[str, Mapping[str, str]]) -> Iterator[list[Path]]:
     try:
         for controller, settings in wanted.items():
             folder = Path(f"/sys/fs/cgroup/{controller}/rdmatrain-doctor-{uuid4().hex}")
+            if not folder.parent.is_dir():
+                raise NotMadeError(f"no cgroup of version 1 for {controller}")
             try:
                 folder.mkdir()
                 made.append(folder)

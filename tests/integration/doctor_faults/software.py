@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Software that does not fit together, or is not there."""
 
+from importlib.metadata import files
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,7 +17,14 @@ mkdir "$HERE/other/torch"; touch "$HERE/other/torch/__init__.py"
 echo "__version__ = '{0}'" > "$HERE/other/torch/version.py"
 """
 
+OWN = next(each for each in files("rdmatrain") or () if each.name == "METADATA").locate()
+NEWER = f"""
+sed 's/^Requires-Python: .*/Requires-Python: >=3.99/' {OWN} > "$HERE/METADATA"
+mount --bind "$HERE/METADATA" {OWN}
+"""
+
 FAULTS = [
+    live("a Python that is too old", "python", shell=NEWER),
     live(
         "torch of another minor than it was built for",
         "torch-abi",

@@ -76,6 +76,12 @@ FAULTS = [
         env={"PET_LOG_DIR": "{here}/logs"},
     ),
     saved_checkpoint("a quota that is used up", "checkpoint-quota", write="EDQUOT"),
+    checkpoints(
+        "a quota that leaves less than a checkpoint",
+        "checkpoint-quota",
+        "",
+        refuse=("fallocate", "EDQUOT"),
+    ),
     saved_checkpoint(
         "a bucket in which no folder is renamed", "checkpoint-rename", rename_folder="ENOSYS"
     ),
