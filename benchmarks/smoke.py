@@ -1,7 +1,7 @@
 """Each operation over rdmatrain beside Gloo: ``rdmatrain bench``, and a verdict.
 
-Fails where Gloo is faster or a result is wrong. Prints microseconds a call, and how many times as
-long Gloo takes; ``--json`` keeps the records of ``rdmatrain bench``.
+Fails where Gloo is faster, or a result is wrong or missing. Prints microseconds a call, and how
+many times as long Gloo takes; ``--json`` keeps the records of ``rdmatrain bench``.
 """
 
 import argparse
@@ -24,6 +24,7 @@ OPS = (
     "pingpong",
     "barrier",
 )
+BACKENDS = ("rdmatrain", "gloo")
 MAX_BYTES, FACTOR, ROUNDS = 16 << 20, 8, 5
 HEADER = "#             op place      bytes   rdmatrain        gloo    ratio  wrong"
 
@@ -60,25 +61,31 @@ def command(args: argparse.Namespace) -> list[str]:
 
 
 def judge(records: Sequence[dict[str, object]]) -> int:
-    """Print the cases side by side; return 1 where Gloo is faster or a result is wrong."""
+    """Print the cases side by side; return 1 where Gloo is faster, or a result wrong or missing."""
     print(HEADER)
     cases: dict[tuple[object, ...], dict[str, dict[str, object]]] = {}
     for each in records:
         key = (each["op"], "in" if each["in_place"] else "out", each["nbytes"])
         cases.setdefault(key, {})[str(each["backend"])] = each
-    failed_at = []
-    for (op, place, nbytes), found in cases.items():
-        ours, theirs = (float(str(found[name]["seconds_p50"])) for name in ("rdmatrain", "gloo"))
-        nwrong = sum(int(str(each["nwrong"])) for each in found.values())
-        print(
-            f"{op!s:>16} {place!s:>5} {nbytes:10} {ours * 1e6:11.2f} {theirs * 1e6:11.2f} "
-            f"{theirs / ours:7.1f}x {nwrong:6d}"
-        )
-        if ours >= theirs or nwrong:
-            failed_at.append(f"{op} of {nbytes} bytes")
-    verdict = f"slower or wrong in {failed_at}" if failed_at else "faster in every case"
+    failed_at = [f"{key[0]} of {key[2]} bytes" for key, each in cases.items() if not row(key, each)]
+    verdict = (
+        f"slower, wrong or without a result in {failed_at}" if failed_at else "faster in every case"
+    )
     print(f"# rdmatrain is {verdict}")
     return int(bool(failed_at) or not cases)
+
+
+def row(key: tuple[object, ...], found: dict[str, dict[str, object]]) -> bool:
+    """Print a case; return whether rdmatrain is faster, and both are right."""
+    op, place, nbytes = key
+    print(f"{op!s:>16} {place!s:>5} {nbytes:10}", end=" ")
+    if missing := [name for name in BACKENDS if name not in found]:
+        print(f"no result of {missing[0]}")
+        return False
+    ours, theirs = (float(str(found[name]["seconds_p50"])) for name in BACKENDS)
+    nwrong = sum(int(str(each["nwrong"] or 0)) for each in found.values())
+    print(f"{ours * 1e6:11.2f} {theirs * 1e6:11.2f} {theirs / ours:7.1f}x {nwrong:6d}")
+    return ours < theirs and not nwrong
 
 
 if __name__ == "__main__":

@@ -6,23 +6,24 @@ Runs where the device is; on a machine without one, in the guest of tests/vm:
 
 Rounds alternate between perftest (the wire) and ``bench_core`` (two ranks, tensors in the arena),
 so that whatever else the machine does hits both; each value is the median over the rounds. Then
-``smoke.py`` runs ``dist.all_reduce`` over verbs beside Gloo over TCP. Prints the lines that must
-hold and fails where one does not.
+``rdmatrain bench`` runs ``dist.all_reduce`` over verbs beside Gloo over TCP. Prints the lines that
+must hold and fails where one does not, or could not be measured.
 """
 
 import argparse
 import json
-import os
+import math
 import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from common import ROOT, append_records, size_text, where
+from common import ROOT, append_records, json_lines, size_text, where
 
 from rdmatrain.comm import rdma
 from rdmatrain.config import load_settings
@@ -31,8 +32,9 @@ KIB, MIB = 1 << 10, 1 << 20
 LOOPBACK = "127.0.0.1"
 BENCH_CORE = ROOT / "build/c-plain/tests/c/bench_core"
 LIMIT_S = 120.0
-DIST_BYTES = [8, 64, 512, 4 * KIB, 64 * KIB]
-DIST_TIMES = {nbytes: 10.0 if nbytes <= 4 * KIB else 3.0 for nbytes in DIST_BYTES}
+DIST_FACTOR = 8
+# How many times as long as rdmatrain Gloo must take, by bytes; the sizes are those of DIST_FACTOR.
+DIST_TIMES = {8: 10.0, 64: 10.0, 512: 10.0, 4 * KIB: 10.0, 32 * KIB: 3.0}
 
 
 class Line(NamedTuple):
@@ -154,28 +156,36 @@ def wire_lines(wire: Wire, core: Core, rounds: int) -> tuple[list[Line], dict[st
 
 
 def dist_lines(json_path: Path | None) -> list[Line]:
-    """Run ``dist.all_reduce`` beside Gloo, as launchers start ranks; the lines of what it printed.
+    """Run ``dist.all_reduce`` beside Gloo, as launchers start ranks; a line for each size.
 
     Ranks that are pinned make Gloo twice as fast here: its threads then share their rank's CPU.
     """
-    command = [sys.executable, str(ROOT / "benchmarks/smoke.py"), "--op=all_reduce", "--no-pin"]
-    command += [f"--bytes={nbytes}" for nbytes in DIST_BYTES]
+    with tempfile.TemporaryDirectory(prefix="rdmatrain-bench-") as folder:
+        path = Path(folder, "records.jsonl")
+        subprocess.run([*dist_command(), "--json", str(path)], timeout=600, check=False)
+        records = json_lines(path.read_text(encoding="utf-8")) if path.exists() else []
     if json_path:
-        command += ["--json", str(json_path)]
-    env = {**os.environ, "RDMATRAIN_TRANSPORT": "verbs", "RDMATRAIN_ARENA": "on"}
-    done = subprocess.run(
-        command, env=env, capture_output=True, text=True, timeout=600, check=False
-    )
-    print(done.stdout + done.stderr, flush=True)
-    lines = []
-    for row in (line.rpartition("│ ")[2].split() for line in done.stdout.splitlines()):
-        if len(row) == 6 and row[0] == "all_reduce":
-            nbytes, ours, gloo = int(row[1]), float(row[2]), float(row[3])
-            text = f"dist.all_reduce {size_text(nbytes)}, times Gloo"
-            lines.append(
-                Line(text, f"{ours:.0f} us", f"{gloo:.0f} us", gloo / ours, DIST_TIMES[nbytes])
-            )
-    return lines
+        append_records(json_path, records)
+    return [dist_line(records, nbytes) for nbytes in DIST_TIMES]
+
+
+def dist_command() -> list[str]:
+    """Return the sweep to run."""
+    argv = [sys.executable, "-m", "rdmatrain.cli", "bench", "all_reduce", "--vs", "gloo"]
+    argv += ["--transport", "verbs", "--no-pin", "--quiet"]
+    return [*argv, "-b", str(min(DIST_TIMES)), "-e", str(max(DIST_TIMES)), "-f", str(DIST_FACTOR)]
+
+
+def dist_line(records: Sequence[dict[str, Any]], nbytes: int) -> Line:
+    """Return the line of a size, which is missed where there is no result, or a wrong one."""
+    us = {
+        each["backend"]: each["seconds_p50"] * 1e6
+        for each in records
+        if each["nbytes"] == nbytes and "seconds_p50" in each and not each["nwrong"]
+    }
+    ours, gloo = us.get("rdmatrain", math.nan), us.get("gloo", math.nan)
+    text = f"dist.all_reduce {size_text(nbytes)}, times Gloo"
+    return Line(text, f"{ours:.0f} us", f"{gloo:.0f} us", gloo / ours, DIST_TIMES[nbytes])
 
 
 def main() -> int:
@@ -188,6 +198,9 @@ def main() -> int:
         "--no-dist", action="store_true", help="leave out torch, which starts slowly"
     )
     args = parser.parse_args()
+    if not args.core.exists():
+        print(f"there is no {args.core}: make bench builds it", file=sys.stderr)
+        return 2
     search = rdma.find_rails(load_settings())
     if not search.rails:
         print(f"no RDMA device can be used: {search.why_not}", file=sys.stderr)

@@ -1,28 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """benchmarks/pass_lines.py and common.py: verdicts on made-up times, and jobs that fail or hang."""
 
-import importlib
 import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from benchmark_scripts import FOLDER, load
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 KIB, MIB = 1 << 10, 1 << 20
-
-
-def load(name):
-    """Import a module as the scripts of the folder do: they find each other beside them."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(FOLDER))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the scripts of benchmarks/ give each other and rdmatrain bench is what those take."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmark_scripts import load
+from click.testing import CliRunner
+
+from rdmatrain.bench.options import SweepOptions, check_options
+from rdmatrain.cli import cli
+
+suite, smoke, verbs = (load(name) for name in ("suite", "smoke", "verbs"))
+RUNNERS = ("command.run_sweep", "limit.run_limit", "train.run_train", "scale.command.run_scale")
+
+
+class Parsed(Exception):
+    """What a script was told is what it takes."""
+
+
+def record(backend: str, nbytes: int, us: float, nwrong: int | None = 0) -> dict[str, Any]:
+    return {
+        "op": "all_reduce",
+        "in_place": True,
+        "backend": backend,
+        "nbytes": nbytes,
+        "seconds_p50": us * 1e-6,
+        "nwrong": nwrong,
+    }
+
+
+def told_to_bench(monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> Any:
+    """What ``python ARGV`` tells the tool of rdmatrain bench that it names."""
+    assert argv[:2] == ["-m", "rdmatrain.cli"]
+    told: list[Any] = []
+    for runner in RUNNERS:
+        monkeypatch.setattr(f"rdmatrain.bench.{runner}", lambda options, *_: told.append(options))
+    done = CliRunner().invoke(cli, argv[2:])
+    assert done.exit_code == 0, done.output
+    (options,) = told
+    if isinstance(options, SweepOptions) and options.operations:
+        check_options(options, sys.maxsize)
+    return options
+
+
+def parse_only(monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> None:
+    """Let a script of the folder parse its arguments, and do nothing after that."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def then_stop(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
+        parse(parser, *args, **kwargs)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", then_stop)
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(Parsed):
+        load(Path(argv[0]).stem).main()
+
+
+@pytest.mark.parametrize("step", suite.STEPS, ids=lambda step: step.name)
+def test_each_step_is_a_command_that_its_program_takes(
+    step: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    argv = [str(tmp_path / "x.jsonl") if word == suite.JSON else word for word in step.argv]
+    if step.guest:
+        argv = argv[argv.index(".venv/bin/python") + 1 :]
+    if argv[0] == "-m":
+        told_to_bench(monkeypatch, argv)
+    else:
+        parse_only(monkeypatch, argv)
+
+
+@pytest.mark.parametrize("script", ["suite", "smoke", "verbs"])
+def test_they_say_what_they_take(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        load(script).main()
+    assert ended.value.code == 0
+    assert "--help" in capsys.readouterr().out
+
+
+def bench_that_finds(
+    monkeypatch: pytest.MonkeyPatch, records: list[dict[str, Any]], told: list[SweepOptions]
+) -> None:
+    """Stand in for rdmatrain bench: parse what it is told, and write these records."""
+    run = subprocess.run
+
+    def instead(argv: list[str], **kwargs: Any) -> Any:
+        if argv[:3] != [sys.executable, "-m", "rdmatrain.cli"]:
+            return run(argv, **kwargs)
+        told.append(told_to_bench(monkeypatch, argv[1:]))
+        Path(told[-1].json).write_text("".join(json.dumps(each) + "\n" for each in records))
+        return subprocess.CompletedProcess(argv, 0)
+
+    monkeypatch.setattr(subprocess, "run", instead)
+
+
+def test_verbs_asks_for_the_sizes_that_it_judges(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    times = {8: 150, 64: 150, 512: 150, 4096: 150, 32768: 600}  # us; Gloo: 2000
+    found = [record("rdmatrain", nbytes, us) for nbytes, us in times.items()]
+    found += [record("gloo", nbytes, 2000) for nbytes in times]
+    told: list[SweepOptions] = []
+    bench_that_finds(monkeypatch, found, told)
+    kept = tmp_path / "kept.jsonl"
+    lines = verbs.dist_lines(kept)
+    assert all(line.passes for line in lines)
+    assert [line.theirs for line in lines] == ["2000 us"] * 5
+    assert [json.loads(line) for line in kept.read_text().splitlines()] == found
+    (options,) = told
+    assert options.sizes == list(times)
+    assert (options.operations, options.vs) == (("all_reduce",), "gloo")
+    assert (options.transport, options.pin) == ("verbs", False)
+
+
+@pytest.mark.parametrize(
+    ("size", "found"),
+    [
+        (8, []),
+        (8, [record("rdmatrain", 8, 1)]),
+        (8, [record("gloo", 8, 100)]),
+        (8, [record("rdmatrain", 64, 1), record("gloo", 8, 100)]),
+        (8, [record("rdmatrain", 8, 1, nwrong=1), record("gloo", 8, 100)]),
+        (8, [record("rdmatrain", 8, 11), record("gloo", 8, 100)]),
+        (32768, [record("rdmatrain", 32768, 34), record("gloo", 32768, 100)]),
+    ],
+)
+def test_verbs_misses_a_line_without_results_as_it_does_a_slow_one(
+    size: int, found: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench_that_finds(monkeypatch, found, [])
+    lines = {line.text: line for line in verbs.dist_lines(None)}
+    assert len(lines) == 5
+    text = f"dist.all_reduce {'8 B' if size == 8 else '32 KiB'}, times Gloo"
+    assert not lines[text].passes
+    assert str(lines[text]).endswith("MISSED")
+
+
+def test_verbs_says_what_builds_its_program(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["verbs.py", "--core", str(tmp_path / "bench_core")])
+    assert verbs.main() == 2
+    assert "bench_core: make bench builds it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("found", "code", "said"),
+    [
+        ([record("rdmatrain", 8, 5), record("gloo", 8, 100)], 0, "faster in every case"),
+        ([record("rdmatrain", 8, 100), record("gloo", 8, 50)], 1, "all_reduce of 8 bytes"),
+        ([record("rdmatrain", 8, 5, nwrong=2), record("gloo", 8, 100)], 1, "of 8 bytes"),
+        ([record("rdmatrain", 8, 5)], 1, "no result of gloo"),
+        ([record("gloo", 8, 5)], 1, "no result of rdmatrain"),
+        ([], 1, ""),
+    ],
+)
+def test_smoke_asks_for_what_it_was_told_and_judges_all_that_comes(
+    found: list[dict[str, Any]],
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told: list[SweepOptions] = []
+    bench_that_finds(monkeypatch, found, told)
+    argv = ["smoke.py", "--op", "all_reduce", "--max-bytes", "512", "--nproc", "4", "--no-pin"]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert smoke.main() == code
+    assert said in capsys.readouterr().out
+    (options,) = told
+    assert (options.operations, options.sizes) == (("all_reduce",), [8, 64, 512])
+    assert (options.ranks, options.vs, options.pin) == (4, "gloo", False)
