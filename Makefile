@@ -151,6 +151,7 @@ check: build ## formatting, lint, types, layers, stubs, size budgets, and gcc wi
 	echo "check: all passed"
 
 bench: build vm ## regenerate the numbers that the documents quote into out/bench
+	$(call c_build,plain,)
 	$(BIN)/rdmatrain bench peers openmpi mpich intelmpi
 	$(BIN)/python benchmarks/suite.py
 

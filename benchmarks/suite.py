@@ -2,7 +2,8 @@
 
 Each step is a command of the table below; what it prints, and its records, become files of the
 folder ``--out``, named like those in ``results/``. Steps that the documents quote from longer runs
-are shorter here, and say so in their command. Exit code 1: a step failed, or missed its line.
+are shorter here, and say so in their command. A step that could not do all says why, as SKIP. Exit
+code 1: a step failed, or missed its line.
 """
 
 import argparse
@@ -21,6 +22,9 @@ JSON = "{json}"  # stands for the file of a step's records
 RDMATRAIN = ("-m", "rdmatrain.cli", "bench")
 CONNECT = ("--setup-ranks", "2,32,128", "--kinds", "lazy,hash,tcp")
 GUEST = ("tests/vm/vm_run.py", "--limit-s", "420", ".venv/bin/python")
+WIRE = ("--transport", "verbs", "--vs", "perftest", "--rounds", "3")
+WRITE = ("write", *WIRE, "-b", "64K", "-e", "4M", "-f", "8", "-n", "20")
+PINGPONG = ("pingpong", *WIRE, "-b", "8", "-e", "4K", "-f", "8", "-n", "200")
 
 
 class Step(NamedTuple):
@@ -50,6 +54,8 @@ STEPS = (
     Step("simulation", (*RDMATRAIN, "scale", "--simulate", "--json", JSON)),
     Step("two-hosts", ("benchmarks/two_hosts.py", "--json", JSON)),
     Step("verbs", (*GUEST, "benchmarks/verbs.py", "--json", JSON), 480.0, guest=True),
+    Step("wire-write", (*GUEST, *RDMATRAIN, *WRITE, "--json", JSON), 480.0, guest=True),
+    Step("wire-pingpong", (*GUEST, *RDMATRAIN, *PINGPONG, "--json", JSON), 480.0, guest=True),
     Step("launcher", ("benchmarks/launch_overhead.py", "--rounds", "5", "--json", JSON)),
     Step("launcher-faults", ("benchmarks/launcher_faults.py", "--json", JSON), 480.0),
     Step(
@@ -80,17 +86,24 @@ def main() -> int:
     for step in STEPS:
         if args.only and step.name not in args.only:
             continue
-        code, seconds = run(step, args.out.resolve())
-        verdict = {0: "ok", 1: "MISSED"}.get(code, f"FAILED, exit code {code}")
-        print(f"{step.name:>18} {seconds:7.1f} s  {verdict}", flush=True)
+        stem = f"{datetime.now(timezone.utc):%Y-%m-%d}-{slug()}-{step.name}"
+        code, seconds = run(step, args.out.resolve(), stem)
+        text = (args.out / f"{stem}.txt").read_text(encoding="utf-8", errors="replace")
+        print(f"{step.name:>18} {seconds:7.1f} s  {verdict(code, text)}", flush=True)
         bad += [step.name] if code else []
     print(f"{'all':>18} {time.monotonic() - began:7.1f} s  files in {args.out}")
     return int(bool(bad))
 
 
-def run(step: Step, out: Path) -> tuple[int, float]:
-    """Run a step; return its exit code and its seconds."""
-    stem = f"{datetime.now(timezone.utc):%Y-%m-%d}-{slug()}-{step.name}"
+def verdict(code: int, text: str) -> str:
+    """Say how a step ended; one that left something out prints a line that begins with SKIP."""
+    if code:
+        return "MISSED" if code == 1 else f"FAILED, exit code {code}"
+    return next((line for line in text.splitlines() if line.startswith("SKIP")), "ok")
+
+
+def run(step: Step, out: Path, stem: str) -> tuple[int, float]:
+    """Run a step, with its files named by ``stem``; return its exit code and its seconds."""
     records = ROOT / "out/vm" / f"{stem}.jsonl" if step.guest else out / f"{stem}.jsonl"
     records.unlink(missing_ok=True)
     argv = [sys.executable, *(str(records) if word == JSON else word for word in step.argv)]

@@ -75,6 +75,28 @@ def test_each_step_is_a_command_that_its_program_takes(
         parse_only(monkeypatch, argv)
 
 
+def test_a_step_that_left_something_out_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    programs = {
+        "all": "print('no SKIP here')",
+        "some": "print('x'); print('SKIP: there is no device')",
+        "none": "print('SKIP: there is no device'); raise SystemExit(1)",
+        "dead": "raise SystemExit(3)",
+    }
+    steps = [suite.Step(name, ("-c", program)) for name, program in programs.items()]
+    monkeypatch.setattr(suite, "STEPS", steps)
+    monkeypatch.setattr(sys, "argv", ["suite.py", "--out", str(tmp_path)])
+    assert suite.main() == 1
+    said = dict(line.split("s  ", 1) for line in capsys.readouterr().out.splitlines()[:-1])
+    assert {name.split()[0]: verdict for name, verdict in said.items()} == {
+        "all": "ok",
+        "some": "SKIP: there is no device",
+        "none": "MISSED",
+        "dead": "FAILED, exit code 3",
+    }
+
+
 @pytest.mark.parametrize("script", ["suite", "smoke", "verbs"])
 def test_they_say_what_they_take(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
