@@ -36,6 +36,7 @@ class Place:
     Attributes:
         rank: of ``ranks``.
         ranks: how many there are.
+        on_host: how many of them are on this host; all, where nothing says.
         launcher: who started them, for texts.
         addr: where the store is, on the host of rank 0.
         port: of the store.
@@ -46,6 +47,7 @@ class Place:
 
     rank: int
     ranks: int
+    on_host: int
     launcher: str
     addr: str
     port: int

@@ -64,7 +64,7 @@ def run_sweep(options: SweepOptions, command: str, show: Show) -> int:
     here = joined.place()
     if here is not None:
         options = _with_ranks(options, here.ranks)
-    check_options(options, memory_available(Tree()))
+    check_options(options, memory_available(Tree()), here.on_host if here else options.ranks)
     starts, failures = find(options.peers, options.transports)
     if here is not None and here.rank:
         return agents.serve(here)

@@ -25,26 +25,36 @@ from rdmatrain.bench.model import Case, Failure
 from rdmatrain.bench.orders import PIN_VARIABLE, SOCKET_VARIABLE
 from rdmatrain.comm.host import host_id
 from rdmatrain.config import inherited_environment
+from rdmatrain.discovery.orchestrators.hosts import slurm_nodes, slurm_tasks
 from rdmatrain.errors import SettingError
 
 CALL_VARIABLE = "_RDMATRAIN_BENCH_CALL"  # JSON: which agent pass_on() calls, and what it tells it
 BUFFER_BYTES = 1 << 16
 JOINABLE = (TorchRanks, CoreRanks)  # contestants whose ranks can be those that are there
-# Who started the ranks, and what it calls their number and this one.
+# Who started the ranks, what it calls their number and this one, what marks them as its ranks, and
+# how many of them are on this host.
 LAUNCHERS = (
-    ("a launcher", "RANK", "WORLD_SIZE", "LOCAL_RANK"),
-    ("mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
-    ("mpirun", "PMI_RANK", "PMI_SIZE", "PMI_SIZE"),
-    ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_TASKS"),
+    ("a launcher", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    (
+        "mpirun",
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ),
+    ("mpirun", "PMI_RANK", "PMI_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"),
+    ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_TASKS", ""),
 )
-# What says how many of them are on this host.
-ON_HOST = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "LOCAL_WORLD_SIZE")
+LOOPBACK = "127.0.0.1"
+FIRST_PORT, NUM_PORTS = 20000, 10000  # of the store, where nothing says one
 # What the ranks of a contestant must not take for their own.
 NOT_THEIRS = {"TORCHELASTIC_USE_AGENT_STORE": "False", "RDMATRAIN_WATCH": ""}
 
 
 def place(environ: Mapping[str, str] | None = None) -> Place | None:
     """Find out whether this process is one of several that were started together.
+
+    One that was started alone, as by ``srun --pty bash``, starts its ranks itself.
 
     Args:
         environ: read this instead of the process environment.
@@ -54,12 +64,16 @@ def place(environ: Mapping[str, str] | None = None) -> Place | None:
 
     """
     source = inherited_environment() if environ is None else environ
-    for launcher, rank, ranks, mark in LAUNCHERS:
+    for launcher, rank, ranks, mark, on_host in LAUNCHERS:
         if all(source.get(name, "").isdecimal() for name in (rank, ranks, mark)):
-            addr, port = _store_of(source, launcher, source[ranks])
+            if int(source[ranks]) == 1:
+                return None
+            here = _tasks_here(source) if launcher == "srun" else source.get(on_host, "")
+            addr, port = _store_of(source, launcher, here == source[ranks])
             return Place(
                 rank=int(source[rank]),
                 ranks=int(source[ranks]),
+                on_host=int(here if here.isdecimal() else source[ranks]),
                 launcher=launcher,
                 addr=addr,
                 port=port,
@@ -69,12 +83,24 @@ def place(environ: Mapping[str, str] | None = None) -> Place | None:
     return None
 
 
-def _store_of(source: Mapping[str, str], launcher: str, ranks: str) -> tuple[str, int]:
+def _tasks_here(source: Mapping[str, str]) -> str:
+    """Return how many tasks of srun are on this node; "" where it does not say."""
+    tasks = slurm_tasks(source.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    node = source.get("SLURM_NODEID", "")
+    return str(tasks[int(node)]) if node.isdecimal() and int(node) < len(tasks) else ""
+
+
+def _store_of(source: Mapping[str, str], launcher: str, one_host: bool) -> tuple[str, int]:
     if source.get("MASTER_ADDR") and source.get("MASTER_PORT", "").isdecimal():
         return source["MASTER_ADDR"], int(source["MASTER_PORT"])
-    if ranks in [source.get(name) for name in ON_HOST]:
+    step = [source.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID")]
+    nodes = slurm_nodes(source.get("SLURM_STEP_NODELIST", ""))
+    if launcher == "srun" and nodes and all(word.isdecimal() for word in step):
+        port = FIRST_PORT + sum(map(int, step)) % NUM_PORTS
+        return nodes[0] if len(nodes) > 1 else LOOPBACK, port
+    if one_host:
         # What started them is the parent of them all.
-        return "127.0.0.1", 20000 + os.getppid() % 10000
+        return LOOPBACK, FIRST_PORT + os.getppid() % NUM_PORTS
     raise SettingError(
         f"{launcher} does not say where rank 0 is: set MASTER_ADDR to its host and MASTER_PORT to "
         "a free port there, the same for all ranks (mpirun -x MASTER_ADDR -x MASTER_PORT)"
@@ -144,7 +170,7 @@ class Crew:
         with socket.socket() as probe:  # the store of these ranks, beside rank 0
             probe.bind(("", 0))
             port = str(probe.getsockname()[1])
-        addr = "127.0.0.1" if len(set(hosts)) == 1 else own_address(self._here)
+        addr = LOOPBACK if len(set(hosts)) == 1 else own_address(self._here)
         common = {"MASTER_ADDR": addr, "MASTER_PORT": port, **NOT_THEIRS}
         common[PIN_VARIABLE] = inherited_environment().get(PIN_VARIABLE, "")
         placed = []

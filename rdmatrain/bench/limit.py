@@ -55,7 +55,7 @@ def run_limit(options: SweepOptions, command: str, show: Callable[[str], object]
 
     """
     options = replace(options, operations=ALL_REDUCE, ranks=RANKS)
-    check_options(options, memory_available(Tree()))
+    check_options(options, memory_available(Tree()), options.ranks)
     found = measure(options, _starts(options), [], command)
     sweep, code = found.sweep, found.exit_code
     no_wire = missing(PERFTEST) if sweep.complete else "the sweep before it was stopped"

@@ -151,12 +151,13 @@ class SweepOptions:
         return fitted(self.sizes, DTYPES[dtype] * (self.ranks if op.splits else 1))
 
 
-def check_options(options: SweepOptions, available_bytes: int) -> None:
+def check_options(options: SweepOptions, available_bytes: int, on_host: int) -> None:
     """Refuse what cannot work, before a process is started.
 
     Args:
         options: what was given; names of peers are left to whoever finds them.
         available_bytes: memory that is left on this host, or in this pod.
+        on_host: how many of the ranks are on it.
 
     Raises:
         SettingError: what is wrong with which option, and what to give.
@@ -165,7 +166,7 @@ def check_options(options: SweepOptions, available_bytes: int) -> None:
     _check_ranks(options)
     _check_counts(options)
     options.transports  # noqa: B018 - raises if a name is unknown
-    _check_memory(options, available_bytes)
+    _check_memory(options, available_bytes, on_host)
     for name in ("json", "csv", "html", "png", "svg"):
         check_file(f"--{name}", getattr(options, name))
     for suffix, file in options.drawings.items():
@@ -199,23 +200,18 @@ def _check_counts(options: SweepOptions) -> None:
             raise SettingError(f"{option} {value}: give {max(bound, 0)} or more")
 
 
-def _check_memory(options: SweepOptions, available_bytes: int) -> None:
+def _check_memory(options: SweepOptions, available_bytes: int, on_host: int) -> None:
     contestants = len(options.peers) + len(options.transports)
-    ranks = options.ranks
-    largest = max(options.cases, key=lambda case: _needed_bytes(options, case, contestants))
-    needed = _needed_bytes(options, largest, contestants)
+    largest = max(options.cases, key=lambda case: case.nbytes)
+    # All contestants together: what one has freed may stay in its arena.
+    needed = on_host * contestants * _TENSORS_OF_CALL * largest.nbytes
     if needed > available_bytes:
-        what = f"{ranks} ranks of {_count(contestants, 'contestant')}"
+        what = f"{_count(on_host, 'rank')} of {_count(contestants, 'contestant')}"
         raise SettingError(
             f"-e: {largest} needs {size_text(needed)} of memory in {what} together; "
             f"{size_text(available_bytes)} is available: give a smaller -e, or fewer ranks, "
             "transports or peers"
         )
-
-
-def _needed_bytes(options: SweepOptions, case: Case, contestants: int) -> int:
-    # All contestants together: what one has freed may stay in its arena.
-    return options.ranks * case.nbytes * _TENSORS_OF_CALL * contestants
 
 
 def check_file(option: str, file: str) -> None:

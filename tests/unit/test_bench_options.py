@@ -16,15 +16,19 @@ def options(*operations: str, **given: Any) -> SweepOptions:
     return SweepOptions(operations or ("all_reduce",), **given)
 
 
-def refused(*operations: str, available: int = PLENTY, **given: Any) -> str:
+def checked(*operations: str, available: int = PLENTY, on_host: int = 2, **given: Any) -> None:
+    check_options(options(*operations, **given), available, on_host)
+
+
+def refused(*operations: str, **given: Any) -> str:
     with pytest.raises(SettingError) as error:
-        check_options(options(*operations, **given), available)
+        checked(*operations, **given)
     return str(error.value)
 
 
 def test_the_defaults_are_24_sizes_of_float_that_are_summed_in_place() -> None:
+    checked()
     chosen = options()
-    check_options(chosen, PLENTY)
     assert chosen.cases == [
         Case("all_reduce", "float32", "SUM", 8 << power, in_place=True) for power in range(24)
     ]
@@ -100,18 +104,21 @@ def test_bad_input_is_named_with_the_remedy(given: dict[str, Any], said: str) ->
 @pytest.mark.parametrize("name", [name for name, op in OPS.items() if op.pairs])
 def test_pairs_need_an_even_number_of_ranks(name: str) -> None:
     assert "even number" in refused(name, ranks=3)
-    check_options(options(name, ranks=4), PLENTY)
+    checked(name, ranks=4)
 
 
 def test_sizes_over_memory_say_what_is_needed_and_what_there_is() -> None:
     # 2 ranks x 2 tensors x 2 contestants x 1 GiB.
     needed = 2 * 2 * 2 << 30
     given = {"max_bytes": "1G", "vs": "gloo"}
-    check_options(options(**given), needed)
+    checked(available=needed, **given)
     text = refused(available=needed - 1, **given)
     assert "needs 8 GiB" in text
     assert "2 ranks of 2 contestants" in text
     assert "8 GiB is available" in text
+    # Of 64 ranks two are on this host.
+    checked(available=needed, on_host=2, ranks=64, **given)
+    assert "64 ranks" in refused(available=needed, on_host=64, ranks=64, **given)
 
 
 @pytest.mark.parametrize("option", ["json", "csv", "html", "png", "svg"])
@@ -119,7 +126,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_sweep(
     option: str, tmp_path: Path
 ) -> None:
     name = f"out.{option}"
-    check_options(options(**{option: str(tmp_path / name)}), PLENTY)
+    checked(**{option: str(tmp_path / name)})
     assert "there is no folder" in refused(**{option: str(tmp_path / "absent" / name)})
     (tmp_path / name).mkdir()
     assert "that is a folder" in refused(**{option: str(tmp_path / name)})

@@ -12,6 +12,16 @@ from rdmatrain.bench import agents, joined
 from rdmatrain.errors import SettingError
 
 AT = {"MASTER_ADDR": "node0", "MASTER_PORT": "29555"}
+ALONE = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}
+SRUN = {
+    "SLURM_PROCID": "3",
+    "SLURM_STEP_NUM_TASKS": "5",
+    "SLURM_STEP_NODELIST": "gpu[07-09]",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x2),1",
+    "SLURM_NODEID": "1",
+    "SLURM_JOB_ID": "123456",
+    "SLURM_STEP_ID": "7",
+}
 OPENMPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}
 
 
@@ -22,6 +32,8 @@ OPENMPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}
         (OPENMPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, (1, 4, "mpirun")),
         ({"PMI_RANK": "2", "PMI_SIZE": "3"}, (2, 3, "mpirun")),
         ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, (0, 2, "srun")),
+        # mpirun, in a shell that srun has started
+        ({"PMI_RANK": "2", "PMI_SIZE": "3", **ALONE}, (2, 3, "mpirun")),
     ],
 )
 def test_ranks_of_launchers_are_recognised(
@@ -40,6 +52,8 @@ def test_ranks_of_launchers_are_recognised(
         {"RANK": "0", "WORLD_SIZE": "4"},  # of a pod, which a controller numbers
         {"RANK": "", "WORLD_SIZE": "4", "LOCAL_RANK": "0"},
         {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"},  # a batch script is no task of srun
+        ALONE,  # srun --pty bash
+        {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"},
     ],
 )
 def test_what_is_no_rank_starts_its_own(environ: dict[str, str]) -> None:
@@ -60,6 +74,36 @@ def test_ranks_of_one_host_need_no_address_and_others_do() -> None:
     assert found.port == 20000 + os.getppid() % 10000
     with pytest.raises(SettingError, match="mpirun does not say where rank 0 is: set MASTER_ADDR"):
         joined.place(OPENMPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"})
+
+
+def test_srun_says_where_rank_0_is_and_how_many_tasks_are_here() -> None:
+    found = joined.place(SRUN)
+    assert found is not None
+    assert (found.rank, found.ranks, found.on_host) == (3, 5, 2)
+    assert (found.addr, found.port) == ("gpu07", 20000 + 3463)
+    last = joined.place(SRUN | {"SLURM_NODEID": "2", "SLURM_PROCID": "4"})
+    assert last is not None
+    assert (last.addr, last.port, last.on_host) == ("gpu07", 20000 + 3463, 1)
+    one = joined.place(SRUN | {"SLURM_STEP_NODELIST": "gpu07", "SLURM_STEP_TASKS_PER_NODE": "5"})
+    assert one is not None
+    assert one.addr == "127.0.0.1"
+    with pytest.raises(SettingError, match="srun does not say where rank 0 is"):
+        joined.place({key: SRUN[key] for key in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")})
+
+
+@pytest.mark.parametrize(
+    ("environ", "num"),
+    [
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}, 4),
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, 8),
+        (OPENMPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}, 2),
+        ({"PMI_RANK": "2", "PMI_SIZE": "6", "MPI_LOCALNRANKS": "3"}, 3),
+    ],
+)
+def test_it_is_known_how_many_ranks_are_on_this_host(environ: dict[str, str], num: int) -> None:
+    found = joined.place(environ | AT)
+    assert found is not None
+    assert found.on_host == num
 
 
 def test_an_agent_heeds_only_who_knows_its_token(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ def told_to_bench(monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> Any:
     assert done.exit_code == 0, done.output
     (options,) = told
     if isinstance(options, SweepOptions) and options.operations:
-        check_options(options, sys.maxsize)
+        check_options(options, sys.maxsize, options.ranks)
     return options
 
 
