@@ -8,14 +8,15 @@ comparisons of one build with itself at most 1 - confidence say so anywhere: hal
 first level, a quarter for each of the others (Bonferroni), shared within a level by Holm's rule
 (A simple sequentially rejective multiple test procedure, 1979).
 
-Files of many runs, made in turns by ``builds.py``, are compared start by start (``starts.py``);
-others by their rounds, with the machine's pace taken off (``change.py``).
+Files of many runs that were made in turns, as by ``builds.py``, are compared start by start
+(``starts.py``); others by their rounds, with the machine's pace taken off (``change.py``).
 """
 
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,10 @@ CROWDED_WARNING = (
     f"other programs ran: a usual round took more than {CROWDED} times as long as the fastest, "
     "so that single cases are not judged"
 )
+NOT_IN_TURNS = [
+    "the runs of the two files were not made in turns, so their rounds are compared; --builds "
+    "makes them in turns"
+]
 Record = Mapping[str, Any]
 
 
@@ -73,6 +78,7 @@ class Measured:
         rounds: median seconds a call of each round.
         spins: pace of the machine beside each; empty: not known of all.
         starts: seconds of the fastest round of each run.
+        times: when each run was begun.
 
     """
 
@@ -80,6 +86,7 @@ class Measured:
     rounds: tuple[float, ...]
     spins: tuple[float, ...]
     starts: tuple[float, ...]
+    times: tuple[str, ...]
 
     @property
     def p50(self) -> float:
@@ -188,7 +195,8 @@ def _measured(records: Iterable[Record]) -> dict[Key, Measured]:
     for record in sorted(records, key=lambda record: str(record["time"])):
         key = Key(**{name: record[name] for name in names})
         rounds, spins = tuple(record["rounds"]), tuple(record.get("spins", ()))
-        new = Measured(frozenset({record["transport"]}), rounds, spins, (min(rounds),))
+        when = (str(record["time"]),)
+        new = Measured(frozenset({record["transport"]}), rounds, spins, (min(rounds),), when)
         found[key] = _joined(found[key], new) if key in found else new
     return found
 
@@ -200,6 +208,7 @@ def _joined(first: Measured, then: Measured) -> Measured:
         first.rounds + then.rounds,
         spins,
         first.starts + then.starts,
+        first.times + then.times,
     )
 
 
@@ -266,11 +275,17 @@ def _estimates(
     """Return the changes, and why the machine's pace is not taken off them, if so."""
     least = {key: min(len(each.starts) for each in pair) for key, pair in both.items()}
     often = {key: both[key] for key, num in least.items() if num >= starts.MIN_STARTS}
-    if often:
+    if often and all(_in_turns(*pair) for pair in often.values()):
         return _Starts(often), []
     kept = _with_rounds(both)
     no_pace = _no_pace(a, b, kept)
-    return _Estimates(kept, with_pace=not no_pace), no_pace
+    return _Estimates(kept, with_pace=not no_pace), (NOT_IN_TURNS if often else []) + no_pace
+
+
+def _in_turns(a: Measured, b: Measured) -> bool:
+    """Tell whether the n-th runs of both were made beside each other, before both of the next."""
+    turns = zip(a.times, b.times, strict=False)
+    return all(max(turn) <= min(after) for turn, after in pairwise(turns))
 
 
 def _no_pace(a: Sequence[Record], b: Sequence[Record], both: Both) -> list[str]:
@@ -356,7 +371,7 @@ def _changed_transports(both: Both) -> list[str]:
     """Name the contestants whose ranks were joined in another way, each once."""
     found: dict[str, int] = {}
     for key, (first, then) in both.items():
-        if first.transports != then.transports:
+        if first.transports != then.transports and "" not in first.transports | then.transports:
             ways = [" and ".join(sorted(each.transports)) for each in (first, then)]
             text = f"{key.entry} went over {ways[0]} in the first file, over {ways[1]} in the other"
             found[text] = found.get(text, 0) + 1

@@ -166,6 +166,10 @@ def test_another_transport_is_an_error_of_its_own():
     ]
 
 
+def test_a_transport_that_is_not_told_is_no_other_one():
+    assert not compare(run(1, transport="tcp"), run(2, transport="")).changed_transports
+
+
 def test_what_is_not_alike_or_missing_is_said():
     b = run(2, kernel="6.2", pinned=False, versions=VERSIONS | {"torch": "2.14.0"})
     found = compare(run(1)[1:], b[:-1])
@@ -282,6 +286,15 @@ def test_a_start_that_was_disturbed_does_not_count():
 def test_fewer_starts_are_compared_by_their_rounds():
     assert compare(*turns(1, MIN_STARTS - 1)).starts == 0
     assert compare(*turns(1, MIN_STARTS)).starts == MIN_STARTS
+
+
+def test_runs_that_were_not_in_turns_are_compared_by_their_rounds():
+    a, b = turns(1, MIN_STARTS)
+    late = [each | {"time": each["time"].replace("2026", "2027")} for each in b]
+    found = compare(a, late)
+    assert found.starts == 0
+    assert any("not made in turns" in text for text in found.warnings)
+    assert not any("in turns" in text for text in compare(a, b).warnings)
 
 
 FAKE = """#!/bin/sh
