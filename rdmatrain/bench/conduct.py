@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rdmatrain.bench.model import Case, Entry, Failure, Result
+from rdmatrain.bench.model import OPS, Case, Entry, Failure, Result
 from rdmatrain.bench.running import ContestantError, Running
 from rdmatrain.bench.spin import spin_seconds
 from rdmatrain.bench.stats import Taken
@@ -161,7 +161,8 @@ class Conductor:
     def _measure(self, number: int, case: Case, running: Running, taken: Taken) -> None:
         begin = self._clock()
         share_s = (self._end - begin) / (self._num_turns - self._turn)
-        prepared = running.prepare(case, check=self._plan.check and number == 0)
+        check = self._plan.check and OPS[case.op].sized and number == 0
+        prepared = running.prepare(case, check)
         if number == 0:
             taken.nwrong = prepared.nwrong
         calls = self._calls(prepared.guess_s, share_s - (self._clock() - begin))

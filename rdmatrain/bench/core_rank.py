@@ -76,7 +76,7 @@ class Rank:
         return {"nwrong": nwrong if order["check"] else None, "guess_s": self._guess_s}
 
     def time(self, order: orders.Order) -> orders.Answer:
-        """Make so many calls; seconds of each, or of one of many writes."""
+        """Make so many calls; seconds of each, which of writes is their mean."""
         calls, warmup = order["calls"], order["warmup"]
         if self._op == "pingpong":
             return {"seconds": self._run(warmup + calls)[0][warmup:]}
@@ -90,7 +90,7 @@ class Rank:
         if self._op == "pingpong":
             return self._pair.pingpong(calls, timeout_s, check)
         (seconds,), nwrong = self._pair.write(calls, timeout_s, check)
-        return [seconds / calls], nwrong
+        return [seconds / calls] * calls, nwrong
 
     def drop(self, _order: orders.Order) -> orders.Answer:
         """Free the memory."""

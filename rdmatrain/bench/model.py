@@ -27,6 +27,7 @@ class Op:
         splits: each rank has a part, so that nbytes is a multiple of ranks * itemsize.
         pairs: ranks 0 and 1, 2 and 3... do it with each other; needs an even number of ranks.
         sized: there is data; a barrier has none.
+        together: calls are timed together, and each counts as the mean of its turn.
 
     """
 
@@ -38,6 +39,7 @@ class Op:
     splits: bool = False
     pairs: bool = False
     sized: bool = True
+    together: bool = False
 
 
 def _one(ranks: int) -> float:
@@ -67,7 +69,7 @@ _OPS = (
     # Rank 0 sends nbytes to rank 1, which sends as much back: seconds are half of there and back.
     Op("pingpong", _one, pairs=True),
     # Rank 0 writes nbytes into rank 1's memory, many at a time: seconds of all / number of them.
-    Op("write", _one, pairs=True),
+    Op("write", _one, pairs=True, together=True),
 )
 OPS: dict[str, Op] = {op.name: op for op in _OPS}
 
@@ -141,7 +143,7 @@ class Result:
         transport: what really joined them: "shm", "tcp", "verbs", or several as "shm+tcp".
         rounds: median seconds a call, of each round.
         seconds_p50: median of ``rounds``.
-        seconds_p99: 99th percentile of all calls of all rounds.
+        seconds_p99: 99th percentile of all calls of all rounds; see ``Op.together``.
         seconds_min: fastest call.
         cv: coefficient of variation of ``rounds``: standard deviation / mean; 0 for one round.
         calls: that were timed.

@@ -56,7 +56,7 @@ def main() -> None:
         "ranks": rank.ranks,
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "transport": "shm",
+        "transport": "",  # MPI does not say
         "versions": {
             sys.argv[1]: ".".join(map(str, mpi.get_vendor()[1])),
             "mpi4py": version("mpi4py"),

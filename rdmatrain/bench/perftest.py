@@ -42,7 +42,7 @@ _CALL = re.compile(r"^(\d+), (\S+)\s*$", re.MULTILINE)  # 17, 12.79: number and 
 
 
 class PerftestWire:
-    """See ``rdmatrain.bench.running.Running``. A turn of ``write`` has one sample, of all calls.
+    """See ``rdmatrain.bench.running.Running``. Each call of ``write`` counts as their mean.
 
     Args:
         start: who it is, and which operations it has.
@@ -96,7 +96,7 @@ class PerftestWire:
         """Run it; the client's clock counts."""
         assert self._case is not None, "prepare comes first"
         if self._case.op == "write":
-            return [self._run(self._case, calls)]
+            return [self._run(self._case, calls) * max(calls, MIN_CALLS)]
         return [self._run(self._case, warmup + calls + 1)[-calls:]]
 
     def drop(self) -> None:

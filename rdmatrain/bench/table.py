@@ -24,6 +24,7 @@ _DTYPES = {
 }
 _REDOPS = {"PRODUCT": "prod", "": "none"}
 _NO_CHECK = "N/A"
+TOGETHER = "calls of a round are timed together: p99 is that of the rounds, not of calls"
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -133,6 +134,7 @@ def _contestant_lines(op: str, entry: Entry, results: Sequence[Result]) -> list[
         f"# Collective test starting: {op}",
         *comment(_who(entry, results)),
         *comment("time is the median of the rounds, each that of its slowest rank"),
+        *(comment(TOGETHER) if OPS[op].together else []),
         *_one_half_only(rows.values()),
         "#",
         *_HEADER,

@@ -81,11 +81,11 @@ def test_each_case_is_timed_and_right_on_each_contestant(tmp_path: Path) -> None
         ]
     }
     for record in found:
-        assert record["nwrong"] == 0
+        assert record["nwrong"] == (None if record["op"] == "barrier" else 0)
         assert len(record["rounds"]) == 2
         assert record["calls"] == 10
         assert record["seconds_min"] <= record["seconds_p50"] <= record["seconds_p99"]
-        assert record["transport"] == {"rdmatrain": "shm", "gloo": "tcp"}[record["backend"]]
+        assert record["transport"] == {"rdmatrain": "shm", "gloo": ""}[record["backend"]]
         assert record["pinned"]
     assert "# Out of bounds values : 0 OK" in ended.output
     assert len(table.read_text().splitlines()) == 1 + len(found)

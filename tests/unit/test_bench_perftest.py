@@ -123,10 +123,11 @@ def test_a_write_is_the_average_of_all(wire, tools):
     seconds = 65536 / (5.48 * 2**20)  # its MB are MiB
     assert prepared.nwrong is None
     assert prepared.guess_s == pytest.approx(seconds)
-    assert wire.time(calls=400, warmup=10) == [[pytest.approx(seconds)]]
+    assert wire.time(calls=400, warmup=10) == [[pytest.approx(seconds)] * 400]
     server, client = starts(tools, "ib_write_bw")[-2:]
     assert client == [*server, "127.0.0.1"]
     assert server[:11] == ["-d", "mlx5_3", "-i", "2", "-x", "7", "-F", "-s", "65536", "-n", "400"]
+    assert len(wire.time(calls=2, warmup=0)[0]) == 5, "it makes no fewer"
 
 
 def test_a_pingpong_has_each_half_in_order(wire, tools):

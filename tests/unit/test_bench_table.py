@@ -193,6 +193,11 @@ def test_a_barrier_has_no_size() -> None:
     assert "# barrier\n" in text
 
 
+def test_where_calls_are_timed_together_the_table_says_what_p99_is_of() -> None:
+    assert "timed together: p99" in text_of(result(OURS, case("write")))
+    assert "timed together" not in text_of(result(OURS, case("pingpong")))
+
+
 def tables_of(text: str) -> list[tuple[str, str]]:
     """The headings of nccl-tests' tables."""
     return re.findall(r"# Collective test starting: (\w+)\n# (\S+), ", text)
