@@ -161,6 +161,7 @@ class _Measured:
             check=options.check,
             budget_s=options.time_budget_s,
         )
+        self._sweep.failures += _without_partner(options, starts)
         with ExitStack() as stack:
             contestants = []
             starts = self._that_can(starts, plan)
@@ -223,6 +224,15 @@ class _Measured:
             self._sweep.complete = self._conductor.complete
             self.faulty |= self._conductor.failed
         return self._sweep
+
+
+def _without_partner(options: SweepOptions, starts: Sequence[Start]) -> list[Failure]:
+    """Name the operations that an odd number of ranks cannot do."""
+    if not options.without_partner:
+        return []
+    names = ", ".join(options.without_partner)
+    text = f"{names}: between pairs of ranks, and there are {options.ranks}: give an even --ranks"
+    return [Failure(entry, None, text) for entry in dict.fromkeys(each.entry for each in starts)]
 
 
 def memory_available(source: Source) -> int:

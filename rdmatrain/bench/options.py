@@ -133,11 +133,20 @@ class SweepOptions:
         redops = [REDOPS[name] for name in names_in(self.redop, "-o", REDOPS, _REDOP_NAMES)]
         kinds = [
             (op, dtype, redop)
-            for op in (OPS[name] for name in self.operations)
+            for op in self._ops
             for dtype in (dtypes if op.sized else [_NO_DTYPE])
             for redop in (redops if op.reduces else [""])
         ]
         return [case for kind in kinds for case in self._cases_of(*kind)]
+
+    @property
+    def without_partner(self) -> list[str]:
+        """Operations of pairs that so many ranks cannot do."""
+        return [name for name in self.operations if OPS[name].pairs and self.ranks % 2]
+
+    @property
+    def _ops(self) -> list[Op]:
+        return [OPS[name] for name in self.operations if name not in self.without_partner]
 
     def _cases_of(self, op: Op, dtype: str, redop: str) -> Iterator[Case]:
         root = self.root if op.rooted else -1
@@ -183,10 +192,10 @@ def _check_ranks(options: SweepOptions) -> None:
         raise SettingError(f"--ranks {ranks}: give 1 to {MAX_RANKS}")
     if not 0 <= options.root < ranks:
         raise SettingError(f"-r {options.root}: the root is one of ranks 0 to {ranks - 1}")
-    in_pairs = [name for name in options.operations if OPS[name].pairs]
-    if in_pairs and ranks % 2:
+    if options.operations and len(options.without_partner) == len(options.operations):
         raise SettingError(
-            f"--ranks {ranks}: {in_pairs[0]} is between pairs of ranks: give an even number"
+            f"--ranks {ranks}: {options.operations[0]} is between pairs of ranks: give an even "
+            "number"
         )
 
 

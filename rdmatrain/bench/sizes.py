@@ -8,7 +8,7 @@ from rdmatrain.errors import SettingError
 MAX_SIZES = 4096
 # Powers of two whatever the spelling, as in nccl-tests.
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
 
 
 def parse_size(text: str, option: str) -> int:

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
+from rdmatrain.bench import command
 from rdmatrain.bench.conduct import MAX_CALLS, Conductor, Plan, Standing
-from rdmatrain.bench.model import Case, Entry
+from rdmatrain.bench.contestants import Start
+from rdmatrain.bench.model import OPS, Case, Entry
+from rdmatrain.bench.options import SweepOptions
 from rdmatrain.bench.running import ContestantError, Prepared
+from rdmatrain.bench.scale import measured
 
 CASES = [Case("all_reduce", "float32", "SUM", nbytes, True) for nbytes in (8, 16, 32)]
 US, GLOO, MPI = Entry("rdmatrain"), Entry("gloo"), Entry("openmpi")
@@ -61,6 +66,23 @@ class Fake:
         pass
 
 
+class Started(Start):
+    """Starts a fake, which fails where it is told to."""
+
+    failing: frozenset[str] = frozenset()
+
+    def open(self, ranks: int, folder: Path) -> Fake:
+        def fails(what: str, case: Case) -> None:
+            if case.op in self.failing:
+                raise ContestantError("rank 1 was killed", gone=True)
+
+        return Fake(self.entry, fails=fails)
+
+
+class Dying(Started):
+    failing = frozenset({"all_reduce"})
+
+
 def conduct(fakes: Sequence[Fake], clock: Clock | None = None, **plan: object) -> Conductor:
     whole = Plan(**{"cases": CASES, "rounds": 2, "ranks": 2} | plan)  # type: ignore[arg-type]
     conductor = Conductor(whole, [(fake.entry, fake) for fake in fakes], clock=clock or Clock())
@@ -89,6 +111,35 @@ def test_each_case_is_checked_in_the_first_round_alone_and_is_always_dropped() -
     assert log == [line for turn in first + second for line in (turn, "dropped")]
     conduct([Fake(US, log := [])], check=False)
     assert not any("checked" in line for line in log)
+
+
+def test_what_has_no_data_is_not_said_to_have_been_checked() -> None:
+    barrier = Case("barrier", "uint8", "", 0, False)
+    log: list[str] = []
+    conductor = conduct([Fake(US, log, nwrong=0)], cases=[barrier])
+    assert [each.nwrong for each in conductor.results()] == [None]
+    assert not any("checked" in line for line in log)
+
+
+def test_operations_of_pairs_are_named_where_ranks_are_odd_and_the_rest_runs() -> None:
+    names = ("all_reduce", "pingpong", "write")
+    options = SweepOptions(names, max_bytes="8", ranks=3, rounds=1, quiet=True)
+    found = command.measure(options, [Started(US, frozenset(OPS))], [], "rdmatrain bench all")
+    assert found.exit_code == 0
+    assert [each.case.op for each in found.sweep.results] == ["all_reduce"]
+    (failure,) = found.sweep.failures
+    assert failure.entry == US
+    assert failure.text.startswith("pingpong, write: between pairs of ranks, and there are 3:")
+
+
+def test_what_scale_measured_before_a_failure_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measured, "find", lambda *_: ([Dying(US, frozenset(OPS))], []))
+    told: list[measured.Measured] = []
+    with pytest.raises(ContestantError, match="2 ranks: rank 1 was killed"):
+        measured.measure(2, [64], tmp_path, told.append)
+    assert [each.op for each in told] == ["barrier"]
 
 
 def test_results_come_by_case_and_then_by_contestant_with_what_was_wrong() -> None:

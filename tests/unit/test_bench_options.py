@@ -105,6 +105,10 @@ def test_bad_input_is_named_with_the_remedy(given: dict[str, Any], said: str) ->
 def test_pairs_need_an_even_number_of_ranks(name: str) -> None:
     assert "even number" in refused(name, ranks=3)
     checked(name, ranks=4)
+    some = options("all_reduce", name, ranks=3)
+    checked("all_reduce", name, ranks=3)
+    assert some.without_partner == [name]
+    assert {case.op for case in some.cases} == {"all_reduce"}
 
 
 def test_sizes_over_memory_say_what_is_needed_and_what_there_is() -> None:

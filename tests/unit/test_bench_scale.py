@@ -9,7 +9,7 @@ import pytest
 
 from rdmatrain import _core
 from rdmatrain.bench.machine import context_of
-from rdmatrain.bench.scale import plans, report, setup, simulate
+from rdmatrain.bench.scale import engine, plans, report, setup, simulate
 from rdmatrain.bench.scale.command import ScaleOptions, check
 from rdmatrain.bench.scale.engine import Stage
 from rdmatrain.bench.scale.measured import Measured
@@ -202,6 +202,16 @@ def test_lines_fit_their_schema():
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**line, "part": "guessed"}, schema)
     assert report.records("validated", [found["validated"]], context)[0]["error_percent"] == 100.0
+
+
+def test_a_compiler_that_hangs_is_named(tmp_path, monkeypatch):
+    for name, text in (("g++", "exec sleep 60"), ("pkg-config", "exit 0")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(engine, "BUILD_SECONDS", 0.1)
+    with pytest.raises(engine.EngineError, match=r"g\+\+ needed more than 0.1 s"), engine.built():
+        pass
 
 
 def test_threads_that_fail_or_hang_are_named():

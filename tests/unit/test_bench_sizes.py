@@ -23,7 +23,7 @@ def test_a_size_has_a_unit_that_is_a_power_of_two(text: str, nbytes: int) -> Non
     assert parse_size(text, "-b") == nbytes
 
 
-@pytest.mark.parametrize("text", ["", "x", "-8", "0", "0.2", "8Q", "K", "1e3", "٣"])
+@pytest.mark.parametrize("text", ["", "x", "-8", "0", "0.2", "8Q", "K", "1e3", "٣", "9" * 400])
 def test_what_is_no_size_is_named_with_its_option(text: str) -> None:
     with pytest.raises(SettingError, match=r"-e .*: not a size"):
         parse_size(text, "-e")

@@ -85,7 +85,12 @@ def why_not() -> str:
 
 @contextmanager
 def built() -> Iterator[Path]:
-    """Build the simulator; yield it, and remove it in the end."""
+    """Build the simulator; yield it, and remove it in the end.
+
+    Raises:
+        EngineError: something is missing, or it does not build.
+
+    """
     missing = why_not()
     if missing:
         raise EngineError(missing)
@@ -95,9 +100,15 @@ def built() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="rdmatrain-scale-") as folder:
         program = Path(folder) / "fabric"
         command = ["g++", "-O2", "-std=c++17", str(SOURCE), "-o", str(program), *flags]
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=BUILD_SECONDS
-        )
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=BUILD_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            raise EngineError(
+                f"g++ needed more than {BUILD_SECONDS:g} s for {SOURCE.name}: try it again on a "
+                "machine that does less"
+            ) from None
         if done.returncode:
             raise EngineError(f"{SOURCE.name} does not build with this SimGrid:\n{done.stderr}")
         yield program

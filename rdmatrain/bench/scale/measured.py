@@ -56,7 +56,8 @@ def measure(
         told: gets each result.
 
     Raises:
-        ContestantError: the ranks did not start, or one of them failed.
+        ContestantError: the ranks did not start, or one of them failed; what was measured before
+            is told.
 
     """
     cases = [Case("barrier", "uint8", "", 0, False)]
@@ -68,10 +69,10 @@ def measure(
         conductor.run()
     finally:
         running.close()
-    for failure in conductor.failures:
-        raise ContestantError(f"{RDMATRAIN}, {ranks} ranks: {failure.text}", gone=True)
     for result in conductor.results():
         told(_of(result))
+    for failure in conductor.failures:
+        raise ContestantError(f"{RDMATRAIN}, {ranks} ranks: {failure.text}", gone=True)
 
 
 def _of(result: Result) -> Measured:
