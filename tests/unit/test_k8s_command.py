@@ -4,7 +4,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,16 +74,21 @@ def test_with_cluster_adds_what_an_administrator_applies(tmp_path):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_the_example_is_rendered_for_every_target(name):
-    example = read_file(EXAMPLE)
+def test_the_example_is_rendered_for_every_target_or_names_what_to_leave_out(name, tmp_path):
+    file = EXAMPLE
     if name in {"indexed-job", "podgroup"}:
-        with pytest.raises(SettingError, match="queue: 'research'"):
-            render(example, name, Cluster())
-        example = replace(example, queue="")
-    part = render(example, name, Cluster())
-    assert part.objects or part.texts
-    namespaces = {each["metadata"].get("namespace") for each in part.objects}
-    assert namespaces <= {"train", None}
+        (line,) = refused("render", file, "--for", name, code=64)
+        assert f"for {name}: queue: 'research'" in line
+        text = Path(file).read_text()
+        assert "# Leave out queue for indexed-job and podgroup" in text
+        file = tmp_path / "job.yaml"
+        file.write_text(text.replace("\nqueue:", "\n# queue:"))
+    result = k8s("render", str(file), "--for", name)
+    assert result.exit_code == 0, result.output
+    if name != "slurm":
+        objects = yaml.safe_load_all(result.stdout)
+        namespaces = {each["metadata"].get("namespace") for each in objects}
+        assert namespaces == {"train"}
 
 
 def test_files_sort_as_they_are_to_be_applied(spec, tmp_path):
