@@ -99,10 +99,15 @@ def test_names_at_their_limit_are_taken_and_longer_ones_refused(target, length, 
         workload(target, name="a" * (length + 1), nodes=nodes)
 
 
-@pytest.mark.parametrize("name", ["lws", "mpijob"])
+@pytest.mark.parametrize("name", ["lws", "mpijob", "jobset", "kueue", "pytorchjob", "slurm"])
 def test_a_tier_without_a_label_is_refused(name):
     with pytest.raises(SettingError, match=r"^topology\.tier: 2 .* give topology\.label"):
         workload(name, topology=Topology(tier=2))
+
+
+def test_the_first_tier_is_one_switch_for_slurm():
+    assert "#SBATCH --switches=1\n" in script(replace(SPEC, topology=Topology(tier=1)))
+    assert not objects("slurm", topology=Topology(tier=1))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from rdmatrain.k8s.pod import Wants, near, pod_template
 from rdmatrain.k8s.spec import Spec
 from rdmatrain.k8s.surroundings import metadata
 from rdmatrain.k8s.targets.names import check_name
+from rdmatrain.k8s.targets.placing import note_topology, refuse_tier
 from rdmatrain.k8s.targets.target import Target
 
 
@@ -21,14 +22,10 @@ def render(spec: Spec, cluster: Cluster) -> Part:
 
     """
     refuse_queue(spec, "indexed-job")
-    if spec.topology.tier and not spec.topology.label:
-        raise SettingError(
-            f"topology.tier: {spec.topology.tier} is of Volcano's HyperNodes: give topology.label, "
-            "or render --for volcano"
-        )
+    refuse_tier(spec)
     made, notes = job(spec, cluster, {"affinity": near(spec)} if spec.topology.label else {})
     own = Notes(f"Job/{spec.name}")
-    _note_topology(spec, own)
+    note_topology(spec, own, "spec.template.spec")
     why = "Kubernetes alone has no queues; without a gang, pods start as nodes become free."
     own.add("queue", "spec", "none", why)
     return Part((made,), (*notes, *own.all()))
@@ -112,17 +109,6 @@ def _note_job(spec: Spec, job_spec: Object, notes: Notes) -> None:
     notes.add("", "spec.podFailurePolicy", codes, why)
     why = "The old pod is gone before the new one has its name, and its devices are free."
     notes.add("", "spec.podReplacementPolicy", "Failed", why)
-
-
-def _note_topology(spec: Spec, notes: Notes) -> None:
-    want, path = spec.topology, "spec.template.spec.affinity.podAffinity"
-    why = "All pods on nodes with one value of it." if want.label else "Pods may be anywhere."
-    notes.add("topology.label", path, want.label or "none", why)
-    how = "required" if want.required else "preferred"
-    why = "A pod that finds no such node waits." if want.required else "As many as find room."
-    notes.add("topology.required", path, how if want.label else "none", why)
-    why = "Of Volcano's HyperNodes alone; the label says it here."
-    notes.add("topology.tier", path, "none", why)
 
 
 TARGET = Target("indexed-job", render)

@@ -9,7 +9,7 @@ from rdmatrain.k8s.pod import Wants, pod_template
 from rdmatrain.k8s.spec import Spec
 from rdmatrain.k8s.targets import jobset_parts
 from rdmatrain.k8s.targets.names import LONGEST, check_name
-from rdmatrain.k8s.targets.placing import drawn_together, without_tiers
+from rdmatrain.k8s.targets.placing import drawn_together, refuse_tier, without_tiers
 from rdmatrain.k8s.targets.target import Target
 
 GROUP = "workers"
@@ -19,7 +19,13 @@ QUEUE = "kueue.x-k8s.io/queue-name"
 
 
 def render(spec: Spec, cluster: Cluster) -> Part:
-    """Return the JobSet."""
+    """Return the JobSet.
+
+    Raises:
+        SettingError: its pods' names would be too long, or it has a tier and no label.
+
+    """
+    refuse_tier(spec)
     notes = Notes(f"JobSet/{spec.name}")
     without_tiers(notes, POD)
     return job_set_part(spec, cluster, notes, pod=drawn_together(spec, notes, POD))

@@ -7,7 +7,7 @@ from rdmatrain.k8s.parts import Object, Part
 from rdmatrain.k8s.spec import DRA, SRIOV, Spec
 from rdmatrain.k8s.targets.jobset import POD, job_set_part
 from rdmatrain.k8s.targets.needs import needs
-from rdmatrain.k8s.targets.placing import without_tiers
+from rdmatrain.k8s.targets.placing import refuse_tier, without_tiers
 from rdmatrain.k8s.targets.target import Target
 
 TOPOLOGY = "kueue.x-k8s.io/podset-{}-topology"
@@ -15,9 +15,15 @@ HOST = "kubernetes.io/hostname"
 
 
 def render(spec: Spec, cluster: Cluster) -> Part:
-    """Return the JobSet."""
+    """Return the JobSet.
+
+    Raises:
+        SettingError: it has no queue, or a tier and no label, or its pods' names would be too long.
+
+    """
     if not spec.queue:
         raise SettingError("queue: Kueue lets no job start without one: name a LocalQueue")
+    refuse_tier(spec)
     notes = Notes(f"JobSet/{spec.name}")
     why = "Kueue lets it start, all of it at once: until then it holds nothing."
     notes.add("queue", "spec.suspend", True, why)

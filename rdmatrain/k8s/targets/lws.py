@@ -1,6 +1,5 @@
 """A LeaderWorkerSet: one group of pods, which are restarted together, and for ever."""
 
-from rdmatrain.errors import SettingError
 from rdmatrain.k8s.cluster import Cluster
 from rdmatrain.k8s.notes import Notes
 from rdmatrain.k8s.parts import Object, Part
@@ -8,6 +7,7 @@ from rdmatrain.k8s.pod import Wants, near, pod_template
 from rdmatrain.k8s.spec import Spec
 from rdmatrain.k8s.surroundings import metadata
 from rdmatrain.k8s.targets.names import check_name
+from rdmatrain.k8s.targets.placing import note_topology, refuse_tier
 from rdmatrain.k8s.targets.target import Target
 
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
@@ -58,38 +58,6 @@ def render(spec: Spec, cluster: Cluster) -> Part:
     _note(spec, notes)
     note_topology(spec, notes, "spec.leaderWorkerTemplate.workerTemplate.spec")
     return Part((made,), (*notes.all(), *template.notes))
-
-
-def refuse_tier(spec: Spec) -> None:
-    """Refuse a tier without a label, for a target that knows only labels of nodes.
-
-    Raises:
-        SettingError: with the remedy.
-
-    """
-    if spec.topology.tier and not spec.topology.label:
-        raise SettingError(
-            f"topology.tier: {spec.topology.tier} is of Volcano's HyperNodes: give topology.label, "
-            "or render --for volcano"
-        )
-
-
-def note_topology(spec: Spec, notes: Notes, pod: str) -> None:
-    """Note what becomes of the topology where the pods' affinity says it.
-
-    Args:
-        spec: of the job.
-        notes: to add to.
-        pod: path of the pods' spec.
-
-    """
-    want, path = spec.topology, f"{pod}.affinity.podAffinity"
-    why = "All pods on nodes with one value of it." if want.label else "Pods may be anywhere."
-    notes.add("topology.label", path, want.label or "none", why)
-    how = "required" if want.required else "preferred"
-    why = "A pod that finds no such node waits." if want.required else "As many as find room."
-    notes.add("topology.required", path, how if want.label else "none", why)
-    notes.add("topology.tier", path, "none", "Of Volcano's HyperNodes; the label says it here.")
 
 
 def _note(spec: Spec, notes: Notes) -> None:

@@ -13,8 +13,8 @@ from rdmatrain.k8s.parts import Object, Part
 from rdmatrain.k8s.pod import Wants, near, pod_template
 from rdmatrain.k8s.spec import Spec
 from rdmatrain.k8s.surroundings import metadata
-from rdmatrain.k8s.targets.lws import note_topology, refuse_tier
 from rdmatrain.k8s.targets.names import check_name
+from rdmatrain.k8s.targets.placing import note_topology, refuse_tier
 from rdmatrain.k8s.targets.target import Target
 
 _REPLICAS = "spec.mpiReplicaSpecs"

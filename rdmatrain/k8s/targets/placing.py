@@ -1,9 +1,42 @@
 """Where pods are put by schedulers that know no topology, and Volcano's topology of the network."""
 
+from rdmatrain.errors import SettingError
 from rdmatrain.k8s.notes import Notes
 from rdmatrain.k8s.parts import Object
 from rdmatrain.k8s.pod import near
 from rdmatrain.k8s.spec import Spec
+
+
+def refuse_tier(spec: Spec) -> None:
+    """Refuse a tier without a label, for a target whose system knows no HyperNodes.
+
+    Raises:
+        SettingError: with the remedy.
+
+    """
+    if spec.topology.tier and not spec.topology.label:
+        raise SettingError(
+            f"topology.tier: {spec.topology.tier} is of Volcano's HyperNodes: give topology.label, "
+            "or render --for volcano"
+        )
+
+
+def note_topology(spec: Spec, notes: Notes, pod: str) -> None:
+    """Note what becomes of the topology where the pods' affinity says it.
+
+    Args:
+        spec: of the job.
+        notes: to add to.
+        pod: path of the pods' spec.
+
+    """
+    want, path = spec.topology, f"{pod}.affinity.podAffinity"
+    why = "All pods on nodes with one value of it." if want.label else "Pods may be anywhere."
+    notes.add("topology.label", path, want.label or "none", why)
+    how = "required" if want.required else "preferred"
+    why = "A pod that finds no such node waits." if want.required else "As many as find room."
+    notes.add("topology.required", path, how if want.label else "none", why)
+    notes.add("topology.tier", path, "none", "Of Volcano's HyperNodes; the label says it here.")
 
 
 def drawn_together(spec: Spec, notes: Notes, path: str) -> Object:

@@ -8,6 +8,7 @@ from rdmatrain.k8s.pod import near
 from rdmatrain.k8s.spec import Spec
 from rdmatrain.k8s.surroundings import metadata
 from rdmatrain.k8s.targets.indexed_job import job, refuse_queue
+from rdmatrain.k8s.targets.placing import refuse_tier
 from rdmatrain.k8s.targets.target import Target
 
 
@@ -37,11 +38,7 @@ def _refuse(spec: Spec, cluster: Cluster) -> None:
             "with 1.37: render --for volcano or kueue, or indexed-job without a gang"
         )
     refuse_queue(spec, "podgroup")
-    if spec.topology.tier and not spec.topology.label:
-        raise SettingError(
-            f"topology.tier: {spec.topology.tier} is of Volcano's HyperNodes: give topology.label, "
-            "or render --for volcano"
-        )
+    refuse_tier(spec)
 
 
 def _group(spec: Spec, notes: Notes) -> Object:

@@ -9,7 +9,7 @@ from rdmatrain.k8s.parts import Object, Part
 from rdmatrain.k8s.pod import Wants, pod_template
 from rdmatrain.k8s.spec import Spec
 from rdmatrain.k8s.targets.names import check_name
-from rdmatrain.k8s.targets.placing import drawn_together, without_tiers
+from rdmatrain.k8s.targets.placing import drawn_together, refuse_tier, without_tiers
 from rdmatrain.k8s.targets.target import Target
 from rdmatrain.k8s.targets.volcano import render_cluster
 
@@ -19,7 +19,13 @@ POD = "spec.pytorchReplicaSpecs[*].template"
 
 
 def render(spec: Spec, cluster: Cluster) -> Part:
-    """Return the PyTorchJob."""
+    """Return the PyTorchJob.
+
+    Raises:
+        SettingError: its pods' names would be too long, or it has a tier and no label.
+
+    """
+    refuse_tier(spec)
     last = f"{spec.name}-worker-{spec.nodes - 2}" if spec.nodes > 1 else f"{spec.name}-master-0"
     check_name(spec, "PyTorchJob", max(last, f"{spec.name}-master-0", key=len))
     notes = Notes(f"PyTorchJob/{spec.name}")

@@ -6,12 +6,20 @@ from rdmatrain.k8s.notes import Notes
 from rdmatrain.k8s.parts import Part
 from rdmatrain.k8s.spec import TCP, Spec
 from rdmatrain.k8s.targets import slurm_script as script
+from rdmatrain.k8s.targets.placing import refuse_tier
 from rdmatrain.k8s.targets.target import Target
 
 
 def render(spec: Spec, cluster: Cluster) -> Part:
-    """Return the script, as a text: there is no object of Kubernetes."""
+    """Return the script, as a text: there is no object of Kubernetes.
+
+    Raises:
+        SettingError: it has a tier of more than one switch, and no label.
+
+    """
     del cluster
+    if not script.switches(spec):
+        refuse_tier(spec)
     name = f"{spec.name}.sbatch"
     notes = Notes(name)
     _note_request(spec, notes)
