@@ -1,6 +1,7 @@
 """Names that Kubernetes takes: each function says what would be one, or nothing if it is one."""
 
 import re
+from ipaddress import IPv4Network
 
 LABEL = 63
 SUBDOMAIN = 253
@@ -78,6 +79,15 @@ def image(text: str) -> str:
     if "://" in text:
         return "leave out the part before ://"
     return "" if _IMAGE.fullmatch(text) else "give REGISTRY/NAME:TAG, or NAME@sha256:DIGEST"
+
+
+def subnet(text: str) -> str:
+    """Of a network of IPv4 with its length, all bits after which are 0."""
+    try:
+        IPv4Network(text)
+    except ValueError:
+        return "give a network of IPv4 with its length, such as 10.1.0.0/16"
+    return "" if "/" in text else "give its length too, such as 10.1.0.0/16"
 
 
 def interface(text: str) -> str:

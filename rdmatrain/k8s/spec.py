@@ -29,6 +29,7 @@ class Network:
         link: link layer of the fabric.
         mtu: of the netdevs, in bytes; 0 leaves it as it is.
         pfs: names of the physical functions on the nodes, for the operator's policy.
+        subnet: of IPv4, whose addresses the interfaces get, in a part of it for each network.
         device_class: of DRA, the DeviceClass of the NICs; ``gpu_class`` that of the GPUs.
         aligned: with DRA, ``pcie`` demands that each GPU's NIC is under its PCIe root, ``numa``
             that it is of its NUMA node, ``prefer`` takes the nearest there is.
@@ -43,6 +44,7 @@ class Network:
     link: str = ETHERNET
     mtu: int = 0
     pfs: tuple[str, ...] = ()
+    subnet: str = "192.168.0.0/16"
     device_class: str = "sriovnetwork.k8snetworkplumbingwg.io"
     gpu_class: str = "gpu.nvidia.com"
     aligned: str = "pcie"

@@ -209,6 +209,7 @@ def _network(spec: Spec) -> Iterator[Problem]:
         yield from _named(f"network.networks[{place}]", name, names.in_namespace)
     for place, name in enumerate(network.pfs):
         yield from _named(f"network.pfs[{place}]", name, names.interface)
+    yield from _named("network.subnet", network.subnet, names.subnet)
     if network.mtu:
         yield from _between("network.mtu", network.mtu, 576, 65520)
     yield from _vfs(network)

@@ -97,6 +97,7 @@ def _networks(devices: str, vfs: int) -> st.SearchStrategy[Network]:
         link=st.sampled_from(LINKS),
         mtu=st.sampled_from([0, 0, 1500, 4220, 9000]),
         pfs=st.sampled_from([(), ("ens1f0",), ("ens1f0np0", "ens2f0np0"), ("eth0#0-3",)]),
+        subnet=st.sampled_from(["192.168.0.0/16", "192.168.0.0/16", "10.0.0.0/8", "10.1.0.0/24"]),
         aligned=st.sampled_from(["pcie", "numa", "prefer"]),
     )
 

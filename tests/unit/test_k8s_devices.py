@@ -3,6 +3,7 @@
 
 import json
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,33 @@ def test_networks_have_subnets_of_their_own() -> None:
     }
     assert all(each["perNodeBlockSize"] >= 4 for each in pools.values())
     assert pools["b"]["gateway"] == "192.168.64.1"
+
+
+@pytest.mark.parametrize(
+    ("networks", "subnet", "most", "length"),
+    [
+        # 64 addresses for the 16 interfaces of a node; the first and the last of all are nobody's.
+        (("a",), "192.168.0.0/16", 1023, 15),
+        (("a",), "10.0.0.0/25", 1, 24),
+        (("a",), "10.0.0.0/32", 0, 25),
+        # A sixteenth of it for each network, and 8 addresses for its interface of a node.
+        (tuple("abcdefghijklmnop"), "192.168.0.0/16", 511, 15),
+        (tuple("abcdefghijklmnop"), "192.168.0.0/30", 0, 24),
+    ],
+)
+def test_a_subnet_has_a_block_for_each_node(
+    networks: tuple[str, ...], subnet: str, most: int, length: int
+) -> None:
+    network = Network(vfs=16, networks=networks, subnet=subnet)
+    if most:
+        pools = of_kind(job(network, nodes=most), "IPPool")
+        parts = [ip_network(each["spec"]["subnet"]) for each in pools]
+        assert all(each.subnet_of(ip_network(subnet)) for each in parts)
+        assert len({*parts}) == len(networks)
+    with pytest.raises(SettingError, match=rf"^network\.subnet is {subnet}, .* give a /{length}, "):
+        cluster_devices(job(network, nodes=most + 1), NEW)
+    wider = replace(network, subnet=f"0.0.0.0/{length}")
+    assert of_kind(job(wider, nodes=most + 1), "IPPool")
 
 
 def test_one_name_in_two_namespaces_is_refused() -> None:

@@ -342,7 +342,7 @@ ELSEWHERE = {
     "namespace", "nodes", "queue", "topology.label", "topology.required", "topology.tier",
     "checkpoint.size_bytes", "checkpoint.storage_class", "secret.create",
     "monitoring.namespace", "monitoring.labels", "network.link", "network.mtu", "network.pfs",
-    "network.device_class", "network.gpu_class", "network.aligned",
+    "network.subnet", "network.device_class", "network.gpu_class", "network.aligned",
 }  # fmt: skip
 
 

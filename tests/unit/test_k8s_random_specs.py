@@ -121,6 +121,9 @@ def refusals() -> st.SearchStrategy[tuple[str, Spec]]:
                 replace(base, network=replace(base.network, networks=(text,))),
             )
         ),
+        wild.map(
+            lambda text: ("subnet", replace(base, network=replace(base.network, subnet=text)))
+        ),
         wild.map(lambda text: ("topology", replace(base, topology=k8s_specs.Topology(label=text)))),
     )
 

@@ -33,6 +33,7 @@ network:
   link: infiniband
   mtu: 4092
   pfs: [ib0, "ib1#0-3"]
+  subnet: 10.64.0.0/12
   device-class: nic.example.com
   gpu-class: gpu.example.com
   aligned: numa
@@ -70,6 +71,7 @@ SPEC = Spec(
         link="infiniband",
         mtu=4092,
         pfs=("ib0", "ib1#0-3"),
+        subnet="10.64.0.0/12",
         device_class="nic.example.com",
         gpu_class="gpu.example.com",
         aligned="numa",
@@ -257,6 +259,9 @@ def test_what_a_field_cannot_be_is_refused(yaml, field, value, remedy):
         ("{vfs: 1, link: eth}", "link", "is eth: give roce, infiniband"),
         ("{vfs: 1, mtu: 100}", "mtu", "is 100: give 576 to 65520"),
         ("{vfs: 1, pfs: [a-name-that-is-long]}", "pfs[0]", "give an interface, such as eth0"),
+        ("{vfs: 1, subnet: 10.1.0.0}", "subnet", "is 10.1.0.0: give its length too"),
+        ("{vfs: 1, subnet: 10.1.0.1/16}", "subnet", "is 10.1.0.1/16: give a network of IPv4"),
+        ("{vfs: 1, subnet: 'fd00::/64'}", "subnet", "is fd00::/64: give a network of IPv4"),
         ("{vfs: 1, aligned: root}", "aligned", "is root: give pcie, numa, prefer"),
         ("{devices: shared}", "vfs", "is 0: a shared device is one, give 1"),
         ("{devices: shared, vfs: 2}", "vfs", "is 2: a shared device is one, give 1"),

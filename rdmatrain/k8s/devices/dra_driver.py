@@ -68,5 +68,5 @@ def _network(network: Network, attachment: Attachment) -> Part:
     if network.mtu:
         why = "The plugin sets none: set it on the physical functions."
         notes.add("network.mtu", "spec.config.mtu", "none", why)
-    notes.add("", "spec.config.ipam", as_json(attachment.ipam), attachment.why_pool)
+    notes.add("network.subnet", "spec.config.ipam", as_json(attachment.ipam), attachment.why_pool)
     return Part((made, attachment.pool), notes.all())

@@ -15,8 +15,6 @@ OPERATOR_NAMESPACE = "nvidia-network-operator"
 MELLANOX = "15b3"
 # Node Feature Discovery sets it on nodes that have such a NIC.
 NODES = {f"feature.node.kubernetes.io/pci-{MELLANOX}.present": "true"}
-# Private, and to be changed where the fabric's own addresses are others.
-SUBNET = IPv4Network("192.168.0.0/16")
 _RESOURCE = re.compile(r"[A-Za-z0-9_-]+")
 _PCI = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 
@@ -46,20 +44,24 @@ class Attachment:
     @property
     def why_pool(self) -> str:
         """What a person has to know of it."""
-        return f"The IPPool {self.name}, of {self.subnet}: set the subnet of your fabric."
+        return f"Addresses are of the IPPool {self.name}, which has {self.subnet} of the subnet."
+
+    @property
+    def block(self) -> int:
+        """Addresses of a node."""
+        # Room for four pods of a node, as ended ones keep theirs until they are gone.
+        return max(8, 4 * self.interfaces)
 
     @property
     def pool(self) -> Object:
         """The pool of addresses."""
-        # Room for four pods of a node, as ended ones keep theirs until they are gone.
-        block = max(8, 4 * self.interfaces)
         return {
             "apiVersion": "nv-ipam.nvidia.com/v1alpha1",
             "kind": "IPPool",
             "metadata": {"name": self.name, "namespace": OPERATOR_NAMESPACE},
             "spec": {
                 "subnet": str(self.subnet),
-                "perNodeBlockSize": block,
+                "perNodeBlockSize": self.block,
                 "gateway": str(self.subnet[1]),
             },
         }
@@ -69,12 +71,14 @@ def attachments(spec: Spec, count: int) -> tuple[Attachment, ...]:
     """Return the different networks of a pod's ``count`` interfaces, each with its own subnet.
 
     Raises:
-        SettingError: names do not fit the interfaces, or two networks differ in namespace alone.
+        SettingError: names do not fit the interfaces, two networks differ in namespace alone, or
+            the subnet is too small.
 
     """
     names = multus.attached(spec.network, count)
     different = tuple(dict.fromkeys(names))
-    subnets = SUBNET.subnets(prefixlen_diff=max(0, len(different) - 1).bit_length())
+    whole, halvings = IPv4Network(spec.network.subnet), max(0, len(different) - 1).bit_length()
+    subnets = whole.subnets(min(halvings, whole.max_prefixlen - whole.prefixlen))
     found: dict[str, Attachment] = {}
     for name, subnet in zip(different, subnets, strict=False):
         parts = multus.split(name)
@@ -83,10 +87,29 @@ def attachments(spec: Spec, count: int) -> tuple[Attachment, ...]:
                 f"network.networks has {name} and another of this name: the operator knows "
                 "networks by name, whatever their namespace, rename one"
             )
-        found[parts["name"]] = Attachment(
+        found[parts["name"]] = each = Attachment(
             parts["name"], parts.get("namespace", spec.namespace), names.count(name), subnet
         )
+        _refuse_small(spec, each, halvings)
     return tuple(found.values())
+
+
+def _refuse_small(spec: Spec, attachment: Attachment, halvings: int) -> None:
+    """Refuse a subnet whose part for a network has no block of addresses for each node.
+
+    Raises:
+        SettingError: with the length that would do.
+
+    """
+    # Neither the first address nor the last is given to anybody.
+    needed = spec.nodes * attachment.block + 2
+    if needed > attachment.subnet.num_addresses:
+        length = attachment.subnet.max_prefixlen - (needed - 1).bit_length() - halvings
+        raise SettingError(
+            f"network.subnet is {spec.network.subnet}, and network {attachment.name} takes "
+            f"{attachment.block} addresses on each of {spec.nodes} nodes: give a /{length}, or "
+            "fewer nodes"
+        )
 
 
 def prefix_and_name(network: Network) -> tuple[str, str]:

@@ -64,5 +64,5 @@ def _network(network: Network, attachment: Attachment) -> Part:
             "Of the pod's interface." if "mtu" in spec else "IPoIB takes the port's: set it there."
         )
         notes.add("network.mtu", "spec.mtu", mtu, why)
-    notes.add("", "spec.ipam", spec["ipam"], attachment.why_pool)
+    notes.add("network.subnet", "spec.ipam", spec["ipam"], attachment.why_pool)
     return Part((made, attachment.pool), notes.all())

@@ -121,7 +121,7 @@ def _network(network: Network, attachment: Attachment) -> Part:
     notes.add("network.networks", "spec.networkNamespace", attachment.namespace, why)
     why = "The plugin rdma moves the VF's RDMA device into the pod with its interface."
     notes.add("network.link", "spec.metaPlugins", spec["metaPlugins"], why)
-    notes.add("", "spec.ipam", spec["ipam"], attachment.why_pool)
+    notes.add("network.subnet", "spec.ipam", spec["ipam"], attachment.why_pool)
     return Part((_object(kind, attachment.name, spec), attachment.pool), notes.all())
 
 
