@@ -14,7 +14,7 @@ from rdmatrain.k8s.parts import Note, Object, Part
 from rdmatrain.k8s.reading import SpecError, read_file, spelled
 from rdmatrain.k8s.render import render
 from rdmatrain.k8s.spec import Spec
-from rdmatrain.k8s.targets.target import TARGETS
+from rdmatrain.k8s.targets.target import TARGETS, target
 from rdmatrain.k8s.text import document, stream
 from rdmatrain.spelling import closest
 from rdmatrain.topo.terminal import item, printable
@@ -61,11 +61,8 @@ def run_render(
 
     """
     spec, part = _rendered(options)
-    if spec.network.host_network:
-        tell(
-            "note: the pods see the host's network, and no NetworkPolicy guards them. "
-            f"The spec's reason: {printable(spec.network.host_network_reason)}"
-        )
+    for warning in _warnings(spec, options.target):
+        tell(f"note: {warning}")
     if options.output:
         for name in _save(part, Path(options.output)):
             tell(name)
@@ -146,6 +143,21 @@ def _rendered(options: RenderOptions) -> tuple[Spec, Part]:
         return spec, render(spec, name, cluster, with_cluster=options.with_cluster)
     except SettingError as error:
         raise SpecError([f"{shown(options.spec)} for {name}: {error}"]) from error
+
+
+def _warnings(spec: Spec, name: str) -> Iterator[str]:
+    """Return what a person has to know before the objects are applied."""
+    if spec.network.host_network:
+        yield (
+            "the pods see the host's network, and no NetworkPolicy guards them. "
+            f"The spec's reason: {printable(spec.network.host_network_reason)}"
+        )
+    if spec.nodes > 1 and not target(name).has_gang(spec):
+        yield (
+            f"nothing starts the {spec.nodes} pods together: two jobs that each get some of the "
+            "nodes wait for the rest until join-timeout. Gangs are volcano, kueue, and podgroup "
+            "on Kubernetes 1.37"
+        )
 
 
 def _save(part: Part, folder: Path) -> Iterator[str]:

@@ -116,7 +116,7 @@ def test_files_sort_as_they_are_to_be_applied(spec, tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_refused(spec, tmp_path):
     (tmp_path / "file").write_text("")
-    (line,) = refused("render", spec, "--for", "lws", "-o", str(tmp_path / "file"))
+    (line,) = refused("render", spec, "--for", "mpijob", "-o", str(tmp_path / "file"))
     assert line.startswith(f"Error: cannot write to {tmp_path / 'file'}: File exists")
 
 
@@ -141,6 +141,30 @@ def test_the_hosts_network_is_told_with_its_reason(spec):
     assert "host's network" in result.stderr
     assert "no CNI" in result.stderr
     assert "no CNI" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "queue", "told"),
+    [
+        ("indexed-job", "", True),
+        ("jobset", "", True),
+        ("jobset", "research", False),
+        ("lws", "", True),
+        ("lws", "research", False),
+        ("podgroup", "", False),
+        ("volcano", "", False),
+        ("kueue", "research", False),
+    ],
+)
+def test_what_is_no_gang_is_told(spec, name, queue, told):
+    text = SPEC + f"queue: {queue}\n" * bool(queue)
+    for nodes in (2, 1):
+        Path(spec).write_text(text.replace("nodes: 2", f"nodes: {nodes}"))
+        result = k8s("render", spec, "--for", name)
+        assert result.exit_code == 0, result.output
+        said = "nothing starts the 2 pods together" in result.stderr
+        assert said == (told and nodes > 1)
+        assert "together" not in result.stdout
 
 
 def test_all_that_is_wrong_with_a_spec_is_a_line_each(spec):

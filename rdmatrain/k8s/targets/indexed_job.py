@@ -111,4 +111,4 @@ def _note_job(spec: Spec, job_spec: Object, notes: Notes) -> None:
     notes.add("", "spec.podReplacementPolicy", "Failed", why)
 
 
-TARGET = Target("indexed-job", render)
+TARGET = Target("indexed-job", render, has_gang=lambda _: False)

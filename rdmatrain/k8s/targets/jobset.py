@@ -10,7 +10,7 @@ from rdmatrain.k8s.spec import Spec
 from rdmatrain.k8s.targets import jobset_parts
 from rdmatrain.k8s.targets.names import LONGEST, check_name
 from rdmatrain.k8s.targets.placing import drawn_together, refuse_tier, without_tiers
-from rdmatrain.k8s.targets.target import Target
+from rdmatrain.k8s.targets.target import Target, by_queue
 
 GROUP = "workers"
 # Path of the pods' template in the JobSet.
@@ -83,7 +83,7 @@ def job_set_part(
 
 def _metadata(spec: Spec, notes: Notes) -> Object:
     labels = dict(spec.labels)
-    why = "Without a queue the pods are scheduled as they come."
+    why = "Without a queue pods are scheduled as they come: kueue, volcano and podgroup are gangs."
     if spec.queue:
         labels[QUEUE] = spec.queue
         why = "Where Kueue runs it admits the JobSet when this LocalQueue has quota for all of it."
@@ -117,4 +117,4 @@ def _group(spec: Spec, template: Object, notes: Notes) -> Object:
     return {"name": GROUP, "replicas": 1, "template": {"spec": job}}
 
 
-TARGET = Target("jobset", render, has_service=True)
+TARGET = Target("jobset", render, has_service=True, has_gang=by_queue)

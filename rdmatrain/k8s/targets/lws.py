@@ -8,7 +8,7 @@ from rdmatrain.k8s.spec import Spec
 from rdmatrain.k8s.surroundings import metadata
 from rdmatrain.k8s.targets.names import check_name
 from rdmatrain.k8s.targets.placing import note_topology, refuse_tier
-from rdmatrain.k8s.targets.target import Target
+from rdmatrain.k8s.targets.target import Target, by_queue
 
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 # The leader's StatefulSet is called as the set is, that of a group's workers NAME-0; each puts its
@@ -75,8 +75,12 @@ def _note(spec: Spec, notes: Notes) -> None:
         "Peers of a pod that is gone can only start again with it; each ended job is started "
         "again, one that succeeded too: delete the set when the job is done.",
     )
-    why = "Kueue admits all pods of the group, or none." if spec.queue else "No queue admits it."
+    why = (
+        "Kueue admits all pods of the group, or none."
+        if spec.queue
+        else "Pods are scheduled as they come."
+    )
     notes.add("queue", f"metadata.labels[{KUEUE_QUEUE}]", spec.queue or "none", why)
 
 
-TARGET = Target("lws", render, has_service=True)
+TARGET = Target("lws", render, has_service=True, has_gang=by_queue)

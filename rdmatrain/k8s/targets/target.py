@@ -12,14 +12,19 @@ TARGETS = {
     "volcano": "a Job of Volcano",
     "trainjob": "a TrainJob of Kubeflow Trainer v2, and its runtime",
     "pytorchjob": "a PyTorchJob of Kubeflow's training operator",
-    "jobset": "a JobSet",
+    "jobset": "a JobSet: a gang only where it names a queue of Kueue",
     "kueue": "a JobSet in a queue of Kueue, with the queue",
     "indexed-job": "an Indexed Job of Kubernetes alone: no gang",
     "podgroup": "an Indexed Job whose pods Kubernetes schedules as a gang (1.37)",
-    "lws": "a LeaderWorkerSet",
+    "lws": "a LeaderWorkerSet: a gang only where it names a queue of Kueue",
     "mpijob": "an MPIJob",
     "slurm": "a script for sbatch",
 }
+
+
+def by_queue(spec: Spec) -> bool:
+    """Tell whether a job is in a queue, which lets all of its pods start, or none."""
+    return bool(spec.queue)
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Target:
         alone: there is no Kubernetes: what it renders is all there is.
         cluster_render: makes what an administrator applies once for this scheduler, such as the
             queue that the spec names; None where it has nothing of that kind.
+        has_gang: tells whether pods of a job start together or not at all.
 
     """
 
@@ -43,6 +49,7 @@ class Target:
     has_service: bool = False
     alone: bool = False
     cluster_render: Callable[[Spec, Cluster], Part] | None = None
+    has_gang: Callable[[Spec], bool] = lambda _: True
 
 
 def target(name: str) -> Target:
