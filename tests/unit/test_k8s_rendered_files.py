@@ -96,21 +96,33 @@ def name_of(thing: Object) -> tuple[str, str]:
     return thing["kind"], thing["metadata"]["name"]
 
 
-def test_a_cloud_that_makes_functions_itself_is_said_to() -> None:
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("oke-a100", "bm-gpu-a100-v2-8"),
+        ("oke-h100", "bm-gpu-h100-8"),
+        ("oke-h200", "bm-gpu-h200-8"),
+        ("oke-b200", "bm-gpu-b200-8"),
+    ],
+)
+def test_a_cloud_that_makes_functions_itself_is_said_to(name: str, shape: str) -> None:
     """And the policy is that which the cloud publishes, but for what it leaves to defaults."""
-    folder = K8S / "overlays/oke-h100/sriov"
+    folder = K8S / "overlays" / name / "sriov"
     policy = only(built(folder), "SriovNetworkNodePolicy")
     path = K8S.parents[1] / "shared/fixtures/oci/sriov-network-node-policy.yaml"
     if not path.is_file():
         pytest.skip("Oracle's policies are not beside this checkout")
     # As texts, for YAML 1.1 takes some of their addresses for numbers.
     published = yaml.load_all(path.read_text("utf-8"), yaml.BaseLoader)
-    theirs = next(each for each in published if each["metadata"]["name"] == "bm-gpu-h100-8")
+    theirs = next(each for each in published if each["metadata"]["name"] == shape)
     ours = yaml.load(yaml.safe_dump(policy["spec"]), yaml.BaseLoader)
     assert {name: ours[name] for name in theirs["spec"]} == theirs["spec"]
     assert policy["metadata"]["namespace"] == theirs["metadata"]["namespace"]
     pool = only(built(folder), "SriovNetworkPoolConfig")["spec"]["nodeSelector"]["matchLabels"]
     assert pool == theirs["spec"]["nodeSelector"]
+    (trainer,) = only(built(folder), "Job")["spec"]["tasks"][0]["template"]["spec"]["containers"]
+    functions = len(theirs["spec"]["nicSelector"]["rootDevices"])
+    assert trainer["resources"]["limits"]["nvidia.com/rdma-vf"] == functions
 
 
 def test_every_overlay_is_in_the_table() -> None:
