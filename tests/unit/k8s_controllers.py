@@ -328,7 +328,7 @@ def _pytorch(obj: Object, _all: list[Object], _restarts: int) -> Iterator[Pod]:
                 own,
                 namespace,
                 env=env,
-                services=(own,),
+                services=() if _is_probed(roles[role]["template"]) else (own,),
                 labels={
                     f"{_TRAINING}job-name": name,
                     f"{_TRAINING}operator-name": "pytorchjob-controller",
@@ -337,6 +337,11 @@ def _pytorch(obj: Object, _all: list[Object], _restarts: int) -> Iterator[Pod]:
                 },
             )
             rank += 1
+
+
+def _is_probed(template: Object) -> bool:
+    """Whether a pod is ready, and so in the Service for it, only when a probe says so."""
+    return any("readinessProbe" in each for each in template["spec"]["containers"])
 
 
 def _lws(obj: Object, _all: list[Object], _restarts: int) -> Iterator[Pod]:

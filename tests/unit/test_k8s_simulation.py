@@ -134,6 +134,16 @@ def check_pairs(seen: Seen) -> None:
         assert pair.gpu.path[0] == pair.nic.path[0]
 
 
+def test_a_pytorchjob_whose_pods_are_ready_late_is_not_found() -> None:
+    """Its Services have only pods that are ready, and no field changes that."""
+    objects = list(rendered("pytorchjob", small()).objects)
+    leader = "llm-master-0"
+    assert leader in pods_of(objects)[0].names(published(objects, pods_of(objects)))
+    for replicas in objects[-1]["spec"]["pytorchReplicaSpecs"].values():
+        replicas["template"]["spec"]["containers"][0]["readinessProbe"] = {"exec": {}}
+    assert leader not in pods_of(objects)[0].names(published(objects, pods_of(objects)))
+
+
 @pytest.mark.parametrize("name", KUBERNETES)
 def test_nothing_is_complained_of(name: str) -> None:
     with ExitStack() as stack:

@@ -192,6 +192,16 @@ def test_master_and_workers_are_the_same_pods() -> None:
     assert "restartPolicy" not in master["spec"]
 
 
+def test_pods_of_a_pytorchjob_are_in_dns_as_soon_as_they_run() -> None:
+    """The operator's Services list pods that are ready, which is then with their containers."""
+    for replicas in torch()["spec"]["pytorchReplicaSpecs"].values():
+        (container,) = replicas["template"]["spec"]["containers"]
+        assert not [name for name in container if name.endswith("Probe")]
+    notes = pytorchjob.render(small(), NEW).notes
+    (note,) = [each for each in notes if "publishNotReadyAddresses" in each.became]
+    assert "no readinessProbe" in note.why
+
+
 def test_one_node_is_a_master_alone() -> None:
     spec = torch(nodes=1)["spec"]
     assert list(spec["pytorchReplicaSpecs"]) == ["Master"]

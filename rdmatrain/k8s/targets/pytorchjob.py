@@ -117,6 +117,13 @@ def _replicas(spec: Spec, template: Object, notes: Notes) -> Object:
         "The operator gives workers an initContainer that waits for the Master, and requests less "
         "than it may use; its flag --pytorch-init-container-template-file takes a better one.",
     )
+    notes.add(
+        "",
+        "Services, one for each pod",
+        "without publishNotReadyAddresses",
+        "The operator makes them, and DNS has a pod once it is ready: pods have no readinessProbe, "
+        "so that is when node 0 has passed its preflight. Workers look for it for 200 s.",
+    )
     why = "The operator counts no restarts: the launchers number their own rounds."
     notes.add("", "restart epoch", "none", why)
     return {
