@@ -245,11 +245,11 @@ def _note_security(spec: Spec, made: Object, notes: Notes, path: str) -> None:
         "ipc_lock",
         f"{path}.securityContext.capabilities",
         context["capabilities"],
-        "The one addition to Pod Security baseline, as a NIC needs memory that is locked; for a "
-        "user other than root the nodes' memlock limit has to be high enough all the same."
+        f"Inert for uid {spec.user}: raise LimitMEMLOCK of the container runtime, or give "
+        "ipc-lock: false for Pod Security restricted, which refuses it, as baseline does."
         if spec.ipc_lock
-        else "Nothing is added, as Pod Security restricted wants it: the nodes' memlock limit "
-        "has to be high enough.",
+        else "Nothing is added, as Pod Security baseline and restricted want it: LimitMEMLOCK of "
+        "the container runtime has to be high enough.",
     )
     why = "Nothing in the image is written to; what needs a place has a volume."
     notes.add("", f"{path}.securityContext.readOnlyRootFilesystem", True, why)

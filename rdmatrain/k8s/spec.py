@@ -145,7 +145,7 @@ class Spec:
         monitoring: how Prometheus gets at the metrics.
         preflight: ask the doctor in an initContainer.
         user: uid and gid of the pods.
-        ipc_lock: add the capability IPC_LOCK, which Pod Security ``restricted`` forbids.
+        ipc_lock: add the capability IPC_LOCK, which Pod Security refuses from ``baseline`` on.
 
     """
 

@@ -99,7 +99,7 @@ def test_what_is_rendered_keeps_all_rules(name: str) -> None:
     results = list(check(manifest(stream(part.objects))))
     assert failures(results) == set()
     warned = {each.check.id for each in results if each.verdict is Verdict.WARN}
-    # IPC_LOCK is there for images whose launcher has it as a capability of the file.
+    # IPC_LOCK is inert for the uid that the spec gives, and said to be.
     assert warned == {"ipc-lock"} | WARNED.get(name, set())
 
 

@@ -185,6 +185,16 @@ def test_nobody_is_root_and_nothing_may_become_more() -> None:
     assert strict["capabilities"] == {"drop": ["ALL"]}
 
 
+@pytest.mark.parametrize(
+    ("ipc_lock", "said"), [(True, "Inert for uid 4711: raise LimitMEMLOCK"), (False, "Nothing is")]
+)
+def test_what_ipc_lock_is_good_for_is_said(ipc_lock: bool, said: str) -> None:
+    made = pod_template(small(user=4711, ipc_lock=ipc_lock), Cluster(), Wants(OWNER))
+    (why,) = [each.why for each in made.notes if each.field == "ipc_lock"]
+    assert why.startswith(said)
+    assert "LimitMEMLOCK" in why
+
+
 def test_variables_are_texts_and_say_what_the_spec_says() -> None:
     spec = full(grace_s=90, join_timeout_s=1200)
     for box in boxes(spec):

@@ -12,6 +12,7 @@ from rdmatrain.doctor.manifest.define import (
     host_nodes,
     patch,
     question,
+    unseen,
     warn,
 )
 from rdmatrain.doctor.manifest.nodes import Node
@@ -20,7 +21,7 @@ from rdmatrain.doctor.model import Finding, Needs
 from rdmatrain.k8s.rules.selecting import namespace
 from rdmatrain.launcher.exit_codes import NOT_PERMITTED
 
-# What baseline lets a container add, and what RDMA needs.
+# What baseline lets a container add, and IPC_LOCK, which root needs for RDMA.
 _ALLOWED = frozenset(
     ["AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD",
      "NET_BIND_SERVICE", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT", "IPC_LOCK"]
@@ -63,6 +64,9 @@ def _of_pod(pod: Pod) -> Iterator[Finding]:
 
 
 def _of_container(box: Container) -> Iterator[Finding]:
+    if "IPC_LOCK" in box.capabilities:
+        text = "IPC_LOCK, which a namespace refuses that enforces baseline or restricted"
+        yield unseen(box.node.get("securityContext", "capabilities", "add"), text)
     too_much = sorted(box.capabilities - _ALLOWED)
     if too_much:
         place = box.node.get("securityContext", "capabilities")
