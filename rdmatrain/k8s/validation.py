@@ -50,19 +50,13 @@ _OWN = re.compile(
     r"|K_MPI_JOB_ROLE|(NVIDIA|CUDA)_VISIBLE_DEVICES"
     r"|RDMATRAIN_(GRACE|JOIN_TIMEOUT|SECRET.*|PREFLIGHT|METRICS_PORT|REQUIRE|INSECURE)"
 )
-_MOUNTED = (
-    "/",
-    "/dev",
-    "/dev/shm",
-    "/etc",
-    "/etc/podinfo",
-    "/etc/rdmatrain",
-    "/proc",
-    "/sys",
-    "/tmp",
-    "/usr",
-    "/var",
-)
+# Folders of the system, in which a volume hides programs, libraries, or what the pod is told.
+_SYSTEM = (
+    "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/opt/rdmatrain", "/proc", "/run",
+    "/sbin", "/sys", "/usr",
+)  # fmt: skip
+# And what is above such folders, or has a volume already.
+_ABOVE = ("/opt", "/tmp", "/var")
 _RESERVED_PORTS = {LEADER_PORT: "the leader's", 23456: "PyTorchJob's and Volcano's"}
 
 
@@ -297,20 +291,29 @@ def _places(spec: Spec) -> Iterator[Problem]:
         )
     if checkpoint.storage_class:
         yield from _named("checkpoint.storage-class", checkpoint.storage_class, names.subdomain)
-    yield from _path(checkpoint.path)
+    yield from _path(checkpoint.path, spec.command[0] if spec.command else "")
 
 
-def _path(path: str) -> Iterator[Problem]:
+def _path(path: str, program: str) -> Iterator[Problem]:
     parts = path.split("/")
     if not path.startswith("/") or ".." in parts or ":" in path or "" in parts[1:]:
         yield Problem(
             "checkpoint.path",
             f"is {shown(path, 80) or 'empty'}: give an absolute path without .., : and a last /",
         )
-    elif path in _MOUNTED or path.startswith(("/dev/", "/proc/", "/sys/")):
+    elif path in _ABOVE or any(_is_within(path, each) for each in _SYSTEM):
         yield Problem(
             "checkpoint.path", f"is {path}, which is the system's: give one such as /checkpoints"
         )
+    elif _is_within(program, path):
+        yield Problem(
+            "checkpoint.path",
+            f"is {path}, where a volume hides {shown(program, 80)}: give one such as /checkpoints",
+        )
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return f"{path}/".startswith(f"{folder}/")
 
 
 def _operation(spec: Spec) -> Iterator[Problem]:

@@ -245,6 +245,33 @@ def test_what_a_field_cannot_be_is_refused(yaml, field, value, remedy):
 
 
 @pytest.mark.parametrize(
+    "path",
+    [
+        "/bin", "/dev/infiniband", "/etc/podinfo", "/lib", "/lib64/a", "/opt", "/opt/rdmatrain",
+        "/opt/rdmatrain/bin", "/run/secrets", "/sbin", "/sys/class", "/usr", "/usr/lib", "/var",
+    ],
+)  # fmt: skip
+def test_checkpoints_do_not_hide_what_the_image_has(path):
+    assert "the system's: give one such as" in complaint(text() + f"checkpoint: {{path: {path}}}\n")
+
+
+def test_checkpoints_do_not_hide_the_program():
+    command = "[/home/me/venv/bin/rdmatrain, run, train.py]"
+    for path in ("/home", "/home/me/venv"):
+        said = complaint(text(command=command) + f"checkpoint: {{path: {path}}}\n")
+        assert f"is {path}, where a volume hides /home/me/venv/bin/rdmatrain" in said
+
+
+@pytest.mark.parametrize(
+    "path", ["/opt/ml", "/opt/rdmatrain-data", "/library", "/tmp/a", "/var/lib/ckpt", "/home/me/b"]
+)
+def test_other_places_may_have_checkpoints(path):
+    command = "[/home/me/venv/bin/rdmatrain, run, train.py]"
+    spec = read_spec(text(command=command) + f"checkpoint: {{path: {path}}}\n", "job.yaml")
+    assert spec.checkpoint.path == path
+
+
+@pytest.mark.parametrize(
     ("network", "field", "said"),
     [
         ("{}", "vfs", "is 0: give how many VFs a node has, 1 to 256, or network.devices: tcp"),
