@@ -296,10 +296,22 @@ def signalled(slurm, number, **variables):
 
 
 def test_the_end_of_its_time_stops_the_launchers_and_goes_on_later(slurm):
-    # However often it was: the last restart has saved.
+    # More often than after a fault: the last restart has saved.
     assert signalled(slurm, signal.SIGUSR1, SLURM_RESTART_COUNT="9") == 143
     assert slurm.asked("scancel") == ["--signal=TERM 1234567"]
     assert slurm.asked("scontrol") == ["requeue 1234567"]
+
+
+@pytest.mark.parametrize(
+    ("code", "count", "again"),
+    [(64, 0, False), (78, 0, False), (3, 0, False), (201, 1, True), (201, 2, False),
+     (143, 1000, False)],
+)  # fmt: skip
+def test_what_would_fail_again_is_no_matter_of_time(slurm, code, count, again):
+    variables = {"AFTER": str(code), "SLURM_RESTART_COUNT": str(count)}
+    assert signalled(slurm, signal.SIGUSR1, **variables) == code
+    assert slurm.asked("scancel") == ["--signal=TERM 1234567"]
+    assert slurm.asked("scontrol") == ["requeue 1234567"] * again
 
 
 def test_a_job_that_ends_well_at_its_time_is_done(slurm):

@@ -54,11 +54,17 @@ def _note_script(spec: Spec, notes: Notes) -> None:
     notes.add("image", "srun --container-image", script.pyxis_image(spec.image), why)
     notes.add("command", "srun", list(spec.command), "The same on each node.")
     notes.add("env", "export", sorted(spec.env), "srun passes all variables on.")
-    why = "The signal comes so early; the script passes SIGTERM on, and asks for a new start."
+    why = (
+        "The signal comes so early; the script passes SIGTERM on, and asks for a new start if the "
+        "launchers end with 143, having saved."
+    )
     notes.add("grace_s", "--signal=B:USR1, RDMATRAIN_GRACE", spec.grace_s, why)
     why = "How long the launchers wait for each other, which srun starts at the same time."
     notes.add("join_timeout_s", "RDMATRAIN_JOIN_TIMEOUT", spec.join_timeout_s, why)
-    why = "In place by the launcher; and so often by the script, of exit codes that may be retried."
+    why = (
+        "In place by the launcher; and by the script, of exit codes that may be retried, until "
+        "Slurm has started the job again so often."
+    )
     notes.add("max_restarts", "--max-restarts, scontrol requeue", spec.max_restarts, why)
     notes.add("", "restart epoch", "SLURM_RESTART_COUNT", "Slurm counts it; the launcher reads it.")
     where = script.secret_file(spec) if has_secret(spec) else "none"

@@ -13,6 +13,9 @@ from rdmatrain.launcher.exit_codes import NO_JOB, PREEMPTED
 # All ports from here to the next ten thousand, by the job's number: the leader of a job that was
 # just ended on these nodes may still hold its own.
 _FIRST_PORT = 20000
+# A job goes on from its checkpoint whenever its time is up, which is no fault; but not for ever, as
+# one whose time is too short for a single step would.
+_MOST_TIMES = 1000
 _RULE = "# What the launchers end with counts: srun returns the highest of their codes."
 
 
@@ -154,15 +157,14 @@ def _wait() -> Iterator[str]:
 
 
 def _end(spec: Spec) -> Iterator[str]:
-    faults = "|".join(f"{code}:" for code in RETRYABLE if code != PREEMPTED)
+    faults = "|".join(f"{code}:*" for code in RETRYABLE if code != PREEMPTED)
     yield _RULE
+    yield "limit=0"
     yield 'case "$code:$timed_out" in'
-    yield "  0:*) ;;"
-    yield "  *:1) # The time is up, and the workers have saved: go on from there."
-    yield '    scontrol requeue "$SLURM_JOB_ID" ;;'
-    yield f"  {faults})"
-    yield f"    if ((${{SLURM_RESTART_COUNT:-0}} < {spec.max_restarts})); then"
-    yield '      scontrol requeue "$SLURM_JOB_ID"'
-    yield "    fi ;;"
+    yield f"  {PREEMPTED}:1) limit={_MOST_TIMES} ;; # The time is up, and the workers have saved."
+    yield f"  {faults}) limit={spec.max_restarts} ;;"
     yield "esac"
+    yield "if ((${SLURM_RESTART_COUNT:-0} < limit)); then"
+    yield '  scontrol requeue "$SLURM_JOB_ID"'
+    yield "fi"
     yield 'exit "$code"'
