@@ -11,14 +11,12 @@ from rdmatrain.k8s.targets.target import target
 # What others name comes first, so that a pod that starts at once misses nothing. Kinds that are not
 # here are the targets' own; a workload's kind stands at the end.
 _ORDER = (
-    "Namespace", "CustomResourceDefinition", "PriorityClass", "StorageClass",
-    "NicClusterPolicy", "SriovNetworkPoolConfig", "SriovNetworkNodePolicy", "IPPool", "CIDRPool",
-    "DeviceClass", "SriovResourcePolicy", "SriovNetwork", "SriovIBNetwork", "MacvlanNetwork",
-    "IPoIBNetwork", "NetworkAttachmentDefinition",
-    "HyperNode", "Topology", "ResourceFlavor", "ClusterQueue", "LocalQueue", "Queue",
-    "ConfigMap", "Secret", "PersistentVolumeClaim", "ResourceClaimTemplate", "Service",
-    "NetworkPolicy", "PodDisruptionBudget", "PodMonitor", "ServiceMonitor", "PrometheusRule",
-    "ClusterTrainingRuntime", "TrainingRuntime", "PodGroup",
+    "NicClusterPolicy", "SriovNetworkPoolConfig", "SriovNetworkNodePolicy", "IPPool",
+    "SriovResourcePolicy", "SriovNetwork", "SriovIBNetwork", "MacvlanNetwork", "IPoIBNetwork",
+    "NetworkAttachmentDefinition", "Topology", "ResourceFlavor", "ClusterQueue", "LocalQueue",
+    "Queue", "ConfigMap", "Secret", "PersistentVolumeClaim", "ResourceClaimTemplate", "Service",
+    "NetworkPolicy", "PodDisruptionBudget", "PodMonitor", "PrometheusRule", "TrainingRuntime",
+    "PodGroup",
 )  # fmt: skip
 _RANK = {kind: place for place, kind in enumerate(_ORDER)}
 

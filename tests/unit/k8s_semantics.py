@@ -138,7 +138,7 @@ def _extended_errors(name: str, limits: Object, requests: Object, path: str) -> 
     prefix, _, rest = name.rpartition("/")
     if not prefix and not name.startswith("hugepages-"):
         yield f"{path}: {name!r} is neither a resource of Kubernetes nor an extended one"
-    if f"requests.{name}" and len(f"requests.{rest}") > 63:
+    if len(f"requests.{rest}") > 63:
         yield f"{path}: {name!r} is longer than a quota can name"
     if name not in limits:
         yield f"{path}.{name}: a limit is required"
