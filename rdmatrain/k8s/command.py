@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -13,7 +14,7 @@ from rdmatrain.k8s.cluster import read_cluster
 from rdmatrain.k8s.parts import Note, Object, Part
 from rdmatrain.k8s.reading import SpecError, read_file, spelled
 from rdmatrain.k8s.render import render
-from rdmatrain.k8s.spec import Spec
+from rdmatrain.k8s.spec import DRA, TCP, Spec
 from rdmatrain.k8s.targets.target import TARGETS, target
 from rdmatrain.k8s.text import document, stream
 from rdmatrain.spelling import closest
@@ -22,6 +23,9 @@ from rdmatrain.topo.terminal import item, printable
 # Whoever owns a Secret reads its file, and nobody else.
 _SECRET_MODE, _MODE = 0o600, 0o644
 _NOT_HERE = "nothing"
+# Fields that claims of DRA alone have, and those that policies and networks of a cluster have.
+_OF_CLAIMS = ("network.device-class", "network.gpu-class", "network.aligned")
+_OF_NICS = ("network.link", "network.mtu", "network.pfs", "network.subnet")
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,9 @@ def run_explain(
     """
     known = field_names()
     wanted = {name for each in asked for name in _asked(each, known)} or {*known, ""}
-    _, part = _rendered(options)
-    notes = [each for each in _in_order(part, known) if each.field in wanted]
+    spec, part = _rendered(options)
+    why = partial(_why_silent, spec, with_cluster=options.with_cluster)
+    notes = [each for each in _in_order(part, known, why) if each.field in wanted]
     if as_json:
         write(json.dumps([asdict(each) for each in notes], indent=2) + "\n")
     else:
@@ -200,11 +205,32 @@ def _asked(name: str, known: list[str]) -> list[str]:
     raise SettingError(f"{shown(name, 80)} is no field of a spec: {hint}")
 
 
-def _in_order(part: Part, known: list[str]) -> list[Note]:
-    """Return the notes in the order of the fields, then those of no field."""
+def _why_silent(spec: Spec, field: str, *, with_cluster: bool) -> str:
+    """Say why nothing that is rendered has a field."""
+    devices = spec.network.devices
+    if field == "network.host-network-reason":
+        return "The pods do not see the host's network."
+    if field in _OF_CLAIMS and devices != DRA:
+        return f"Only a claim of DRA has it, and network.devices is {devices}."
+    if field in _OF_NICS and devices == TCP:
+        return "TCP over the pods' own network needs no device."
+    if field in _OF_NICS and not with_cluster:
+        return "What an administrator applies once has it: see --with-cluster."
+    return "Nothing that is rendered has it."
+
+
+def _in_order(part: Part, known: list[str], why: Callable[[str], str]) -> list[Note]:
+    """Return the notes in the order of the fields, then those of no field.
+
+    Args:
+        part: whose notes they are.
+        known: all fields.
+        why: says why there is no note of a field.
+
+    """
     notes = [_as_in_yaml(each, known) for each in part.notes]
     silent = [
-        Note(name, _NOT_HERE, "No object of this target has it.")
+        Note(name, _NOT_HERE, why(name))
         for name in known
         if all(each.field != name for each in notes)
     ]

@@ -250,6 +250,35 @@ def test_explain_shows_the_fields_that_are_asked_for(spec):
     assert "terminationGracePeriodSeconds: 150" in " ".join(result.stdout.split())
 
 
+def silent(spec, network, *words, target="lws"):
+    """Why there is nothing of fields of the network, by field."""
+    Path(spec).write_text(SPEC.replace("{devices: tcp}", network))
+    result = k8s("explain", spec, "--for", target, "network", "--json", *words)
+    assert result.exit_code == 0, result.output
+    notes = json.loads(result.stdout)
+    return {each["field"]: each["why"] for each in notes if each["became"] == "nothing"}
+
+
+def test_explain_says_why_nothing_has_a_field(spec):
+    claims = {f"network.{each}" for each in ("device-class", "gpu-class", "aligned")}
+    nics = {f"network.{each}" for each in ("link", "mtu", "pfs", "subnet")}
+    reason = {"network.host-network-reason"}
+    found = silent(spec, "{vfs: 2}")
+    assert found.keys() == claims | nics | reason
+    assert {found[each] for each in claims} == {
+        "Only a claim of DRA has it, and network.devices is sriov."
+    }
+    assert all("--with-cluster" in found[each] for each in nics)
+    found = silent(spec, "{vfs: 2, mtu: 4220, pfs: [eth0]}", "--with-cluster")
+    assert found.keys() == claims | reason
+    assert silent(spec, "{vfs: 2}", "--with-cluster")["network.mtu"] == (
+        "Nothing that is rendered has it."
+    )
+    assert silent(spec, "{devices: dra, vfs: 2}").keys() == nics | reason
+    assert all("TCP" in silent(spec, "{devices: tcp}")[each] for each in nics)
+    assert silent(spec, "{vfs: 2}", target="slurm") == {}
+
+
 def test_explain_knows_what_was_meant(spec):
     (line,) = refused("explain", spec, "--for", "lws", "network.vf")
     assert line == "Error: network.vf is no field of a spec: did you mean network.vfs?"

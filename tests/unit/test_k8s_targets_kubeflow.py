@@ -139,6 +139,9 @@ def test_queues_and_tiers_are_volcanos(
     assert ("affinity" in pod) == (topology == RACK)
     annotations = runtime["spec"]["template"].get("metadata", {}).get("annotations", {})
     assert annotations == ({"scheduling.volcano.sh/queue-name": queue} if queue else {})
+    notes = trainjob.render(small(queue=queue, topology=topology), NEW).notes
+    (why,) = [each.why for each in notes if each.became.endswith(f"schedulerName: {scheduler}")]
+    assert "--for kueue" in why
 
 
 def test_a_name_of_a_trainjob_may_be_as_long_as_its_last_pods_allows() -> None:

@@ -85,9 +85,17 @@ def _note_script(spec: Spec, notes: Notes) -> None:
 def _note_absent(spec: Spec, notes: Notes) -> None:
     """Note what means nothing here."""
     why = "Processes are the user's own, in the network of the node, with all of its NICs."
-    for field in ("user", "network.vfs", "network.resource", "network.networks"):
+    network = (
+        "vfs", "resource", "networks", "link", "mtu", "pfs", "subnet", "device_class", "gpu_class",
+        "aligned", "host_network_reason",
+    )  # fmt: skip
+    for field in ("user", *(f"network.{each}" for each in network)):
         notes.add(field, "", "nothing", why)
     notes.add("network.host_network", "", "the node's", why)
+    notes.add("gpu_resource", "", "nothing", "Slurm calls them GPUs, whoever made them.")
+    why = "There are no monitors: Prometheus has to be told the nodes and the port."
+    for field in ("monitoring.namespace", "monitoring.labels"):
+        notes.add(field, "", "nothing", why)
     why = "The nodes' own limit counts: srun passes the user's on, so submit with ulimit -l."
     notes.add("ipc_lock", "", "nothing", why)
     notes.add("shm_bytes", "", "nothing", "The node's /dev/shm is the job's.")

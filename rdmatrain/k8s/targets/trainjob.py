@@ -93,7 +93,10 @@ def _gang(spec: Spec, notes: Notes) -> tuple[Object, Object]:
     if by_volcano:
         policy: Object = network_topology(spec, notes, f"{path}.volcano.networkTopology")
         pod: Object = {} if policy else drawn_together(spec, notes, POD)
-        why = "Volcano schedules the gang, as only it has queues and tiers."
+        why = (
+            "Volcano schedules the gang, as only it has queues and tiers; for a queue of Kueue "
+            "render --for kueue."
+        )
         notes.add("queue", f"{scheduler}", "volcano", why)
         return {"volcano": policy}, {"schedulerName": "volcano", **pod}
     without_tiers(notes, path)
@@ -103,7 +106,11 @@ def _gang(spec: Spec, notes: Notes) -> tuple[Object, Object]:
         "join_timeout_s", f"{path}.coscheduling.scheduleTimeoutSeconds", spec.join_timeout_s, why
     )
     name = "scheduler-plugins-scheduler"
-    notes.add("queue", scheduler, name, "Its plugin coscheduling schedules gangs without queues.")
+    why = (
+        "Its plugin coscheduling schedules gangs without queues; for a queue of Kueue render --for "
+        "kueue."
+    )
+    notes.add("queue", scheduler, name, why)
     return {"coscheduling": wait}, {"schedulerName": name, **drawn_together(spec, notes, POD)}
 
 
