@@ -112,6 +112,9 @@ class Checkpoints:
         self._background = background
         self._under_way: tuple[_Save, Future[tuple[int, int, str] | None]] | None = None
         self._damaged: set[int] = set()
+        # From 0 on: of a counter that begins with 1, Prometheus' increase() says nothing.
+        for result in ("saved", "failed"):
+            TALLY.add("rdmatrain_checkpoints_total", 0, result)
 
     def save(self, step: int, state: Any, metadata: Mapping[str, Any] | None = None) -> Path:
         """Save a new generation; older ones are as they were until it is durable.

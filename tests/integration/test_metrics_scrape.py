@@ -128,6 +128,7 @@ def test_values_are_what_the_ranks_did_also_across_a_restart(
     assert of("rdmatrain_workers") == of("rdmatrain_workers_expected") == 2
     assert of("rdmatrain_peers", rank=0, transport="shm") == 1
     assert of("rdmatrain_fallback_peers", rank=0) == 0
+    assert of("rdmatrain_collectives_missed_total", rank=0) == 0
     assert 0 < time.time() - (of("rdmatrain_last_progress_timestamp_seconds", rank=0) or 0) < WAIT_S
     assert problems_of(scrape(port), scrape(port, "application/openmetrics-text")) == []
     (tmp_path / "fail").touch()
@@ -146,6 +147,7 @@ def test_values_are_what_the_ranks_did_also_across_a_restart(
     # Saved after steps 2, 4 and 5, the last.
     of = until(port, lambda of: of("rdmatrain_checkpoints_total", rank=0, result="saved") == 3)
     of = until(port, lambda of: of("rdmatrain_step", rank=1) == 5)
+    assert of("rdmatrain_checkpoints_total", rank=0, result="failed") == 0
     assert of("rdmatrain_checkpoint_duration_seconds_count") == 6
     ratio = of("rdmatrain_goodput_ratio", rank=0)
     saving = of("rdmatrain_goodput_seconds", rank=0, kind="saving")

@@ -14,6 +14,7 @@ import torch
 from checkpoint_folder import expect_step, load, names, save, shard, state_of
 from fake_ranks import on_ranks
 
+from rdmatrain.metrics.tally import Tally
 from rdmatrain.train import CheckpointError, Checkpoints
 from rdmatrain.train import checkpoint as module
 
@@ -111,6 +112,20 @@ def test_an_error_on_one_rank_is_raised_on_all_and_named(tmp_path, monkeypatch, 
         save(root, 3, 2)
         expect_step(root, 3, 2)
     assert at > 3
+
+
+def test_the_first_failure_is_a_growth_of_its_counter(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "TALLY", Tally())
+    saved, failed = (("rdmatrain_checkpoints_total", (result,)) for result in ("saved", "failed"))
+    checkpoints = Checkpoints(tmp_path)
+    assert module.TALLY.values == {saved: 0, failed: 0}
+    with monkeypatch.context() as patched:
+        Trap(patched, OSError(errno.ENOSPC, "full"), 1, rank=0)
+        patched.setattr(threading.current_thread(), "name", "rank 0")
+        with pytest.raises(CheckpointError):
+            checkpoints.save(1, state_of(1))
+    checkpoints.save(2, state_of(2))
+    assert module.TALLY.values == {saved: 1, failed: 1}
 
 
 def test_an_error_while_old_ones_are_removed_is_a_warning(tmp_path, monkeypatch, caplog):
