@@ -11,11 +11,13 @@ import pytest
 
 from rdmatrain.doctor.catalog import by_id, checks
 from rdmatrain.doctor.document import listing, listing_json, listing_of_page, page
+from rdmatrain.doctor.gang.checks import CHECKS
 from rdmatrain.doctor.model import Check
 from rdmatrain.launcher import exit_codes
 
 HERE = Path(__file__).parent
 ALL = checks()
+EVERY = (*ALL, *(each.check for each in CHECKS))  # those of a gang as well
 EACH = pytest.mark.parametrize("check", ALL, ids=[each.id for each in ALL])
 # These tests are of no check.
 OF_NONE = {"report", "command", "catalog", "examine", "around", "heatmap"}
@@ -130,7 +132,7 @@ def identifiers(node: ast.AST) -> Iterator[str]:
         yield node.name
 
 
-@EACH
+@pytest.mark.parametrize("check", EVERY, ids=[each.id for each in EVERY])
 @pytest.mark.parametrize("verdict", SAID)
 def test_a_check_has_a_test_that_makes_it_say_so(check: Check, verdict: str) -> None:
     name = check.id.replace("-", "_")
