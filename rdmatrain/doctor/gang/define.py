@@ -1,4 +1,4 @@
-"""How :mod:`rdmatrain.doctor.gang.checks` writes down a check of a gang."""
+"""How a check of a gang is written down."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
