@@ -6,10 +6,13 @@ ends.
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
 LATE = "no answer within"
+# How long at most for what computes all the time, and how long between two looks at it.
+BUSY_S, SLICE_S = 5.0, 0.05
 
 
 class _Caller(threading.Thread):
@@ -18,6 +21,14 @@ class _Caller(threading.Thread):
     def __init__(self, seconds: float, call: Callable[[], None]) -> None:
         super().__init__(target=call, name="probe", daemon=True)
         self.deadline = monotonic() + seconds
+
+    def is_busy(self) -> bool:
+        """Tell whether it computes, or would if there was a CPU for it, and so does not hang."""
+        try:
+            stat = Path(f"/proc/self/task/{self.native_id}/stat").read_text("ascii", "replace")
+        except OSError:  # it has just ended
+            return False
+        return stat.rpartition(")")[2].split()[:1] == ["R"]
 
 
 def in_time(seconds: float, call: Callable[[], None]) -> str:
@@ -58,7 +69,8 @@ def all_ended() -> bool:
 class Together:
     """Calls that are all made at the first question, with one limit of time to wait for them all.
 
-    Only waiting counts: on a machine that is busy, answers take longer, and are none the worse.
+    Only waiting for what sleeps counts: on a machine that is busy, answers take longer, and are
+    none the worse.
 
     Args:
         calls: by name.
@@ -75,6 +87,7 @@ class Together:
         self._seconds = self._left = seconds
         self._answers: dict[str, Any] = {}
         self._ended = {name: threading.Event() for name in calls}
+        self._callers: dict[str, _Caller] = {}
         self._is_started = False
 
     def answer(self, name: str) -> Any:
@@ -82,12 +95,20 @@ class Together:
         if not self._is_started:
             self._start()
         start = monotonic()
-        if not self._ended[name].wait(self._left):
+        if not (self._ended[name].wait(self._left) or self._ends_soon(name)):
             self._answers.setdefault(
                 name, {"error": f"{LATE} {self._seconds:g} s", "unanswered": True}
             )
         self._left = max(0.0, self._left - (monotonic() - start))
         return self._answers[name]
+
+    def _ends_soon(self, name: str) -> bool:
+        """Wait longer for what computes, but not for ever."""
+        caller, end = self._callers.get(name), monotonic() + BUSY_S
+        while caller and caller.is_busy() and monotonic() < end:
+            if self._ended[name].wait(SLICE_S):
+                return True
+        return self._ended[name].is_set()
 
     def _start(self) -> None:
         self._is_started = True
@@ -97,8 +118,10 @@ class Together:
                 for name in names:
                     self._call(name)
 
+            caller = _Caller(self._seconds, run)
             try:
-                _Caller(self._seconds, run).start()
+                caller.start()
+                self._callers |= dict.fromkeys(names, caller)
             except RuntimeError as error:  # no more threads are allowed
                 for name in names:
                     self._end(name, {"error": _said(error), "unanswered": True})

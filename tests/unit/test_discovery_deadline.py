@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls that may never come back, and who waits for them."""
 
+import hashlib
 import os
 import threading
 import time
@@ -53,8 +54,11 @@ def test_the_first_question_starts_all_and_each_turn_waits_for_the_one_before() 
     assert called == ["first"]
 
 
-def test_all_are_waited_for_as_long_as_one(let_go: threading.Event) -> None:
-    hang = lambda: let_go.wait(60)  # noqa: E731
+def test_all_are_waited_for_as_long_as_one(
+    let_go: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deadline, "BUSY_S", 1e9)  # not for what sleeps
+    hang = lambda: let_go.wait(20)  # noqa: E731
     together = Together({"a": hang, "b": hang, "c": hang, "d": dict}, [("a", "b")], 0.05)
     assert together.answer("a") == UNANSWERED
     assert together._left == 0
@@ -84,6 +88,24 @@ def test_time_in_which_nobody_waits_does_not_count(
     monkeypatch.setattr(deadline, "monotonic", lambda: time.monotonic() + 1000)
     threading.Timer(0.05, let_go.set).start()
     assert together.answer("a") is True
+
+
+def test_what_computes_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends, block = [False], bytes(1 << 20)
+
+    def computes() -> str:
+        while not ends[0]:
+            hashlib.sha256(block)  # without the interpreter's lock, as a driver does
+        return "computed"
+
+    together = Together({"a": computes}, [], 0.01)
+    monkeypatch.setattr(deadline, "BUSY_S", 60.0)
+    threading.Timer(0.3, lambda: ends.__setitem__(0, True)).start()
+    assert together.answer("a") == "computed"
+    ends[0] = False
+    monkeypatch.setattr(deadline, "BUSY_S", 0.02)
+    assert Together({"a": computes}, [], 0.01).answer("a")["unanswered"] is True
+    ends[0] = True
 
 
 def test_a_call_that_breaks_is_told_and_those_after_it_are_made() -> None:
