@@ -6,19 +6,34 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import k8s_machines
-from k8s_controllers import Object, Pod
+from jsonschema import Draft202012Validator
+from k8s_pods import Object, Pod
 from pod_scenarios import QUICK, write
 
 from rdmatrain.cli import run
+from rdmatrain.discovery.orchestrator import whoami
+from rdmatrain.discovery.pod import read_pod
 from rdmatrain.discovery.survey import Survey, survey
 from rdmatrain.launcher.resolve import Resolved, resolve
+from rdmatrain.topo.command import as_json
+from rdmatrain.topo.document import topology_document
+from rdmatrain.topo.whoami import whoami_document
 
 SECRET = "0123456789abcdef0123456789abcdef"
+
+
+def _schema(name: str) -> Draft202012Validator:
+    file = resources.files("rdmatrain.topo").joinpath(f"schemas/{name}.schema.json")
+    return Draft202012Validator(json.loads(file.read_text("utf-8")))
+
+
+_WHOAMI, _TOPO = _schema("whoami"), _schema("topo")
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,8 @@ class Seen:
     scenario: Mapping[str, Any]
     survey: Survey
     resolved: Resolved
+    whoami: Mapping[str, Any]  # what rdmatrain whoami --json prints
+    topo: Mapping[str, Any]  # and rdmatrain topo --json
 
 
 def environment(pod: Pod, container: Object) -> dict[str, str]:
@@ -109,9 +126,19 @@ def inside(pod: Pod, objects: list[Object], resource: str, gpus: str) -> Iterato
     scenario["environment"] = own
     scenario["files"] = {**names_of(pod), **pod.files, **files}
     with TemporaryDirectory(dir=QUICK) as folder:
-        found = survey(write(scenario, Path(folder)))
+        source = write(scenario, Path(folder))
+        found = survey(source)
         resolved = resolve(options(container), _readable(own, files, folder), found)
-        yield Seen(pod, scenario, found, resolved)
+        identity = whoami_document(whoami(source, read_pod(source)))
+        documents = _printed(identity, _WHOAMI), _printed(topology_document(found), _TOPO)
+        yield Seen(pod, scenario, found, resolved, *documents)
+
+
+def _printed(document: Object, schema: Draft202012Validator) -> Object:
+    """What a command prints of a document, which is as its schema says."""
+    found: Object = json.loads(as_json(document))
+    schema.validate(found)
+    return found
 
 
 def options(container: Object) -> dict[str, Any]:

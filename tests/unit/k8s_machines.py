@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from itertools import permutations
 from typing import Any
 
-from k8s_controllers import Object, Pod
+from k8s_pods import Object, Pod
 
 MULTUS = "k8s.v1.cni.cncf.io/networks"
 STATUS = "k8s.v1.cni.cncf.io/network-status"

@@ -7,8 +7,9 @@ from typing import Any
 import k8s_machines
 import k8s_specs
 import pytest
-from k8s_controllers import Object, Pod, pods_of, published
+from k8s_controllers import pods_of, published
 from k8s_injection import Seen, inside
+from k8s_pods import Object, Pod
 from k8s_specs import KUBERNETES, queued, rendered, small
 
 from rdmatrain.k8s.spec import DEVICES, DRA, SHARED, SRIOV, TCP, Spec
@@ -91,6 +92,8 @@ def check_places(name: str, spec: Spec, both: list[Seen]) -> None:
         gang, identity = seen.resolved.job.gang, seen.survey.identity
         assert identity is not None
         assert identity.orchestrator == orchestrator
+        assert seen.whoami["orchestrator"] == orchestrator
+        assert seen.whoami["node_rank"] == gang.node_rank
         assert (gang.min_nodes, gang.max_nodes) == (spec.nodes, spec.nodes)
         assert seen.resolved.job.nproc == spec.nproc
         # Volcano counts a restart twice: as a new version, and as a retry.
@@ -119,6 +122,10 @@ def check_devices(spec: Spec, seen: Seen) -> None:
     assert nics.keys() == intended.keys()
     for nic, network in intended.items():
         assert network is None or nics[nic] == network
+    printed = seen.topo["allocation"]
+    assert {each["nic"]: each["network"] for each in printed["nics"]} == nics
+    assert len(printed["gpus"]) == spec.gpus
+    assert [each["local_rank"] for each in seen.topo["bindings"]] == [*range(spec.nproc)]
     assert all(each.port for each in seen.survey.allocation.nics)
     assert len(seen.survey.bindings) == spec.nproc
     if spec.network.devices in {SRIOV, DRA}:

@@ -3,12 +3,12 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from k8s_injection import options
@@ -58,7 +58,18 @@ def with_secret(spec: Spec, folder: Path) -> None:
 
 def decided(words: list[str], variables: Mapping[str, str], node: int, nodes: int) -> Resolved:
     """What the launcher of a node makes of it, in the environment of its task."""
-    step: dict[str, Any] = {
+    own = {**variables, **step(node, nodes), "SLURM_RESTART_COUNT": "2"}
+    found = survey(
+        MemorySource({"/proc/self/environ": environ(own), "/etc/hostname": f"node{node + 1:02d}\n"})
+    )
+    line = words[words.index("rdmatrain") :]
+    return resolve(options({"command": line}), own, found)
+
+
+def step(node: int, nodes: int) -> dict[str, str]:
+    """Variables of the task on a node."""
+    return {
+        "SLURM_JOB_ID": "4711",
         "SLURM_STEP_ID": "0",
         "SLURM_PROCID": str(node),
         "SLURM_LOCALID": "0",
@@ -69,15 +80,27 @@ def decided(words: list[str], variables: Mapping[str, str], node: int, nodes: in
         "SLURM_STEP_NODELIST": f"node[01-{nodes:02d}]",
         "SLURM_TASKS_PER_NODE": f"1(x{nodes})",
         "SLURM_STEP_TASKS_PER_NODE": f"1(x{nodes})",
-        "SLURM_RESTART_COUNT": "2",
         "SLURMD_NODENAME": f"node{node + 1:02d}",
     }
-    own = {**variables, **step}
-    found = survey(
-        MemorySource({"/proc/self/environ": environ(own), "/etc/hostname": f"node{node + 1:02d}\n"})
-    )
-    line = words[words.index("rdmatrain") :]
-    return resolve(options({"command": line}), own, found)
+
+
+def form(value: str) -> str:
+    """Names and numbers left out, of the first in a list: ``8(x2),4`` is ``0(a0)``."""
+    return re.sub(r"[a-z]+", "a", re.sub(r"\d+", "0", value.partition(",")[0]))
+
+
+def recorded(name: str) -> dict[str, str]:
+    path = Path(__file__).parents[1] / f"fixtures/orchestrators/{name}.json"
+    found: dict[str, str] = json.loads(path.read_text("utf-8"))["env"]
+    return found
+
+
+def test_variables_of_a_task_are_those_that_were_recorded() -> None:
+    theirs, ours = recorded("srun"), step(1, 3)
+    assert {key: form(theirs.get(key, "missing")) for key in ours} == {
+        key: form(value) for key, value in ours.items()
+    }
+    assert recorded("srun_requeued")["SLURM_RESTART_COUNT"] == "2"
 
 
 def test_every_task_finds_its_place(tmp_path: Path) -> None:
