@@ -83,8 +83,10 @@ class Agent:
         self._end: EndRound | None = None
         self._told: Fault | None = None
         self._stop_signal = 0
+        self._ended_badly: Fault | None = None  # a worker, when the job was stopped
         self._empty_since = 0.0  # monotonic seconds
-        self._stopping = self._alone = False
+        self._stopping = 0  # by this signal
+        self._alone = False
         self._finish: Finish | None = None
         self._has_waited = False
 
@@ -114,7 +116,7 @@ class Agent:
                     self._member.close()
                 self._drain()
         assert self._finish is not None
-        return self._finish
+        return replace(self._finish, fault=self._finish.fault or self._ended_badly)
 
     # What the gang says
 
@@ -158,10 +160,10 @@ class Agent:
         """Give the workers the signal that a launcher of the gang got; once."""
         if self._stopping:
             return
-        self._stopping = True
+        self._stopping = signal.Signals[stop.signal]
         self._muster.reserve.close()
         self._pump.say(f"stopped by {stop.signal} on host {stop.host or self._host}")
-        self._end_workers(signal.Signals[stop.signal], self._job.limits.grace_s)
+        self._end_workers(self._stopping, self._job.limits.grace_s)
 
     def on_finish(self, finish: Finish) -> None:
         """Remember how the job ended; who still runs is killed."""
@@ -225,15 +227,36 @@ class Agent:
     def _on_empty(self) -> None:
         """No worker is left, or none that can be killed: the gang hears of it."""
         self._empty_since = time.monotonic()
-        over = self._end is not None or self._stopping
+        over = self._end is not None or self._stopping > 0
         if over:
             self._sweep()
+        if self._stopping and self._end is None:
+            self._look_at_endings()
         if self._alone:
             self.on_finish(Finish(exit_code=128 + self._stop_signal))
         elif self._round is not None and over:
             self._say(Stopped(round=self._round.number))
         elif self._round is not None and self._fault is None:
             self._say(Report(round=self._round.number, done=True))
+
+    def _look_at_endings(self) -> None:
+        """Say who ended otherwise than it should when it was told to: its last save may be missing.
+
+        The exit code stays that of the signal: whoever preempts a job waits for that.
+        """
+        told = [each for each in self._crew.workers if each.sent]
+        bad = [each for each in told if each.failed and not self._has_obeyed(each)]
+        if bad and self._ended_badly is None:
+            faults = [
+                blame.of_stop(self._fault_of(each), each.sent == signal.SIGKILL) for each in bad
+            ]
+            self._ended_badly = blame.root_cause(faults)
+            self._pump.say(blame.headline(self._ended_badly))
+
+    def _has_obeyed(self, worker: Worker) -> bool:
+        """Tell whether a worker ended by the signal; of SIGINT nobody expects a save."""
+        number = self._stopping
+        return number == signal.SIGINT or worker.status in {-number, 128 + number}
 
     def _observe(self) -> None:
         self._loop.later(STEP_S, self._observe)

@@ -22,6 +22,7 @@ NEXT_STEP = {
     "store": "see whether memory ran out on that host; the store is a process of its launcher",
     "fabric": "see that link, its port and their counters; another node may do",
     "limit": "the same pod would fail again: see rdmatrain doctor --explain memlock",
+    "stop": "what it was to save may be missing: its own output says why",
     "device": "another node may do: look at that GPU before it is used again",
     "lost-node": "see whether that pod and its node still run, and the network between them",
     "lost-leader": "see whether the leader's pod still runs, and the network to it",
@@ -146,6 +147,18 @@ def of_hardware(fault: Fault, error: str, status: str) -> Fault:
     if status == IO_ERROR:
         return replace(fault, kind="fabric", exit_code=exit_codes.FABRIC_FAULT)
     return fault
+
+
+def of_stop(fault: Fault, killed: bool) -> Fault:
+    """Return the fault of a worker that ended otherwise than it should when the job was stopped.
+
+    Args:
+        fault: of that worker.
+        killed: by the launcher, as its time was up.
+
+    """
+    did = "had not ended when its time (--grace) was up, and was killed" if killed else fault.detail
+    return replace(fault, kind="stop", detail=f"when the job was stopped, it {did}")
 
 
 def missed(victim: Fault, rank: int, host: str, ended: bool) -> Fault:

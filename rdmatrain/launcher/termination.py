@@ -62,7 +62,8 @@ def refuse(detail: str, exit_code: int) -> None:
 
 def _meaning(finish: Finish) -> str:
     code = finish.exit_code
-    if finish.fault is None and code > 128:
+    # A worker that ended badly when the job was stopped is told of, and changes nothing.
+    if code > 128 and (finish.fault is None or finish.fault.kind == "stop"):
         return MEANING.get(code, f"stopped by {signal_name(code - 128)}")
     if 128 < code < GANG_TIMEOUT:
         return f"a worker was killed by {signal_name(code - 128)}"

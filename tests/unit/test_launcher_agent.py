@@ -164,6 +164,29 @@ assert agent.gang.kinds() == ["StopAsked"], agent.gang.said
     assert out.count("got 15") == 2
 
 
+def test_who_ends_badly_when_the_job_is_stopped_is_told_of() -> None:
+    """The exit code stays 143: whoever preempted the job waits for that."""
+    run_in_child("""
+number = 15
+Agent.on_round = lambda self, its, real=Agent.on_round: (real(self, its), loop.later(2, stop))
+stop = lambda: kill_me(number)
+late = "heed(); wait()"
+for bodies, rank, words in (
+    ([GOES, "heed(5); wait()"], 1, "when the job was stopped, it ended with exit code 5"),
+    ([late, GOES], 0, "had not ended when its time (--grace) was up, and was killed"),
+    (["wait()", "heed(143); wait()"], None, ""),  # by the signal
+):
+    finish = with_gang(bodies, grace_s=1.0 if bodies[0] is late else 20.0)
+    assert finish.exit_code == 143
+    told = [line for line in agent.shown if "when the job was stopped" in line]
+    if rank is None:
+        assert finish.fault is None and told == [], agent.shown
+    else:
+        assert (finish.fault.kind, finish.fault.rank) == ("stop", rank), finish
+        assert len(told) == 1 and told[0].startswith(f"rank {rank} on host ") and words in told[0]
+""")
+
+
 def test_two_sigints_at_once_kill_and_are_no_fault() -> None:
     run_in_child("""
 Agent.on_round = lambda self, its, real=Agent.on_round: (real(self, its), kill_me(2, 2))

@@ -49,6 +49,7 @@ def test_it_is_written_only_where_the_kubelet_has_made_the_file(tmp_path: Path) 
     [
         (130, "", "stopped by SIGINT"),
         (143, "", "stopped by SIGTERM, after the workers had their time for a checkpoint"),
+        (143, "stop", "stopped by SIGTERM, after the workers had their time for a checkpoint"),
         (143, "signal", "a worker was killed by SIGTERM"),
         (139, "signal", "a worker was killed by SIGSEGV"),
         (204, "hang", "a worker hung"),
