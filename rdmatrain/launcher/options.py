@@ -1,4 +1,4 @@
-"""Every option of ``rdmatrain run``, as a table: torchrun's of 2.13 and 2.14, and rdmatrain's own.
+"""Every option of ``rdmatrain run``, as a table: torchrun's of 2.13 to 2.15, and rdmatrain's own.
 
 Each is written with dashes or underscores, never shortened. torchrun's are also variables, as
 ``PET_NNODES`` is for ``--nnodes``; rdmatrain's own are ``RDMATRAIN_GRACE`` and so on. The command

@@ -17,7 +17,7 @@ from rdmatrain.errors import SettingError
 from rdmatrain.launcher import command, options
 from rdmatrain.launcher.options import BY_FIELD, OPTIONS, choose, unknown_option, unknown_variables
 
-# Of torchrun 2.14, beside those of 2.13 that the installed one tells.
+# Of torchrun 2.14 and 2.15, which are alike, beside those of 2.13 that the installed one tells.
 NEW = {"log-line-prefix-template", "print-completion"}
 OWN = {
     "transport", "require", "no-bind", "dry-run", "explain", "join-timeout", "secret-file",
