@@ -146,19 +146,14 @@ class Membership:
 
     def missing(self) -> str:
         """Say who is not there yet, in words."""
-        seats, most = self._seats.values(), self.gang.max_nodes
+        rivals = [newer for _, newer in self._rivals()]
+        seats = [seat for seat in self._seats.values() if seat not in rivals]
+        most = self.gang.max_nodes
         here = ", ".join(sorted(str(seat) for seat in seats)[:MAX_NAMED])
         more = f" and {len(seats) - MAX_NAMED} more" if len(seats) > MAX_NAMED else ""
         range_ = f"{most}" if most == self.gang.min_nodes else f"{self.gang.min_nodes} to {most}"
-        ranks = {seat.join.node_rank for seat in seats}
-        if seats and None not in ranks:
-            absent = [str(rank) for rank in range(most) if rank not in ranks]
-            named = ", ".join(absent[:MAX_NAMED]) + (", ..." if len(absent) > MAX_NAMED else "")
-            who = f"node rank{'s' * (len(absent) != 1)} {named}"
-        else:
-            absent_number = most - len(seats)
-            who = f"{absent_number} node{'s' * (absent_number != 1)}"
-        return f"{who} of {range_}; {len(seats)} there: {here}{more}"
+        ranks = [seat.join.node_rank for seat in seats]
+        return f"{_absent(ranks, most)} of {range_}; {len(seats)} there: {here}{more}"
 
     def disagreement(self) -> str:
         """Say what the nodes do not agree on, and whose it is; nothing if they agree."""
@@ -173,6 +168,15 @@ class Membership:
                 if older is not seat:
                     rivals.append((older, seat))
         return rivals
+
+
+def _absent(ranks: Sequence[int | None], most: int) -> str:
+    if not ranks or None in ranks:
+        number = most - len(ranks)
+        return f"{number} node{'s' * (number != 1)}"
+    absent = [str(rank) for rank in range(most) if rank not in ranks]
+    named = ", ".join(absent[:MAX_NAMED]) + (", ..." if len(absent) > MAX_NAMED else "")
+    return f"node rank{'s' * (len(absent) != 1)} {named}"
 
 
 def disagreement(facts: Sequence[tuple[str, Mapping[str, str]]]) -> str:

@@ -162,6 +162,7 @@ class NetworkSeeker:
 
     def _cannot_listen(self, problem: str) -> None:
         self._last = problem
+        # An earlier launcher of the job may have the port, and goes: another start may help.
         if self._member is not None and monotonic() - self._since_s > PORT_S:
             self._member.give_up("start", problem, exit_codes.GANG_TIMEOUT)
         else:

@@ -134,6 +134,9 @@ def test_who_is_missing_is_said_by_rank_or_by_number() -> None:
     add(members, "a", 0)
     add(members, "b", 2, address="10.0.0.2")
     assert members.missing() == "node ranks 1, 3 of 4; 2 there: a, b (10.0.0.2)"
+    rival = add(members, "d", 2)  # who waits for a seat is none of them
+    assert members.missing() == "node ranks 1, 3 of 4; 2 there: a, b (10.0.0.2)"
+    members.remove(rival.key)
     add(members, "c")
     assert members.missing() == "1 node of 4; 3 there: a, b (10.0.0.2), c"
     elastic = company(64, fewest=2)
