@@ -17,7 +17,7 @@ NEXT_STEP = {
     "absent": "see in its output what it does instead, and that all ranks get there",
     "signal": "see the kernel's log of that host, and the core dump if there is one",
     "killed": "if nobody killed it, memory ran out: compare the pod's memory limit with its use",
-    "hang": "its stacks, where they are known, say where; --hang-timeout 0 tolerates it",
+    "hang": "its stacks, in the output of its host, say where; --hang-timeout 0 tolerates it",
     "start": "check the command, and what it needs on that host",
     "store": "see whether memory ran out on that host; the store is a process of its launcher",
     "fabric": "see that link, its port and their counters; another node may do",

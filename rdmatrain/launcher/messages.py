@@ -28,7 +28,6 @@ class Fault:
         detail: what was seen, in words, without rank and host.
         exit_code: the launcher's, if nothing helps; see :mod:`rdmatrain.launcher.exit_codes`.
         consequence: a rank that failed because another one had.
-        stacks: where the rank was, if that is known, in lines.
 
     """
 
@@ -39,7 +38,6 @@ class Fault:
     detail: str = ""
     exit_code: int = 1
     consequence: bool = False
-    stacks: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from rdmatrain.launcher.messages import Fault, Join, Message, Node, RankState, R
 
 # Far above all that is real, so that no sum of them is too large for a message.
 MAX_COUNT = 1 << 32
-MAX_WORD, MAX_DETAIL, MAX_STACKS = 64, 4_000, 64_000
+MAX_WORD, MAX_DETAIL = 64, 4_000
 _HOST = re.compile(r"[0-9A-Za-z_.:%\[\]-]{1,253}")
 
 
@@ -174,5 +174,4 @@ def bounded(fault: Fault) -> Fault:
         exit_code=fault.exit_code if 0 < fault.exit_code < 256 else 1,
         kind=fault.kind[:MAX_WORD],
         detail=fault.detail[:MAX_DETAIL],
-        stacks=fault.stacks[:MAX_STACKS],
     )

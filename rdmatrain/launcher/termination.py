@@ -36,9 +36,7 @@ def text(finish: Finish, run_id: str, host: str) -> str:
         "host": host,
     }
     if finish.fault is not None:
-        fault = asdict(finish.fault)
-        fault.pop("stacks")
-        told |= {"message": headline(finish.fault), "fault": fault}
+        told |= {"message": headline(finish.fault), "fault": asdict(finish.fault)}
     data = json.dumps(told)
     if len(data) > MAX_BYTES:  # only a text that came from a worker can be so long
         told.pop("fault", None)

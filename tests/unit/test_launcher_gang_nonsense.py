@@ -213,7 +213,7 @@ def test_a_fault_is_of_the_node_that_reports_it_and_fits_into_a_message(scene: S
     raw = scene.dial(scene.lead())
     raw.say(JOIN)
     scene.until(lambda: bool(raw.heard))
-    huge = Fault(kind="exit", host="liar", exit_code=0, detail="d" * 400_000, stacks="s" * 400_000)
+    huge = Fault(kind="exit", host="liar", exit_code=0, detail="d" * 400_000)
     raw.say(Report(round=1, fault=huge))
     scene.until(lambda: bool(scene.agent.ends))
     fault = scene.agent.ends[0].fault
@@ -226,7 +226,7 @@ def test_a_report_that_is_too_long_is_cut_where_it_is_made(scene: Scene) -> None
     raw.say(JOIN)
     scene.until(lambda: bool(raw.heard and scene.agent.rounds))
     waits = RankState(rank=0, waits_for=tuple(range(400_000)))
-    huge = Fault(kind="exit", host="x", exit_code=9, stacks="s" * MAX_BYTES)
+    huge = Fault(kind="exit", host="x", exit_code=9, detail="d" * MAX_BYTES)
     scene.agent.say(Report(round=1, states=(waits,), fault=huge))
     scene.until(lambda: bool(scene.agent.ends))
     assert scene.agent.ends[0].fault.exit_code == 9

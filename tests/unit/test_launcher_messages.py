@@ -65,7 +65,7 @@ def with_a_seat(message: Message) -> Message:
 
 MESSAGES = st.one_of([values(kind) for kind in messages._TYPES.values()]).map(with_a_seat)
 
-FAULT = Fault(kind="signal", host="pod-3", rank=5, pid=77, detail="SIGSEGV", stacks="main\n  f")
+FAULT = Fault(kind="signal", host="pod-3", rank=5, pid=77, detail="SIGSEGV")
 NODE = Node(node_rank=0, host="pod-0", address="10.0.0.1", nproc=2, first_rank=0)
 SAMPLES: list[Message] = [
     Join(host="pod-3", agree={"torch": "2.13.0"}),
