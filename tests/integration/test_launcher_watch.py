@@ -29,6 +29,7 @@ HANGS = {
     "idle": "lock = threading.Lock()\n    lock.acquire()\n    lock.acquire()",
     "deadlock": "dist.all_reduce(x, group=other)",
     "circle": "dist.recv(x, 0)",
+    "gloo": "dist.recv(x, 0)",  # which does not say that it waits
 }
 BEGIN = """
 dist.init_process_group("rdmatrain")
@@ -128,11 +129,12 @@ class Found:
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Job]]:
     """All jobs that end badly, side by side."""
     folder = tmp_path_factory.mktemp("jobs")
-    waits = {"circle": "dist.recv(x, 1)"}
+    waits = {"circle": "dist.recv(x, 1)", "gloo": "dist.recv(x, 1)"}
     bodies = {
         kind: BEGIN + HANG.format(how, waits.get(kind, "dist.all_reduce(x)"))
         for kind, how in HANGS.items()
     }
+    bodies["gloo"] = bodies["gloo"].replace("rdmatrain", "gloo")
     started: dict[str, Job] = {}
     try:
         for kind, body in {"dies": BEGIN + DIES, **bodies}.items():
@@ -181,11 +183,12 @@ def test_ranks_that_wait_for_each_other_are_named_with_their_calls(
     assert "rank 0 waits in all_reduce #2 of group 0; rank 1 waits in all_reduce #2 of group" in (
         suspect.detail
     )
-    circle = found["circle"].suspect
-    assert (circle.rank, circle.kind) == (None, "deadlock")
-    assert circle.detail.endswith(
-        "rank 0 waits in send from rank 1 to rank 0; rank 1 waits in send from rank 0 to rank 1"
-    )
+    for kind in ("circle", "gloo"):
+        circle = found[kind].suspect
+        assert (circle.rank, circle.kind) == (None, "deadlock")
+        assert circle.detail.endswith(
+            "rank 0 waits in send from rank 1 to rank 0; rank 1 waits in send from rank 0 to rank 1"
+        )
 
 
 def test_what_a_rank_died_of_is_known_with_its_status(jobs: dict[str, Job]) -> None:

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from rdmatrain import config
 from rdmatrain.launcher.watch import last_words, page
+from rdmatrain.launcher.watch.standing import Standing
 
 INTERVAL_S = 0.5
 
@@ -55,8 +56,9 @@ def start(path: str) -> bool:
 
 
 def _beat(mapped: mmap.mmap) -> None:
+    standing = Standing()
     while True:
-        since_ns, waits_in, waits_for = _waiting()
+        since_ns, waits_in, waits_for = _waiting(standing)
         mapped[:] = page.pack(
             page.Beat(
                 pid=os.getpid(),
@@ -69,15 +71,19 @@ def _beat(mapped: mmap.mmap) -> None:
         time.sleep(INTERVAL_S)
 
 
-def _waiting() -> tuple[int, str, tuple[int, ...]]:
+def _waiting(standing: Standing) -> tuple[int, str, tuple[int, ...]]:
     """Return since when this process has waited, in what, and for whom it may be waiting."""
     recorder = sys.modules.get("rdmatrain.comm.recorder")
     try:
         found = recorder.waiting() if recorder is not None else None
     except AttributeError:  # it is being imported
         found = None
+    stands = standing.look()  # always, as it compares
     if found is None:
-        return 0, "", ()
+        if stands is None:
+            return 0, "", ()
+        since_ns, call = stands
+        return since_ns, *describe(call, call.group, call.ranks, call.rank)
     record, group = found
     if group is None:
         return record.created_ns, record.coll, ()
@@ -88,7 +94,7 @@ def describe(record: Any, group: str, ranks: Any, rank: int) -> tuple[str, tuple
     """Return an operation in words that are equal on all of its ranks, and whom it may miss.
 
     Args:
-        record: a ``rdmatrain.comm.trace.Record``.
+        record: a ``rdmatrain.comm.trace.Record``, or a ``Call``, which has no number.
         group: name of its process group.
         ranks: the group's global ranks.
         rank: this process's rank in the group.
@@ -96,7 +102,8 @@ def describe(record: Any, group: str, ranks: Any, rank: int) -> tuple[str, tuple
     """
     others = tuple(each for each in ranks if each != ranks[rank])
     if record.coll not in {"send", "recv"}:
-        return f"{record.coll} #{record.seq} of group {group}", others
+        number = f" #{record.seq}" if record.seq else ""
+        return f"{record.coll}{number} of group {group}", others
     if record.peer >= len(ranks):
         return f"recv of rank {ranks[rank]} from any rank", others
     ends = (ranks[rank], ranks[record.peer])
