@@ -5,6 +5,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -16,6 +17,7 @@
 #include "bind/core_schedule.h"
 #include "bind/core_tuning.h"
 #include "bind/core_verbs.h"
+#include "bind/peer_user.h"
 #include "rdmatrain/coll.h"
 
 typedef struct {
@@ -491,6 +493,17 @@ static PyTypeObject WorkType = {
 
 /* -- module -- */
 
+static PyObject *peer_user(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    int sock = PyObject_AsFileDescriptor(arg);
+    uid_t user;
+
+    if (sock < 0) return NULL;
+    errno = rdt_peer_user(sock, &user);
+    if (errno != 0) return PyErr_SetFromErrno(PyExc_OSError);
+    return PyLong_FromUnsignedLong(user);
+}
+
 static PyMethodDef core_functions[] = {
     {"check_tuning", rdt_core_check_tuning, METH_O,
      "check_tuning(changes, /)\n--\n\nRaise ValueError where the table would not be usable."},
@@ -501,6 +514,9 @@ static PyMethodDef core_functions[] = {
      "that are spread evenly over hosts: its name, its cost in ns (None where it does not fit), "
      "and "
      "whether it is the one that is taken."},
+    {"peer_user", peer_user, METH_O,
+     "peer_user(sock, /)\n--\n\nThe user id behind the other end of a TCP connection on loopback. "
+     "Raises OSError where that end is closed, or the kernel does not tell."},
     {NULL, NULL, 0, NULL}};
 
 static PyObject *status_table(void)

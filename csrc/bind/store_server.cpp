@@ -3,12 +3,18 @@
  * that it needs no torch itself and a job's store is there before a worker has imported torch.
  *
  * Standard input is a Unix socket. Each listening socket that comes over it gets a new, empty store,
- * the one before ends, and a byte says that it is ready. When the other end closes, so does this. */
+ * the one before ends, and a byte says that it is ready. When the other end closes, so does this.
+ *
+ * The port is in reach of every user of the host, and who may write a store leads the job's workers where
+ * it likes: so only this process's own user is let in. */
+#include "bind/peer_user.h"
+
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -39,6 +45,29 @@ void allow_many_connections()
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+/* Says so of the first one that is not. */
+bool is_of_this_user(int sock)
+{
+    static bool told;
+    uid_t user = 0;
+    int problem = rdt_peer_user(sock, &user);
+
+    if (problem == 0 && user == geteuid()) return true;
+    if (told || problem == ENOTCONN) return false;
+    told = true;
+    if (problem != 0)
+        fprintf(stderr,
+                "rdmatrain: the job's store lets nobody in whose user the kernel does not "
+                "tell: %s; is /proc mounted?\n",
+                strerror(problem));
+    else
+        fprintf(stderr,
+                "rdmatrain: user %u was kept out of the job's store, which is for user %u, who "
+                "runs the job\n",
+                static_cast<unsigned>(user), static_cast<unsigned>(geteuid()));
+    return false;
 }
 
 /* Returns the next listening socket, or -1 when the parent has gone. */
@@ -95,6 +124,21 @@ void serve_until_parent_goes()
 }
 
 } // namespace
+
+/* What libtorch calls finds this before libc's, as it would a preloaded one. */
+extern "C" __attribute__((visibility("default"))) int accept4(int listener, sockaddr *address,
+                                                              socklen_t *length_p, int flags)
+{
+    const socklen_t room = length_p != nullptr ? *length_p : 0;
+
+    for (;;) {
+        auto sock = static_cast<int>(syscall(SYS_accept4, listener, address, length_p, flags));
+
+        if (sock < 0 || is_of_this_user(sock)) return sock;
+        close(sock);
+        if (length_p != nullptr) *length_p = room;
+    }
+}
 
 int main()
 {

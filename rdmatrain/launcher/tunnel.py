@@ -12,12 +12,14 @@ takes from its socket while the channel has :data:`MAX_PENDING` bytes to send.
 
 import errno
 import logging
+import os
 import resource
 import socket
 import struct
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 
+from rdmatrain import _core
 from rdmatrain.errors import BootstrapError
 from rdmatrain.launcher.loop import Loop, Timer
 from rdmatrain.launcher.store import LOOPBACK, StoreServer, listen_on_loopback
@@ -69,6 +71,7 @@ class StoreDoor:
             raise BootstrapError(f"no port for the workers on {LOOPBACK}: {error}") from error
         self.port: int = self._listener.getsockname()[1]
         self._retry: Timer | None = None
+        self._told: set[str] = set()
         self._link = _Link(loop, send, num_pending)
         self._watch()
 
@@ -103,7 +106,37 @@ class StoreDoor:
             self._loop.watch(self._listener.fileno())
             self._retry = self._loop.later(_NO_DESCRIPTOR_S, self._watch)
             return
-        self._link.open(sock)
+        if self._may_enter(sock):
+            self._link.open(sock)
+        else:
+            sock.close()
+
+    def _may_enter(self, sock: socket.socket) -> bool:
+        """Tell whether that is a process of this user, and there is room; say once why not."""
+        try:
+            user = _core.peer_user(sock)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:  # else whoever it was has left
+                self._tell(
+                    "the kernel does not tell whose process wants to enter the job's store, so it "
+                    f"may not: {error.strerror}; is /proc mounted?"
+                )
+            return False
+        if user != os.geteuid():
+            self._tell(
+                f"user {user} was kept out of the job's store, which is for user {os.geteuid()}, "
+                "who runs the job"
+            )
+        elif self._link.is_full:
+            self._tell(f"this node has {MAX_STREAMS} connections to the job's store: no more fit")
+        else:
+            return True
+        return False
+
+    def _tell(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._note(text)
 
 
 class StoreRoom:
@@ -237,6 +270,11 @@ class _Link:
         self._last_number = 0
         self._congested: Timer | None = None
 
+    @property
+    def is_full(self) -> bool:
+        """Whether it has all the streams that it may have."""
+        return len(self._streams) >= MAX_STREAMS
+
     def open(self, sock: socket.socket) -> None:
         """Make a stream of a connection, and tell the other end."""
         self._last_number += 1
@@ -318,9 +356,10 @@ class _Link:
         if self._connect is None or number <= self._last_number:
             raise _BadFrame(f"stream {number} cannot be opened")
         self._last_number = number
+        if self.is_full:  # some that the other end has forgotten are still being written
+            self.send(RESET, number)
+            return
         try:
-            if len(self._streams) == MAX_STREAMS:
-                raise _BadFrame(f"more than {MAX_STREAMS} connections at once")
             self._streams[number] = _Stream(self, number, self._connect())
         except OSError:  # no descriptor
             self.send(RESET, number)

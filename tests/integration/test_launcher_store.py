@@ -4,6 +4,7 @@
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -139,6 +140,54 @@ def test_a_store_that_is_killed_is_missed_at_once(nodes: TwoNodes) -> None:
     with socket.create_connection(("127.0.0.1", nodes.door.port), timeout=5) as late:
         late.settimeout(5)
         assert late.recv(1) == b""
+
+
+# A client without torch, as a user: it sets "planted", and asks for "hidden"; torch begins keys so.
+CLIENT = """
+import os, socket, sys
+os.setuid(int(sys.argv[2]))
+answer = b""
+with socket.socket() as sock:
+    sock.settimeout(20)
+    try:
+        sock.connect(("127.0.0.1", int(sys.argv[1])))
+        sock.sendall(bytes.fromhex(sys.argv[3]))
+        answer = sock.recv(100)
+    except ConnectionError:
+        pass
+print(answer.hex())
+"""
+VALIDATE, SET, GET = b"\0", b"\1", b"\3"
+STRANGER = 54321
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack("=Q", len(value)) + value
+
+
+def ask_as(user: int, port: int) -> bytes:
+    """What the store answers; nothing when the connection is closed."""
+    said = VALIDATE + struct.pack("=I", 0x3C85F7CE)
+    said += SET + text(b"/planted") + text(b"x") + GET + text(b"/hidden")
+    command = [sys.executable, "-c", CLIENT, str(port), str(user), said.hex()]
+    return bytes.fromhex(subprocess.check_output(command, text=True, timeout=60))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize("at", ["room", "door"])
+def test_another_user_neither_reads_nor_writes(capfd: pytest.CaptureFixture[str], at: str) -> None:
+    with two_nodes() as nodes:  # here, so that the store's stderr is captured
+        port = nodes.room.port if at == "room" else nodes.door.port
+        own = client(nodes.room.port)
+        own.set("hidden", "value")
+        for _ in range(2):
+            assert ask_as(STRANGER, port) == b""
+        assert not own.check(["planted"])
+        # The same bytes of this user's are understood.
+        assert ask_as(0, port) == text(b"value")
+        assert own.check(["planted"])
+        said = capfd.readouterr().err if at == "room" else "\n".join(nodes.member.notes)
+        assert said.count(f"user {STRANGER} was kept out of the job's store") == 1
 
 
 def test_the_store_dies_with_a_launcher_that_is_killed(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Doors, rooms and what they say to each other; a server of this test stands for the store."""
 
+import errno
+import os
 import socket
 import struct
 import time
@@ -150,6 +152,11 @@ def is_closed(sock: socket.socket) -> bool:
         return sock.recv(1) == b""
     except ConnectionResetError:
         return True
+
+
+def is_closed_after(pair: Pair, sock: socket.socket) -> bool:
+    pair.settle()
+    return is_closed(sock)
 
 
 def test_bytes_pass_both_ways_and_each_half_closes_by_itself(pair: Pair) -> None:
@@ -333,6 +340,64 @@ def test_the_leader_cannot_open_streams_at_a_door(pair: Pair) -> None:
     pair.door.receive(frame(OPEN, 1))
     assert len(pair.notes) == 1
     assert "leader" in pair.notes[0]
+
+
+def test_a_door_has_room_for_so_many_and_the_others_leave_it_in_peace(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnel, "MAX_STREAMS", 2)
+    near, far = pair.join()
+    pair.join()
+    for _ in range(2):
+        assert is_closed_after(pair, pair.connect())
+    assert pair.notes == ["this node has 2 connections to the job's store: no more fit"]
+    near.sendall(b"on")
+    pair.settle()
+    assert far.recv(10) == b"on"
+    near.close()
+    far.close()
+    pair.settle()
+    assert pair.join()
+
+
+def test_a_room_that_is_full_ends_the_new_stream_alone(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnel, "MAX_STREAMS", 2)
+    sent: list[bytes] = []
+    pair.room.attach("b", sent.append, lambda: 0)
+    for number in (1, 2, 3):
+        pair.room.receive("b", frame(OPEN, number))
+    assert sent == [frame(RESET, 3)]
+    assert not pair.notes
+    first = pair.accept()
+    first.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        first.recv(1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "note"),
+    [
+        (54321, f"user 54321 was kept out of the job's store, which is for user {os.geteuid()}"),
+        (OSError(errno.ENOENT, "No such file"), "the kernel does not tell whose process"),
+        (OSError(errno.ENOTCONN, "it has left"), None),
+    ],
+)
+def test_a_door_is_for_processes_of_this_user(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, answer: object, note: str | None
+) -> None:
+    def tell(sock: socket.socket) -> object:
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(tunnel._core, "peer_user", tell)
+    for _ in range(2):
+        assert is_closed_after(pair, pair.connect())
+    assert [each[: len(note or "")] for each in pair.notes] == ([note] if note else [])
+    monkeypatch.undo()
+    assert not pair.to_room, "nothing of them reaches the leader"
 
 
 @settings(deadline=None, max_examples=100)
