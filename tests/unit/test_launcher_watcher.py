@@ -16,7 +16,7 @@ import pytest
 import rdmatrain
 from rdmatrain import autoload
 from rdmatrain.launcher.messages import RankState
-from rdmatrain.launcher.watch.activity import Thread
+from rdmatrain.launcher.watch.activity import Thread, read_threads
 from rdmatrain.launcher.watch.watcher import MAX_STEP_S, STEP_S, WatchedTime, Watcher
 
 ROOT = str(Path(rdmatrain.__file__).parents[1])
@@ -261,3 +261,23 @@ def test_times_in_which_nobody_watched_do_not_count() -> None:
     assert watched.step(paused + int(MAX_STEP_S * second)) == MAX_STEP_S
     assert watched.age_s(began) == pytest.approx(1.0 + STEP_S + MAX_STEP_S)
     assert watched.age_s(paused) == pytest.approx(MAX_STEP_S)
+
+
+def test_the_thread_of_gloo_that_always_wakes_tells_nothing() -> None:
+    ended, named = threading.Event(), threading.Event()
+
+    def be_gloos() -> None:
+        Path("/proc/thread-self/comm").write_text("gloo_tcp_loop")
+        named.set()
+        ended.wait()
+
+    thread = threading.Thread(target=be_gloos)
+    thread.start()
+    try:
+        assert named.wait(30)
+        seen = read_threads(os.getpid())
+        assert str(os.getpid()) in seen
+        assert str(thread.native_id) not in seen
+    finally:
+        ended.set()
+        thread.join()
