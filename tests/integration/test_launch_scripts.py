@@ -4,6 +4,7 @@
 import json
 import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,7 @@ MPIRUN = {
 }
 # Of Open MPI; MPICH does not read them.
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-SRUN = """#!/usr/bin/env bash
-printf '%s\\n' "$@" >"$SHOWN"
-exit 7
-"""
+FAKE_SRUN = Path(__file__).with_name("fake_srun.py")
 
 
 def free_port() -> int:
@@ -67,16 +65,31 @@ def test_each_task_of_mpirun_is_a_worker(mpi: str, tmp_path: Path) -> None:
     assert trained_by_two(tmp_path)
 
 
-def test_srun_starts_one_launcher_a_node_and_its_exit_code_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "srun").write_text(SRUN, "utf-8")
-    (tmp_path / "srun").chmod(0o755)
-    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SHOWN": str(tmp_path / "shown")}
-    ended = run("srun.sh", "-N", "2", "--comment", "a b", "--", "--steps", "3", env=env)
-    assert ended.code == 7, ended.out
-    words = (tmp_path / "shown").read_text("utf-8").splitlines()
-    demo = str(LAUNCH / "train_gpt.py")
-    assert words[-5:] == ["rdmatrain", "run", demo, "--steps", "3"]
-    assert words[words.index("--ntasks-per-node") + 1] == "1"
-    assert words[words.index("-N") + 1] == "2"
-    assert words[words.index("--comment") + 1] == "a b"
-    assert "--" not in words
+@pytest.fixture
+def slurm(tmp_path: Path) -> dict[str, str]:
+    """What a job finds in the environment where srun is the stand-in."""
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE_SRUN} "$@"\n', "utf-8")
+    srun.chmod(0o755)
+    secret = tmp_path / "secret"
+    secret.write_text("a secret of the tests, long enough", "utf-8")
+    return {
+        "PATH": f"{srun.parent}:{os.environ['PATH']}",
+        "RDMATRAIN_SECRET_FILE": str(secret),
+        "MASTER_PORT": str(free_port()),
+    }
+
+
+def test_srun_starts_a_launcher_on_each_node(slurm: dict[str, str], tmp_path: Path) -> None:
+    options = ["-N", "2", "--comment", "a b"]
+    ended = run("srun.sh", *options, "--", *DEMO, "--out", str(tmp_path), env=slurm)
+    assert ended.code == 0, ended.out
+    assert trained_by_two(tmp_path)
+
+
+def test_what_the_launchers_under_srun_end_with_is_the_exit_code(slurm: dict[str, str]) -> None:
+    slurm["RDMATRAIN_SECRET_FILE"] += "-that-is-not-there"
+    ended = run("srun.sh", "-N", "2", "--", *DEMO, env=slurm)
+    assert ended.code == 2, ended.out
+    assert ended.out.count("secret-that-is-not-there") == 2
