@@ -121,22 +121,47 @@ note(survived=True)
     expect_loaded(job, expected)
 
 
+@contextlib.contextmanager
+def mounted(folder: Path, *what: str) -> Iterator[Path]:
+    """Mount something that is to be small, which takes root."""
+    if shutil.which("mount") is None or os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root and mount")
+    folder.mkdir()
+    done = subprocess.run(["mount", *what, folder], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"mount is refused: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=7m,nr_inodes=40", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or os.geteuid() != 0:
-        pytest.skip("mounting a small tmpfs needs root and mount")
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip(f"mount is refused: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=7m,nr_inodes=40", "tmpfs") as disk:
+        yield disk
 
 
+@pytest.fixture
+def quota(tmp_path: Path) -> Iterator[Path]:
+    """A disk that has room, but a quota of 7 MiB: of btrfs, from which root is not exempt."""
+    if shutil.which("mkfs.btrfs") is None:
+        pytest.skip("there is no mkfs.btrfs (package btrfs-progs) to make a disk with a quota")
+    image = tmp_path / "image"
+    with image.open("wb") as file:
+        file.truncate(128 << 20)
+    subprocess.run(["mkfs.btrfs", "-q", image], check=True)
+    with mounted(tmp_path / "disk", "-o", "loop", str(image)) as disk:
+        subprocess.run(["btrfs", "quota", "enable", disk], check=True)
+        subprocess.run(["btrfs", "qgroup", "limit", "7M", disk], check=True)
+        yield disk
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [("small_disk", "errno 28, ENOSPC"), ("quota", "errno 122, EDQUOT")]
+)
 def test_a_disk_full_for_one_rank_is_an_error_on_all_and_training_goes_on(
-    tmp_path: Path, small_disk: Path
+    tmp_path: Path, request: pytest.FixtureRequest, kind: str, error: str
 ) -> None:
     body = """
 checkpoints.save(1, state_of(1))
@@ -149,7 +174,8 @@ checkpoints.save(3, state_of(3))
 note_loaded()
 dist.destroy_process_group()
 """
-    job = run(write_worker(tmp_path, GROUP + body), str(small_disk / "checkpoints"))
+    folder = request.getfixturevalue(kind) / "checkpoints"
+    job = run(write_worker(tmp_path, GROUP + body), str(folder))
     assert job.code == 0, job.out
     for rank in (0, 1):
         facts = job.of(rank)
@@ -157,10 +183,10 @@ dist.destroy_process_group()
         assert facts["after_s"] < 10
         assert list(facts["failures"]) == ["1"]
         assert "generation-0000000002/rank-00001.pt" in facts["failures"]["1"]
-        assert "errno 28, ENOSPC" in facts["failures"]["1"]
+        assert error in facts["failures"]["1"]
         assert facts["total"] == 2
     expect_loaded(job, 3)
-    left = sorted(path.name for path in (small_disk / "checkpoints").iterdir())
+    left = sorted(path.name for path in folder.iterdir())
     assert left == ["generation-0000000001", "generation-0000000002"]
 
 
