@@ -57,7 +57,7 @@ STEPS = (
     Step("wire-write", (*GUEST, *RDMATRAIN, *WRITE, "--json", JSON), 480.0, guest=True),
     Step("wire-pingpong", (*GUEST, *RDMATRAIN, *PINGPONG, "--json", JSON), 480.0, guest=True),
     Step("launcher", ("benchmarks/launch_overhead.py", "--rounds", "5", "--json", JSON)),
-    Step("launcher-faults", ("benchmarks/launcher_faults.py", "--json", JSON), 600.0),
+    Step("launcher-faults", ("benchmarks/launcher_faults.py", "--json", JSON), 900.0),
     Step(
         "restarts",
         ("benchmarks/restarts.py", "--times=3", "--kills=2", "--terms=2", "--json", JSON),
