@@ -28,7 +28,8 @@ class Alert:
         name: of the alert.
         expr: in PromQL; what it gives is told.
         wait: for how long it must hold.
-        severity: ``critical``: the job does nothing; ``warning``: it is slow, or soon will be.
+        severity: ``critical``: the job does nothing; ``warning``: it is slow, or soon will be;
+            ``info``: what is told of it is not all.
         summary: what is wrong, with Prometheus' templates.
         remedy: what to do.
 
@@ -63,10 +64,11 @@ ALERTS = (
     ),
     Alert(
         "RdmatrainNoProgress",
-        # By counters, not by times: no two hosts' clocks are compared.
+        # By counters, not by times: no two hosts' clocks are compared. Workers that begin have
+        # done none in any window: it is the time below that they have for it.
         f"sum by ({JOB}) (rdmatrain_workers) > 0 unless on ({JOB}) "
-        f"sum by ({JOB}) (increase(rdmatrain_collectives_total[10m])) > 0",
-        "5m", "critical",
+        f"sum by ({JOB}) (increase(rdmatrain_collectives_total[5m])) > 0",
+        "10m", "critical",
         "{{ $labels.job }} has done no collective for 10 minutes",
         "rdmatrain_rank_waiting_seconds says which ranks wait; the one that does not is the one "
         "to look at.",
@@ -99,7 +101,8 @@ ALERTS = (
         "RdmatrainRestarts",
         f"max by ({JOB}) (increase(rdmatrain_restarts_total[1h])) >= 3",
         "0m", "warning",
-        "{{ $labels.job }} was started again {{ $value }} times in an hour",
+        "{{ $labels.job }} was started again "  # increase() gives fractions
+        '{{ $value | printf "%.0f" }} times in an hour',
         "The first line that each launcher prints of a fault says whose it was.",
     ),
     Alert(
@@ -123,6 +126,14 @@ ALERTS = (
         "30m", "warning",
         "only {{ $value | humanizePercentage }} of the time of {{ $labels.job }} makes progress",
         "rdmatrain_goodput_seconds says where it goes: saving, loading, waiting or lost.",
+    ),
+    Alert(
+        "RdmatrainOperationsMissed",
+        f"sum by ({JOB}, pod, rank) (increase(rdmatrain_collectives_missed_total[10m])) > 0",
+        "0m", "info",
+        "not all operations of rank {{ $labels.rank }} of {{ $labels.job }} are counted",
+        "They leave the flight recorder within a second: set RDMATRAIN_RECORDER, the operations "
+        "that it holds, higher.",
     ),
 )  # fmt: skip
 

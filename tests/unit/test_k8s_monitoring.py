@@ -196,7 +196,7 @@ def test_counters_are_looked_at_by_their_growth_and_gauges_are_not(expr: str) ->
 def test_an_alert_tells_what_to_do_with_labels_that_it_has(alert: Alert) -> None:
     assert re.fullmatch(r"Rdmatrain([A-Z][a-z]+)+", alert.name)
     assert re.fullmatch(r"\d+m", alert.wait)
-    assert alert.severity in {"critical", "warning"}
+    assert alert.severity in {"critical", "warning", "info"}
     kept = re.findall(r"\b(?:by|on) \(([^)]*)\)", alert.expr)
     labels = {*kept[0].split(", ")} if kept else _labels_of(_metrics(alert.expr)[0])
     used = re.findall(r"\$labels\.(\w+)", alert.summary + alert.remedy)
