@@ -72,7 +72,7 @@ def _of_nccl(case: Case, environ: Mapping[str, str]) -> Iterator[Finding]:
     yield from _limits_of_nccl(environ)
     if all(is_number(environ.get(f"NCCL_{way}_DISABLE", "")) for way in ("P2P", "SHM")):
         text = "NCCL_P2P_DISABLE and NCCL_SHM_DISABLE: GPUs of one host talk over the network"
-        yield warned(text, "unset NCCL_P2P_DISABLE and NCCL_SHM_DISABLE")
+        yield warned(text, "unset NCCL_P2P_DISABLE NCCL_SHM_DISABLE")
 
 
 def _off_and_wanted(case: Case, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -91,7 +91,7 @@ def _limits_of_nccl(environ: Mapping[str, str]) -> Iterator[Finding]:
     for low, high in _LIMITS:
         least, most = (is_number(environ.get(name, "")) for name in (low, high))
         if least is not None and most is not None and least > most:
-            yield warned(f"{low}={least} is above {high}={most}", f"unset {low} and {high}")
+            yield warned(f"{low}={least} is above {high}={most}", f"unset {low} {high}")
 
 
 def _says_something(value: str) -> bool:
@@ -149,8 +149,8 @@ def _of_ranks(environ: Mapping[str, str]) -> Iterator[Finding]:
     for name, rank, total, size in pairs:
         if rank is not None and size is not None and rank >= size:
             text = f"{name}={rank} is not below {total}={size}"
-            yield failed(text, f"unset {name} and {total}: rdmatrain run sets them")
+            yield failed(text, f"unset {name} {total}: rdmatrain run sets them")
     world, local = ranks.world_size, ranks.local_world_size
     if world is not None and local is not None and local > world:
         text = f"LOCAL_WORLD_SIZE={local} is more than WORLD_SIZE={world}"
-        yield failed(text, "unset WORLD_SIZE and LOCAL_WORLD_SIZE: rdmatrain run sets them")
+        yield failed(text, "unset WORLD_SIZE LOCAL_WORLD_SIZE: rdmatrain run sets them")

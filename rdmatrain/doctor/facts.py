@@ -1,10 +1,12 @@
 """What several families of checks ask a case for."""
 
+import re
 from collections.abc import Mapping
 
 from rdmatrain.discovery.claims.variables import OWN
 from rdmatrain.discovery.model import Complaint
 from rdmatrain.discovery.quota import cpu_quota
+from rdmatrain.doctor.job import pod_of
 from rdmatrain.doctor.model import Case
 
 NCCL_FILE = "/etc/nccl.conf"
@@ -34,6 +36,13 @@ def nccl_file(case: Case) -> Mapping[str, str]:
     lines = (line.strip() for line in (case.source.text(NCCL_FILE) or "").splitlines())
     pairs = (line.partition("=") for line in lines if not line.startswith("#"))
     return {name.strip(): value.strip() for name, equals, value in pairs if equals}
+
+
+def restart(case: Case) -> str:
+    """Return how this pod is replaced by another one, which is given devices anew."""
+    names = (each.value for each in pod_of(case).variables if each.name == "HOSTNAME")
+    name = next(names, "")
+    return f"kubectl delete pod {name if re.fullmatch('[a-z0-9.-]+', name) else '$HOSTNAME'}"
 
 
 def paid_cpus(case: Case) -> float:

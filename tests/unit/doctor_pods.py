@@ -4,6 +4,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from doctor_fixes import is_fix
 from memory_source import Link, environ
 from pod_scenarios import Contents, Files, seen
 
@@ -68,6 +69,7 @@ def verbs(*changes: Mapping[str, Any], error: str = "") -> dict[str, Any]:
 def asked(case: Case, name: str) -> Finding:
     """What one check finds, those before it not being asked."""
     (result,) = examine(case, [by_id()[name]])
+    assert not result.finding.fix or is_fix(result.finding.fix), result.finding.fix
     return result.finding
 
 

@@ -82,7 +82,7 @@ def test_a_driver_that_does_not_answer() -> None:
     finding = asked(healthy(probes=gone), "gpu-driver")
     assert finding.verdict.value == "FAIL"
     assert error in finding.evidence
-    assert finding.fix == "delete the pod, so that it is started anew"
+    assert finding.fix == "kubectl delete pod $HOSTNAME, so that it is started anew"
 
 
 def test_a_driver_that_nobody_could_ask() -> None:

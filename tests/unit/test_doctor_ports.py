@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of ports: the healthy pod with one thing changed, in sysfs or in libibverbs' answer."""
 
+import re
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -111,7 +112,7 @@ def test_a_port_without_a_cable() -> None:
     assert finding.verdict is Verdict.FAIL
     ports = ("mlx5_0", "mlx5_1", "mlx5_2")
     assert finding.evidence == "; ".join(f"{name}: port {name}/1 is DOWN" for name in ports)
-    assert finding.fix.startswith("see to its cable")
+    assert finding.fix.startswith("mlxlink -d mlx5_0 -c, on the host: see to the cable")
 
 
 def test_a_port_that_is_down_is_no_port_without_gid() -> None:
@@ -126,7 +127,7 @@ def test_two_fabrics() -> None:
     finding = found("link-layer", {f"{PORT3}/link_layer": "InfiniBand\n"})
     assert finding.verdict is Verdict.FAIL
     assert "Ethernet: mlx5_2/1; InfiniBand: mlx5_3/1" in finding.evidence
-    assert "NCCL_IB_HCA" in finding.fix
+    assert re.fullmatch(r"export NCCL_IB_HCA==(\w+) RDMATRAIN_DEVICES=\1", finding.fix)
 
 
 def test_two_fabrics_of_ranks_without_gpus() -> None:
@@ -321,7 +322,7 @@ def test_a_limited_member() -> None:
     finding = asked(infiniband({f"{PORT2}/pkeys/0": LIMITED}), "pkey")
     assert finding.verdict is Verdict.WARN
     assert "0x7fff: a limited member" in finding.evidence
-    assert "partitions.conf" in finding.fix
+    assert finding.fix.startswith("echo 'full=0x7fff: 0x0000000000000003=full;' >> /etc/opensm/")
 
 
 def test_the_key_that_the_job_is_told_to_use() -> None:

@@ -330,7 +330,7 @@ def test_rdma_that_a_file_of_the_image_turns_off() -> None:
     finding = asked(healthy(files), "env-rdma-off")
     assert finding.verdict.value == "FAIL"
     assert finding.evidence.startswith("/etc/nccl.conf: NCCL_IB_DISABLE=1: NCCL will use sockets")
-    assert finding.fix == "take NCCL_IB_DISABLE out of /etc/nccl.conf"
+    assert finding.fix == "sed -i '/^ *NCCL_IB_DISABLE/d' /etc/nccl.conf"
     # A variable wins.
     on = with_variables({"NCCL_IB_DISABLE": "0"}, files=files)
     assert asked(on, "env-rdma-off").verdict.value == "PASS"

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ from rdmatrain.discovery.model import Complaint, Nic
 from rdmatrain.discovery.pod_model import Claim, Trust
 from rdmatrain.discovery.verdicts import NOT_LISTED
 from rdmatrain.doctor.checks.rdma_case import (
+    PODINFO,
     choice,
     complaints,
     graded,
@@ -26,7 +26,7 @@ from rdmatrain.doctor.checks.rdma_case import (
     used,
 )
 from rdmatrain.doctor.define import check
-from rdmatrain.doctor.facts import said
+from rdmatrain.doctor.facts import restart, said
 from rdmatrain.doctor.job import (
     expects_rdma,
     has_node,
@@ -40,10 +40,6 @@ from rdmatrain.doctor.model import Case, Finding, failed, gravest, passed, skipp
 GROUP = "devices"
 
 _NETWORKS = 'metadata: {{annotations: {{k8s.v1.cni.cncf.io/networks: "{}"}}}}'
-_PODINFO = (
-    "volumes: [{name: podinfo, downwardAPI: {items: [{path: annotations, fieldRef: {fieldPath: "
-    "metadata.annotations}}]}}], mounted at /etc/podinfo, which is refreshed"
-)
 _VISIBLE = "_VISIBLE_DEVICES"
 
 
@@ -113,7 +109,7 @@ def rdma_namespace(case: Case) -> Finding:
     untold = complaints(case, "rdma-not-told")
     lost = [*complaints(case, "nic-not-rdma"), *(untold if _broken(case) else ())]
     if lost:
-        back = f"{_restart(case)}: the device is back on the host when the next one starts"
+        back = f"{restart(case)}: the device is back on the host when the next one starts"
         return gravest((failed(said(each), back if untold else plugin) for each in lost), "")
     mode = case.found.allocation.namespaces
     return _seen(f"RDMA namespaces are {mode} ({_mode_source(case)})", mode)
@@ -138,7 +134,7 @@ def vf_count(case: Case) -> Finding:
         return gravest((verdict(said(each), fix) for each in fewer), "")
     late = complaints(case, "network-status-late", "metadata-late", "metadata-torn")
     if late:
-        return gravest((warned(said(each), _PODINFO) for each in late), "")
+        return gravest((warned(said(each), PODINFO) for each in late), "")
     if not vfs or not requests:
         return skipped(
             f"{len(vfs)} VFs of a device plugin and {len(requests)} networks are told of"
@@ -159,11 +155,11 @@ def device_missing(case: Case) -> Finding:
         return skipped(f"the job is to use {case.needs.transport}")
     missing = complaints(case, "nic-missing")
     if missing:
-        fix = f"{_restart(case)}; if it is so again, take the variable out of image and manifest"
+        fix = f"{restart(case)}; if it is so again, take the variable out of image and manifest"
         return gravest((failed(said(each), fix) for each in missing), "")
     gone = complaints(case, "vanished")
     if gone:
-        return gravest((warned(said(each), _restart(case)) for each in gone), "")
+        return gravest((warned(said(each), restart(case)) for each in gone), "")
     verbs = case.needs.transport == "verbs"
     if verbs and not case.found.machine.nics:
         return failed("there is no RDMA device in /sys/class/infiniband", _no_device(case))
@@ -329,13 +325,6 @@ def _no_device(case: Case) -> str:
     return f"modprobe mlx5_ib; without such a NIC: {soft}"
 
 
-def _restart(case: Case) -> str:
-    """Return how this pod is replaced by another one, which is given devices anew."""
-    names = (each.value for each in pod_of(case).variables if each.name == "HOSTNAME")
-    name = next(names, "")
-    return f"kubectl delete pod {name if re.fullmatch('[a-z0-9.-]+', name) else '$HOSTNAME'}"
-
-
 def _limits(case: Case) -> str:
     """Return how a pod asks for NICs."""
     if not is_kubernetes(case):
@@ -402,8 +391,9 @@ def _believe(case: Case, each: Complaint) -> str:
     if each.id == "listed-twice":
         return "selectors: {pfNames: [...]} of the device plugin's pools, so that none overlap"
     if each.id == "rdma-name-differs":
-        return f"use {listed(nic.nic.name for nic in used(case)) or 'the names here'}, not its name"
-    return f"{_restart(case)}; if it is so again, take the variable out of image and manifest"
+        names = ",".join(nic.nic.name for nic in used(case))
+        return f"export NCCL_IB_HCA=={names} RDMATRAIN_DEVICES={names}" if names else restart(case)
+    return f"{restart(case)}; if it is so again, take the variable out of image and manifest"
 
 
 def _told(case: Case) -> list[Any]:
@@ -450,7 +440,7 @@ def _gpu_missing(case: Case, each: Complaint) -> Finding:
         return failed(said(each), fix if shown else 'resources: {limits: {nvidia.com/gpu: "N"}}')
     if shown and shown >= claimed:
         return warned(said(each), f"unset {each.source.partition(' ')[0]}, in image and manifest")
-    runtime = f"spec: {{runtimeClassName: nvidia}}; after a reload of systemd: {_restart(case)}"
+    runtime = f"spec: {{runtimeClassName: nvidia}}; after a reload of systemd: {restart(case)}"
     return failed(said(each), runtime)
 
 

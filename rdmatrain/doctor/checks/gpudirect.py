@@ -13,7 +13,7 @@ from rdmatrain.discovery.probes import NO_PYNVML
 from rdmatrain.discovery.sysfs import FUNCTIONS, attribute, number
 from rdmatrain.doctor.config_space import HEADER, config_space
 from rdmatrain.doctor.define import check
-from rdmatrain.doctor.facts import complaints, own_variables, said
+from rdmatrain.doctor.facts import complaints, own_variables, restart, said
 from rdmatrain.doctor.misspelt import is_number
 from rdmatrain.doctor.model import (
     Case,
@@ -52,7 +52,7 @@ _SPEED = re.compile(r"([0-9]{1,3}(?:\.[0-9])?) GT/s")
 def gpu_driver(case: Case) -> Finding:
     """CUDA needs a driver that answers and is as old as its library; torch tells it too late."""
     lost = [
-        failed(said(each), "delete the pod, so that it is started anew")
+        failed(said(each), f"{restart(case)}, so that it is started anew")
         for each in complaints(case, "nvml-failed")
     ]
     if lost:
@@ -181,7 +181,7 @@ class _Link:
             return None
         where = f"{self._name} ({self._pci})"
         now = f"{where}: {speed:g} GT/s x{width}, of {fastest:g} GT/s x{widest}"
-        fix = f"reseat the card, or look at its slot: lspci -vvs {self._pci} on the host"
+        fix = f"lspci -vvs {self._pci}, on the host: reseat the card, or take a wider slot"
         if width < widest:
             return warned(now, fix)
         room = _link_gbps(speed, width)
@@ -327,4 +327,6 @@ def _peer_memory_of_amd(case: Case) -> Finding:
         return passed(f"dma-buf: kernel {release}, and amdgpu")
     if not release:
         return skipped(f"{_OF_AMD} and {_RELEASE} cannot be read")
-    return warned(f"no {_OF_AMD}, and kernel {release}", "install amdgpu-dkms on the host")
+    return warned(
+        f"no {_OF_AMD}, and kernel {release}", "apt-get install -y amdgpu-dkms, on the host"
+    )

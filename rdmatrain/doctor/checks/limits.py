@@ -157,10 +157,10 @@ def _count(most: int) -> str:
 def _raise(case: Case, need: int) -> str:
     if is_kubernetes(case):
         return (
-            "on the node: mkdir -p /etc/systemd/system/containerd.service.d && "
+            "mkdir -p /etc/systemd/system/containerd.service.d && "
             r"printf '[Service]\nLimitNOFILE=1048576\n' "
             "> /etc/systemd/system/containerd.service.d/nofile.conf && systemctl daemon-reload && "
-            "systemctl restart containerd"
+            "systemctl restart containerd, on the node"
         )
     most = max(65536, need)
     if is_container(case):
@@ -202,7 +202,7 @@ def _room_of_user(case: Case, limit: process.Limit) -> Room:
 
 def _raise_pids(case: Case, file: str) -> str:
     if is_kubernetes(case):
-        return "in the kubelet's configuration: podPidsLimit: 16384, and restart it"
+        return "podPidsLimit: 16384, in the kubelet's configuration, and restart it"
     return "docker run --pids-limit 16384" if is_container(case) else f"echo max | sudo tee {file}"
 
 
@@ -272,7 +272,7 @@ def _judge_group(case: Case, file: str) -> Iterator[Finding]:
             if most - taken < need.get(name, 0):
                 fix = f'echo "{device} hca_handle=max hca_object=max" | sudo tee {file}'
                 yield failed(
-                    f"{seen}; {counted(users)}: {need[name]} needed", f"on the host: {fix}"
+                    f"{seen}; {counted(users)}: {need[name]} needed", f"{fix}, on the host"
                 )
             else:
                 yield passed(seen)

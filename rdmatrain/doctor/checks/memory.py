@@ -32,10 +32,10 @@ LEAST_SHM = 128 * MIB
 TINY_SHM = 8 * MIB
 NOT_RDMA = "nothing is registered: no RDMA device is here, and none was asked for"
 CONTAINERD = (
-    "on the node: mkdir -p /etc/systemd/system/containerd.service.d && "
+    "mkdir -p /etc/systemd/system/containerd.service.d && "
     r"printf '[Service]\nLimitMEMLOCK=infinity\n' "
     "> /etc/systemd/system/containerd.service.d/memlock.conf && systemctl daemon-reload && "
-    'systemctl restart containerd (CRI-O: default_ulimits = ["memlock=-1:-1"])'
+    'systemctl restart containerd, on the node (CRI-O: default_ulimits = ["memlock=-1:-1"])'
 )
 
 

@@ -88,7 +88,8 @@ def addresses(case: Case) -> Finding:
     if twins:
         return warned(
             f"{twins} are in one subnet: answers may leave by the other one",
-            "give the additional network a subnet of its own, in its NetworkAttachmentDefinition",
+            '"ipam": {"type": "whereabouts", "range": "10.2.0.0/16"}, a subnet of its own, in the '
+            "NetworkAttachmentDefinition of the additional network",
         )
     if not interface.name:
         return _no_interface(case, interface.reason)
@@ -184,7 +185,7 @@ def dns_leader(case: Case) -> Finding:
     if place.node_rank == 0 and not texts(facts, "own"):
         return warned(
             f"{where}, which is not this pod, and this is node 0 ({own_address(case)})",
-            "Service: spec: {clusterIP: None, publishNotReadyAddresses: true}",
+            "kind: Service, spec: {clusterIP: None, publishNotReadyAddresses: true}",
         )
     return passed(where)
 
@@ -408,7 +409,8 @@ def _judge_dial(place: Meeting, facts: Mapping[str, Any]) -> Finding:
         return skipped(f"{where}: node 0 is there, and nobody listens yet ({shown})")
     return warned(
         f"{where}: no way there, or node 0 is not up yet ({shown})",
-        "NetworkPolicy: ingress from the pods of this job on all ports; or wait for node 0",
+        "kind: NetworkPolicy, spec: {podSelector: {}, ingress: [{from: [{podSelector: {}}]}]}; "
+        "or wait for node 0",
     )
 
 

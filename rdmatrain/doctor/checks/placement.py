@@ -6,6 +6,7 @@ from rdmatrain.discovery.machine import line_of
 from rdmatrain.discovery.model import Distance
 from rdmatrain.discovery.pci import format_cpus, parse_cpus
 from rdmatrain.discovery.quota import cpu_quota, cpuset
+from rdmatrain.doctor.checks.rdma_case import resource_of
 from rdmatrain.doctor.define import check
 from rdmatrain.doctor.facts import complaints, said
 from rdmatrain.doctor.job import ranks_of
@@ -15,6 +16,9 @@ from rdmatrain.launcher.tasks import STARTERS
 GROUP = "placement"
 _STATUS = "/proc/self/status"
 _NO_PAIR = "there is no GPU with a NIC here"
+_ALIGNED = (
+    "topologyManagerPolicy: restricted, topologyManagerScope: pod, in the kubelet's configuration"
+)
 
 
 @check("cpu-quota", GROUP, title="the cgroup pays for a whole CPU for each rank")
@@ -85,10 +89,7 @@ def cpuset_is_whole(case: Case) -> Finding:
 )
 def numa_alignment(case: Case) -> Finding:
     """Way and bandwidth between sockets are shared by all, and slower than those within one."""
-    found = [
-        warned(said(each), "kubelet: topologyManagerPolicy: restricted, topologyManagerScope: pod")
-        for each in complaints(case, "cpus-far", "pairing-far")
-    ]
+    found = [warned(said(each), _ALIGNED) for each in complaints(case, "cpus-far", "pairing-far")]
     found = found or list(_across(case))
     if not case.found.pairs or not case.found.pod:
         return gravest(found, _NO_PAIR)
@@ -103,7 +104,7 @@ def numa_alignment(case: Case) -> Finding:
 def gpu_nic_sharing(case: Case) -> Finding:
     """GPUs that share a NIC have half of its bandwidth each, and the slowest ring sets the pace."""
     gpus, nics = case.found.allocation.gpus, {pair.nic.name for pair in case.found.pairs}
-    fix = f"resources: {{limits: {{<resource of the VFs>: {len(gpus)}}}}}, and as many networks"
+    fix = f'resources: {{limits: {{{resource_of(case)}: "{len(gpus)}"}}}}, and as many networks'
     shared = [warned(said(each), fix) for each in complaints(case, "nic-shared")]
     if shared or not nics:
         return gravest(shared, _NO_PAIR)
@@ -153,9 +154,7 @@ def _no_memory(case: Case, allowed: set[int]) -> Iterator[Finding]:
     if memory and nodes and not nodes <= set(memory):
         without = ", ".join(map(str, sorted(nodes - set(memory))))
         evidence = f"Mems_allowed_list {text.strip()}, and CPUs of NUMA node {without} are allowed"
-        yield warned(
-            evidence, "kubelet: memoryManagerPolicy: Static, with topologyManagerPolicy: restricted"
-        )
+        yield warned(evidence, f"memoryManagerPolicy: Static, {_ALIGNED}")
 
 
 def _across(case: Case) -> Iterator[Finding]:
@@ -164,7 +163,7 @@ def _across(case: Case) -> Iterator[Finding]:
         nodes = (pair.gpu.numa, pair.nic.numa)
         if pair.distance is Distance.SYS and None not in nodes and nodes[0] != nodes[1]:
             text = f"{pair.gpu.name} is at NUMA node {nodes[0]}, its NIC {pair.nic.name} at "
-            fix = "kubelet: topologyManagerPolicy: restricted, topologyManagerScope: pod"
+            fix = _ALIGNED
             yield warned(f"{text}{nodes[1]}", fix)
 
 

@@ -36,6 +36,7 @@ MTUS = (4096, 2048, 1024, 512, 256)
 LINK_LOCAL = 3  # of preference()
 # A partition key with this bit is of a full member; limited ones do not reach each other.
 FULL_MEMBER = 0x8000
+_PARTITIONS = "/etc/opensm/partitions.conf, on the host that manages the subnet"
 
 # How often something may happen without harm.
 #
@@ -95,7 +96,9 @@ def link_layer(case: Case) -> Finding:
     for _, port in used_ports(case):
         layers.setdefault(port.link_layer, []).append(str(port))
     layers.pop("", None)
-    pinned = "export NCCL_IB_HCA and RDMATRAIN_DEVICES with the names of one of them"
+    most = max(layers.values(), key=len, default=[])
+    names = ",".join(dict.fromkeys(port.partition("/")[0] for port in most))
+    pinned = f"export NCCL_IB_HCA=={names} RDMATRAIN_DEVICES={names}"
     mixed = complaints(case, "fabrics-differ")
     shown = "; ".join(f"{layer}: {listed(ports)}" for layer, ports in sorted(layers.items()))
     if mixed:
@@ -237,7 +240,7 @@ def mtu(case: Case) -> Finding:
     if len(set(known.values())) > 1 and not result.fix:
         shown = listed(f"{port} has {value}" for port, value in known.items())
         return warned(
-            f"active_mtu differs: {shown}", "mtu=5 in partitions.conf of the subnet manager"
+            f"active_mtu differs: {shown}", f"sed -i 's/^Default=0x7fff/&, mtu=5/' {_PARTITIONS}"
         )
     return result
 
@@ -293,12 +296,14 @@ def _slow_ports(rates: Sequence[tuple[Port, str]]) -> list[Finding]:
     """Judge the ports that are slower than their siblings, or than their cable can be."""
     best = max((port.gbps for port, _ in rates), default=0.0)
     found = [
-        warned(f"{port} has {rate}; its siblings have {best:g} Gb/sec", _see_link(port))
+        warned(f"{port} has {rate}; its siblings have {best:g} Gb/sec", _see_link(port.device))
         for port, rate in rates
         if port.gbps < best
     ]
     found += [
-        warned(f"{port} has {rate}: a lane or the speed of its cable is lost", _see_link(port))
+        warned(
+            f"{port} has {rate}: a lane or the speed of its cable is lost", _see_link(port.device)
+        )
         for port, rate in rates
         if port.link_layer == INFINIBAND and re.search(r"\(1X |SDR\)", rate)
     ]
@@ -325,15 +330,15 @@ def _up(case: Case, nic: Nic) -> str:
         return f"ip link set dev {down[0]} up"
     if nic.is_vf:
         return "ip link set dev PF vf N state auto, on the host; else see to cable and switch"
-    return "see to its cable and the port of its switch; until then another node: kubectl cordon"
+    return f"{_see_link(nic.name)}, and the port of its switch; until then kubectl cordon NODE"
 
 
 def _netdevs(case: Case, nic: Nic) -> list[Netdev]:
     return [each for each in case.found.machine.netdevs if each.name in nic.netdevs]
 
 
-def _see_link(port: Port) -> str:
-    return f"see to the cable of {port.device}: mlxlink -d {port.device} -c, on the host"
+def _see_link(device: str) -> str:
+    return f"mlxlink -d {device} -c, on the host: see to the cable"
 
 
 def _address(case: Case, nic: Nic) -> str:
@@ -463,13 +468,20 @@ def _judge_pkey(case: Case, port: Port, index: int) -> Finding:
     fix = (
         f"export RDMATRAIN_PKEY={better} NCCL_IB_PKEY={better}"
         if better is not None
-        else ("make this port a full member: partitions.conf of the subnet manager")
+        else _make_full(case, port, value)
     )
     if not value & (FULL_MEMBER - 1):
         return failed(f"{where}: of no partition", fix)
     if not value & FULL_MEMBER:
         return warned(f"{where}: a limited member, which reaches full ones only", fix)
     return passed(where)
+
+
+def _make_full(case: Case, port: Port, key: int) -> str:
+    """Return how a port becomes a full member: by its GUID, the second half of its first GID."""
+    guid = "".join(attribute(case.source, f"{folder(port)}/gids/0").split(":")[4:])
+    partition = key & (FULL_MEMBER - 1) or FULL_MEMBER - 1
+    return f"echo 'full=0x{partition:x}: 0x{guid or 'GUID'}=full;' >> {_PARTITIONS}"
 
 
 def _full_member(case: Case, port: Port) -> int | None:
@@ -501,7 +513,7 @@ def _judge_errors(case: Case, port: Port) -> Finding:
     pause = (
         f"mlnx_qos -i PF --pfc 0,0,0,1,0,0,0,0, on the hosts, and the same of the switch of {port}"
     )
-    return warned(f"{port}: {listed(many)}", pause if lossy else _see_link(port))
+    return warned(f"{port}: {listed(many)}", pause if lossy else _see_link(port.device))
 
 
 def _counters(case: Case, port: Port) -> Iterable[tuple[str, int, float]]:

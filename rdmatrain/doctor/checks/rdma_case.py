@@ -17,6 +17,10 @@ from rdmatrain.doctor.model import Case, Finding, failed, skipped, warned
 
 # What a device plugin for VFs calls them where nothing tells, as in NVIDIA's and OCI's manifests.
 RESOURCE = "nvidia.com/rdma-vf"
+PODINFO = (
+    "volumes: [{name: podinfo, downwardAPI: {items: [{path: annotations, fieldRef: {fieldPath: "
+    "metadata.annotations}}]}}], mounted at /etc/podinfo, which is refreshed"
+)
 
 
 def complaints(case: Case, *ids: str) -> list[Complaint]:

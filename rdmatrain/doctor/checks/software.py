@@ -35,6 +35,11 @@ _PROVIDERS = {
     "rdma_rxe": "rxe",
 }
 # ibv_reg_dmabuf_mr came with these.
+# A label of node-feature-discovery.
+_NEWER_KERNEL = (
+    'spec: {nodeSelector: {feature.node.kubernetes.io/kernel-version.major: "6"}}, or another '
+    "node with Linux 5.15 or later"
+)
 _DMABUF_KERNEL, _DMABUF_LIBRARY = (5, 12), "rdma-core 34"
 # memfd_create, which shm needs.
 _MEMFD_KERNEL = (3, 17)
@@ -169,11 +174,11 @@ def kernel(case: Case) -> Finding:
     if len(version) < 2:
         return skipped(f"{RELEASE} cannot be read")
     if version < _MEMFD_KERNEL:
-        return failed(f"Linux {release} has no memfd_create", "a node with Linux 5.15 or later")
+        return failed(f"Linux {release} has no memfd_create", _NEWER_KERNEL)
     found = case.found.allocation
     if case.wants_rdma and found.gpus and found.nics and version < _DMABUF_KERNEL:
         what = f"Linux {release} cannot register a dmabuf: GPU memory needs nvidia_peermem then"
-        return warned(what, "a node with Linux 5.15 or later")
+        return warned(what, _NEWER_KERNEL)
     return passed(f"Linux {release}")
 
 
@@ -228,7 +233,7 @@ def _judge_library(case: Case, facts: Mapping[str, Any]) -> Finding:
     library = f"libibverbs of {_core_release(path)} ({path})"
     if case.found.allocation.gpus and not facts.get("dmabuf"):
         what = f"{library} has no ibv_reg_dmabuf_mr: GPU memory needs nvidia_peermem then"
-        return warned(what, f"an image with {_DMABUF_LIBRARY} or later")
+        return warned(what, f"FROM debian:12, or another image with {_DMABUF_LIBRARY} or later")
     return passed(library)
 
 

@@ -1,6 +1,7 @@
 """Variables: those that were lost, misspelt, contradict each other, or do not fit this pod."""
 
 import ipaddress
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from rdmatrain.discovery.claims.values import shown
@@ -9,6 +10,7 @@ from rdmatrain.discovery.device_lists import LISTS, Allows, usable_nics, used_ni
 from rdmatrain.discovery.gid_index import STEERING, label, port_of
 from rdmatrain.discovery.model import Complaint
 from rdmatrain.discovery.orchestrator import Identity
+from rdmatrain.doctor.checks.rdma_case import PODINFO
 from rdmatrain.doctor.contradictions import contradictions, nccl_is_off
 from rdmatrain.doctor.define import check
 from rdmatrain.doctor.facts import (
@@ -17,6 +19,7 @@ from rdmatrain.doctor.facts import (
     nccl_file,
     own_variables,
     paid_cpus,
+    restart,
     said,
 )
 from rdmatrain.doctor.job import nodes_of, ranks_of
@@ -47,14 +50,13 @@ _IDENTITY = (
 )
 # The job does not form, or not as one, with these.
 _GRAVE = {"rank-out-of-range", "not-in-a-step"}
+_BY_HAND = "rdmatrain run --nnodes N --node-rank R --master-addr HOST"
+# Others are of one variable.
 _FIXES = {
-    "identity-conflict": "unset the variable that is wrong, or give rdmatrain run the right value",
-    "rank-out-of-range": "give each node its own --node-rank, from 0 to nnodes - 1",
-    "stale-hosts": "start the job again, so that its list of hosts is written anew",
-    "not-a-number": "unset it, or give it a number",
-    "not-in-a-step": "start it with srun: srun rdmatrain run train.py",
-    "not-in-hosts": "give rdmatrain run --nnodes, --node-rank and --master-addr",
-    "maybe-jobset": "mount the pod's annotations (downward API) at /etc/podinfo",
+    "rank-out-of-range": "--node-rank R, from 0 to nnodes - 1, and another one on each node",
+    "not-in-a-step": "srun rdmatrain run train.py",
+    "not-in-hosts": _BY_HAND,
+    "maybe-jobset": PODINFO,
     "no-subdomain": "spec: {subdomain: NAME}, and a headless Service of that NAME",
 }
 
@@ -80,7 +82,7 @@ def env_lost_by_shell(case: Case) -> Finding:
 def env_differs(case: Case) -> Finding:
     """Where an image or script sets such a variable again, it names devices of another pod."""
     changed = [
-        warned(said(each), f"do not set {each.source.split()[0]} in the image or the script")
+        warned(said(each), _as_at_start(each.source.split()[0]))
         for each in complaints(case, "env-differs")
     ]
     if changed or not _is_read(case):
@@ -233,11 +235,11 @@ def identity(case: Case) -> Finding:
     if who is None or not _is_read(case):
         return skipped(_NO_VARIABLES if who else "nothing is known of a pod")
     found = [
-        (failed if each.id in _GRAVE else warned)(said(each), _FIXES[each.id])
+        (failed if each.id in _GRAVE else warned)(said(each), _identity_fix(case, each))
         for each in complaints(case, *_IDENTITY)
     ]
     found += [
-        warned(said(each), "give it as --master-addr")
+        warned(said(each), "--master-addr HOST, the name or address of node 0")
         for each in who.complaints
         if each.id == "unreadable"
     ]
@@ -283,6 +285,19 @@ def _variable(complaint: Complaint) -> str:
     return complaint.source.partition("=")[0]
 
 
+def _as_at_start(name: str) -> str:
+    start = f"tr '\\0' '\\n' < {_START} | sed -n 's/^{name}=//p'"
+    return f'export {name}="$({start})", or do not set it in the image or the script'
+
+
+def _identity_fix(case: Case, each: Complaint) -> str:
+    """Return what to do about a place in the job that is not clear."""
+    if each.id == "stale-hosts":
+        return f"{restart(case)}, which then has the hosts of now"
+    variable = re.fullmatch("[A-Z_][A-Z0-9_]*", _variable(each))
+    return _FIXES.get(each.id) or (f"unset {variable[0]}, if it is wrong" if variable else _BY_HAND)
+
+
 def _turned_off(case: Case) -> list[Finding]:
     """NCCL matters where there are GPUs."""
     found = failed if case.found.allocation.gpus else warned
@@ -300,7 +315,7 @@ def _off_by_file(case: Case) -> list[Finding]:
     name, found = off.partition("=")[0], failed if case.found.allocation.gpus else warned
     nics = ", ".join(each.nic.name for each in usable_nics(case.found.allocation))
     text = f"{NCCL_FILE}: {off}: NCCL will use sockets, though {nics} can be used"
-    return [found(text, f"take {name} out of {NCCL_FILE}")]
+    return [found(text, f"sed -i '/^ *{name}/d' {NCCL_FILE}")]
 
 
 def _ours_off(environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -389,10 +404,8 @@ def _position(case: Case, who: Identity) -> list[Finding]:
         find_position(options_of(case.needs, who, environ), who, environ)
     except RefusalError as error:
         # What is missing, an option of rdmatrain run may still say.
-        known = {"--nnodes": who.nnodes, "--node-rank": who.node_rank, "--master-addr": who.leader}
-        lacking = [option for option, value in known.items() if value in {None, ""}]
-        fix = f"give rdmatrain run {', '.join(lacking or known)}"
-        return [(warned if lacking else failed)(shown(str(error)), fix)]
+        lacking = [who.nnodes, who.node_rank, who.leader or None]
+        return [(warned if None in lacking else failed)(shown(str(error)), _BY_HAND)]
     except SettingError:
         return []  # It is the matter of env-misspelt.
     return []
