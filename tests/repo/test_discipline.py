@@ -26,6 +26,18 @@ PRODUCT_FILES = sorted(
     if path.is_file() and path.suffix not in {".pyc", ".so"}
 )
 
+PYTHON_FILES = [path for path in PRODUCT_FILES if path.suffix == ".py"]
+MAX_LINES = 400
+# Those that are longer, with how long they are: they may only get shorter.
+LONG = {
+    "benchmarks/launcher_faults.py": 405,
+    "rdmatrain/cli.py": 403,
+    "rdmatrain/config.py": 496,
+    "rdmatrain/doctor/gang/checks.py": 455,
+    "rdmatrain/doctor/manifest/workloads.py": 476,
+    "rdmatrain/launcher/tunnel.py": 445,
+}
+
 # Comments and string literals, which may well name what the code must not do.
 NOT_CODE = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
 FORBIDDEN = {
@@ -37,6 +49,13 @@ FORBIDDEN = {
 
 def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
+
+
+def test_no_python_file_is_too_long_to_read_in_one_go() -> None:
+    lengths = {relative(path): len(path.read_text("utf-8").splitlines()) for path in PYTHON_FILES}
+    too_long = {name: lines for name, lines in lengths.items() if lines > LONG.get(name, MAX_LINES)}
+    assert not too_long
+    assert {name for name in LONG if lengths.get(name, 0) <= MAX_LINES} == set()
 
 
 @pytest.mark.parametrize("path", CORE_FILES, ids=relative)

@@ -12,7 +12,7 @@ from memory_source import environ
 from pod_scenarios import load
 
 from rdmatrain.doctor.checks import ports
-from rdmatrain.doctor.checks.ports import MTUS, _carries, _fits
+from rdmatrain.doctor.checks.mtu import MTUS, carries, fits
 from rdmatrain.doctor.model import Case, Check, Finding, Needs, Verdict
 
 PORT2 = "/sys/class/infiniband/mlx5_2/ports/1"
@@ -254,12 +254,12 @@ def test_addresses_that_are_not_known() -> None:
     ("netdev", "roce"), [(1500, 1024), (4191, 2048), (4192, 4096), (9000, 4096), (300, 0)]
 )
 def test_what_roce_makes_of_an_mtu(netdev: int, roce: int) -> None:
-    assert _fits(netdev) == roce
+    assert fits(netdev) == roce
 
 
 @pytest.mark.parametrize("size", MTUS)
 def test_an_mtu_that_is_proposed_carries_it(size: int) -> None:
-    assert _fits(_carries(size)) >= size
+    assert fits(carries(size)) >= size
 
 
 def test_an_mtu_of_1500() -> None:

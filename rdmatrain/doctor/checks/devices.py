@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from rdmatrain.discovery.claims.device_nodes import NODES
-from rdmatrain.discovery.gpus import DRIVER
 from rdmatrain.discovery.machine import NAMESPACES
 from rdmatrain.discovery.model import Complaint, Nic
-from rdmatrain.discovery.pod_model import Claim, Trust
 from rdmatrain.discovery.verdicts import NOT_LISTED
+from rdmatrain.doctor.checks.gpus import gpus_wrong, of_gpus
 from rdmatrain.doctor.checks.rdma_case import (
     PODINFO,
     choice,
@@ -40,7 +39,6 @@ from rdmatrain.doctor.model import Case, Finding, failed, gravest, passed, skipp
 GROUP = "devices"
 
 _NETWORKS = 'metadata: {{annotations: {{k8s.v1.cni.cncf.io/networks: "{}"}}}}'
-_VISIBLE = "_VISIBLE_DEVICES"
 
 
 @check(
@@ -51,7 +49,7 @@ _VISIBLE = "_VISIBLE_DEVICES"
 )
 def gpu_granted(case: Case) -> Finding:
     """Each rank needs its GPU; one that other pods have too runs out of memory."""
-    found = _gpus_wrong(case)
+    found = gpus_wrong(case)
     if found:
         return gravest(found, "")
     gpus = case.found.allocation.gpus
@@ -382,7 +380,7 @@ def _contradictions(case: Case) -> Iterator[Complaint]:
     ids = ("grants-differ", "lists-differ", "listed-twice", "netdev-differs", "rdma-name-differs")
     pod = pod_of(case).complaints
     for each in complaints(case, *ids, "unreadable"):
-        if not _of_gpus(each) and (each.id != "unreadable" or each in pod):
+        if not of_gpus(each) and (each.id != "unreadable" or each in pod):
             yield each
 
 
@@ -404,49 +402,3 @@ def _told(case: Case) -> list[Any]:
         for each in used(case)
         if sources & set(each.evidence)
     ]
-
-
-def _of_gpus(each: Complaint) -> bool:
-    return _VISIBLE in each.source or each.source.startswith(DRIVER)
-
-
-def _gpus_wrong(case: Case) -> list[Finding]:
-    """Judge each complaint about the GPUs that are shown."""
-    found = [_gpu_missing(case, each) for each in complaints(case, "gpu-missing")]
-    twice = failed if case.found.machine.gpus and not case.found.allocation.gpus else warned
-    found += [
-        twice(said(each), f"export {each.source.partition(' ')[0]}=0,1, each once")
-        for each in complaints(case, "listed-twice", "unreadable")
-        if _of_gpus(each)
-    ]
-    gpus = 'resources: {limits: {nvidia.com/gpu: "N"}}, or docker run --gpus all'
-    own = (
-        "securityContext: {privileged: false}, and GPUs as resources: {limits: {nvidia.com/gpu: N}}"
-    )
-    ids = ("gpu-more-than-granted", "gpus-hidden", "gpus-unclear", "mounts-empty")
-    found += [
-        warned(said(each), own if each.id == "gpu-more-than-granted" else gpus)
-        for each in complaints(case, *ids)
-    ]
-    return found
-
-
-def _gpu_missing(case: Case, each: Complaint) -> Finding:
-    """Grade a GPU that is not shown: a variable that fits nothing here is only stale."""
-    user = each.source.startswith(("CUDA_", "HIP_", "ROCR_"))
-    shown, claimed = len(case.found.machine.gpus), len(_gpu_claims(case))
-    fix = f"export {each.source.partition(' ')[0]}={','.join(map(str, range(shown)))}"
-    if user:
-        return failed(said(each), fix if shown else 'resources: {limits: {nvidia.com/gpu: "N"}}')
-    if shown and shown >= claimed:
-        return warned(said(each), f"unset {each.source.partition(' ')[0]}, in image and manifest")
-    runtime = f"spec: {{runtimeClassName: nvidia}}; after a reload of systemd: {restart(case)}"
-    return failed(said(each), runtime)
-
-
-def _gpu_claims(case: Case) -> set[tuple[object, ...]]:
-    def key(claim: Claim) -> tuple[object, ...]:
-        return (claim.uuid, claim.pci, claim.minor, claim.index)
-
-    claims = (each for each in pod_of(case).claims if each.kind == "gpu" and each.granted)
-    return {key(each) for each in claims if each.weight > Trust.NAME}

@@ -7,6 +7,7 @@ from typing import Any
 from rdmatrain.discovery.interfaces import Interface
 from rdmatrain.discovery.model import Netdev
 from rdmatrain.discovery.network import read_routes
+from rdmatrain.doctor.checks.host_names import judge_loopback_leader, judge_own_name
 from rdmatrain.doctor.checks.reading import (
     can_be_reached,
     first_numbers,
@@ -155,7 +156,7 @@ def hostname(case: Case) -> Finding:
     name, found = str(names.get("hostname", "")), texts(own, "addresses")
     why = place.why_not or ("all nodes are on this host" if place.one_host else "")
     if not why:
-        return _judge_own_name(case, name, own)
+        return judge_own_name(case, name, own)
     if not found:
         return skipped(f"{name} has no address; {why}")
     return passed(f"{name} is {', '.join(found)}")
@@ -181,7 +182,7 @@ def dns_leader(case: Case) -> Finding:
         return unresolved(case, place, facts)
     where = f"{place.leader} ({place.source}) is {', '.join(found)}"
     if all(map(is_loopback, found)) and not place.one_host:
-        return _judge_loopback_leader(place, f"{where}, which on each node is the node itself")
+        return judge_loopback_leader(place, f"{where}, which on each node is the node itself")
     if place.node_rank == 0 and not texts(facts, "own"):
         return warned(
             f"{where}, which is not this pod, and this is node 0 ({own_address(case)})",
@@ -303,40 +304,6 @@ def _judge_kernel_clock(facts: Mapping[str, Any], agrees: str) -> Finding:
 
 def _meeting(case: Case) -> Meeting:
     return meeting(case.found.pod, case.found.identity, case.needs)
-
-
-def _judge_own_name(case: Case, name: str, own: Mapping[str, Any]) -> Finding:
-    """Judge the name of a pod that others on other hosts must reach."""
-    found = texts(own, "addresses")
-    if not found:
-        return _judge_lonely_name(case, f"{name}: {own.get('problem')}")
-    what = f"{name} is {', '.join(found)}"
-    if all(map(is_loopback, found)):
-        return _judge_lonely_name(case, what)
-    if not set(found) & set(texts(own, "own")):
-        fix = f"echo '{own_address(case)} {name}' >> /etc/hosts"
-        return failed(f"{what}, no address of this pod ({own_address(case)})", fix)
-    return passed(what)
-
-
-def _judge_loopback_leader(place: Meeting, what: str) -> Finding:
-    """Judge loopback as the way to node 0, which only someone's own choice can make right."""
-    fix = "--master-addr with a name or address of node 0 that other pods resolve alike"
-    if place.by_hand and (place.leader == "localhost" or is_loopback(place.leader)):
-        return warned(f"{what}: right if all are on this host", fix)
-    return failed(what, fix)
-
-
-def _judge_lonely_name(case: Case, what: str) -> Finding:
-    """Judge a name by which no other pod finds this one, which Gloo need not use."""
-    given = variables_of(case.found.pod).get("GLOO_SOCKET_IFNAME", "")
-    if given:
-        return passed(f"{what}, but GLOO_SOCKET_IFNAME={given} has an address that counts")
-    interface = case.found.interface
-    name = interface.name if interface and interface.name else "eth0"
-    return warned(
-        f"{what}: no other pod reaches this one by it", f"export GLOO_SOCKET_IFNAME={name}"
-    )
 
 
 def _judge_interface(chosen: Netdev, reason: str) -> Finding:

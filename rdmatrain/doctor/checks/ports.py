@@ -2,14 +2,17 @@
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rdmatrain.discovery.gid_index import port_of
 from rdmatrain.discovery.model import Gid, Netdev, Nic, Port
 from rdmatrain.discovery.pod_model import GrantedNic
 from rdmatrain.discovery.ports import INFINIBAND, preference
-from rdmatrain.discovery.sysfs import attribute, number
+from rdmatrain.discovery.sysfs import attribute
 from rdmatrain.discovery.verdicts import NOT_TESTED
+from rdmatrain.doctor.checks.counters import judge_errors, see_link
+from rdmatrain.doctor.checks.mtu import active_mtu, judge_mtu, netdev_of
+from rdmatrain.doctor.checks.partitions import PARTITIONS, judge_pkey
 from rdmatrain.doctor.checks.rdma_case import (
     complaints,
     facts_of,
@@ -30,27 +33,7 @@ GROUP = "ports"
 FABRIC_FAULT = 202
 
 NO_PORT = "no NIC that is used has a port that is known"
-# RoCE's headers as the kernel counts them (iboe_get_mtu): GRH, UDP, BTH, XRC, atomic and ICRC.
-ROCE_HEADERS = 96
-MTUS = (4096, 2048, 1024, 512, 256)
 LINK_LOCAL = 3  # of preference()
-# A partition key with this bit is of a full member; limited ones do not reach each other.
-FULL_MEMBER = 0x8000
-_PARTITIONS = "/etc/opensm/partitions.conf, on the host that manages the subnet"
-
-# How often something may happen without harm.
-#
-# Each start of a driver and each pulled cable takes a link down: a few are normal.
-MAX_LINK_DOWNS = 10
-# InfiniBand allows one wrong bit in 1e12. A port that has hardly sent yet gets the benefit.
-BIT_ERRORS, FEW_SYMBOLS = 1e-12, 100
-# A lost packet makes RoCE send a window anew: 122 of 4 KiB at 400 Gbit/s and 10 us. One in 1e4
-# costs 1 % of the bandwidth.
-LOSSES, FEW_LOSSES = 1e-4, 1000
-# A lost acknowledgement stops a queue pair for its timeout, 67 ms at the least that is usual, in
-# which 400 Gbit/s would carry 800 000 packets of 4 KiB: one in 1e7 costs 8 %. Each queue pair of a
-# job that was killed leaves up to seven.
-TIMEOUTS, FEW_TIMEOUTS = 1e-7, 10_000
 
 
 @check(
@@ -208,7 +191,7 @@ def gid_address(case: Case) -> Finding:
         owners = [netdev.name for netdev in netdevs if _has(netdev, gid.address)]
         if owners:
             return passed(f"{text} is of {listed(owners)}")
-        home = _netdev_of(case, each, gid)
+        home = netdev_of(case, each, gid)
         if home is None or not _comparable(home, gid.address):
             return skipped(f"{text}: no addresses of its interface are known")
         told = f"{text} is of no interface: {home.name} has {listed(home.addresses)}"
@@ -234,13 +217,13 @@ def mtu(case: Case) -> Finding:
     nothing = unneeded(case)
     if nothing:
         return nothing
-    known = {port: value for _, port in used_ports(case) if (value := _active_mtu(case, port))}
-    findings = [_judge_mtu(case, each, known.get(port, 0)) for each, port in used_ports(case)]
+    known = {port: value for _, port in used_ports(case) if (value := active_mtu(case, port))}
+    findings = [judge_mtu(case, each, known.get(port, 0)) for each, port in used_ports(case)]
     result = gravest(findings, NO_PORT)
     if len(set(known.values())) > 1 and not result.fix:
         shown = listed(f"{port} has {value}" for port, value in known.items())
         return warned(
-            f"active_mtu differs: {shown}", f"sed -i 's/^Default=0x7fff/&, mtu=5/' {_PARTITIONS}"
+            f"active_mtu differs: {shown}", f"sed -i 's/^Default=0x7fff/&, mtu=5/' {PARTITIONS}"
         )
     return result
 
@@ -261,7 +244,7 @@ def pkey(case: Case) -> Finding:
     ports = [port for _, port in used_ports(case) if port.link_layer == INFINIBAND]
     text = "" if case.found.pod is None else _variable(case, "RDMATRAIN_PKEY")
     index = int(text) if re.fullmatch("[0-9]{1,5}", text) else 0
-    return gravest((_judge_pkey(case, port, index) for port in ports), "only InfiniBand has keys")
+    return gravest((judge_pkey(case, port, index) for port in ports), "only InfiniBand has keys")
 
 
 @check(
@@ -275,7 +258,7 @@ def port_errors(case: Case) -> Finding:
     nothing = unneeded(case)
     if nothing:
         return nothing
-    return gravest((_judge_errors(case, port) for _, port in used_ports(case)), NO_PORT)
+    return gravest((judge_errors(case, port) for _, port in used_ports(case)), NO_PORT)
 
 
 def _used_or_granted(case: Case) -> list[GrantedNic]:
@@ -296,13 +279,13 @@ def _slow_ports(rates: Sequence[tuple[Port, str]]) -> list[Finding]:
     """Judge the ports that are slower than their siblings, or than their cable can be."""
     best = max((port.gbps for port, _ in rates), default=0.0)
     found = [
-        warned(f"{port} has {rate}; its siblings have {best:g} Gb/sec", _see_link(port.device))
+        warned(f"{port} has {rate}; its siblings have {best:g} Gb/sec", see_link(port.device))
         for port, rate in rates
         if port.gbps < best
     ]
     found += [
         warned(
-            f"{port} has {rate}: a lane or the speed of its cable is lost", _see_link(port.device)
+            f"{port} has {rate}: a lane or the speed of its cable is lost", see_link(port.device)
         )
         for port, rate in rates
         if port.link_layer == INFINIBAND and re.search(r"\(1X |SDR\)", rate)
@@ -330,15 +313,11 @@ def _up(case: Case, nic: Nic) -> str:
         return f"ip link set dev {down[0]} up"
     if nic.is_vf:
         return "ip link set dev PF vf N state auto, on the host; else see to cable and switch"
-    return f"{_see_link(nic.name)}, and the port of its switch; until then kubectl cordon NODE"
+    return f"{see_link(nic.name)}, and the port of its switch; until then kubectl cordon NODE"
 
 
 def _netdevs(case: Case, nic: Nic) -> list[Netdev]:
     return [each for each in case.found.machine.netdevs if each.name in nic.netdevs]
-
-
-def _see_link(device: str) -> str:
-    return f"mlxlink -d {device} -c, on the host: see to the cable"
 
 
 def _address(case: Case, nic: Nic) -> str:
@@ -386,11 +365,6 @@ def _of_gids(case: Case, judge: Callable[[GrantedNic, Gid], Finding]) -> Finding
     return gravest(found, "no NIC that is used has a GID of RoCE")
 
 
-def _netdev_of(case: Case, each: GrantedNic, gid: Gid) -> Netdev | None:
-    names = [gid.netdev] if gid.netdev else list(each.nic.netdevs)
-    return next((netdev for netdev in case.found.machine.netdevs if netdev.name in names), None)
-
-
 def _has(netdev: Netdev, address: str) -> bool:
     return _parse(address) is not None and _parse(address) in map(_parse, netdev.addresses)
 
@@ -409,131 +383,6 @@ def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def _active_mtu(case: Case, port: Port) -> int:
-    value = facts_of(case, port).get("active_mtu")
-    return value if isinstance(value, int) and value > 0 else 0
-
-
-def _carries(size: int) -> int:
-    """Return the MTU of an interface that carries so much of RoCE, as people set it."""
-    return max(1500, -(-(size + ROCE_HEADERS) // 100) * 100)
-
-
-def _fits(netdev_mtu: int) -> int:
-    """Return the MTU that RoCE makes of an interface's."""
-    return next((size for size in MTUS if size + ROCE_HEADERS <= netdev_mtu), 0)
-
-
-def _judge_mtu(case: Case, each: GrantedNic, active: int) -> Finding:
-    """Judge a port's MTU by its own, and by that of its interface."""
-    port = port_of(each)
-    netdev = _netdev_of(case, each, each.gid) if each.gid else None
-    if port.link_layer == INFINIBAND or each.nic.efa or netdev is None:
-        seen = f"{port}: active_mtu {active}"
-        return passed(seen) if active else skipped(f"{port}: its MTU cannot be seen")
-    # A macvlan or a bond has its own MTU, which the port does not follow.
-    own = netdev.name in each.nic.netdevs and netdev.mtu > 0
-    text = f"{port}: active_mtu {active or 'unknown'}, {netdev.name} has mtu {netdev.mtu}"
-    return _hold_mtu(case, netdev, active, _fits(netdev.mtu) if own else active, text)
-
-
-def _hold_mtu(case: Case, netdev: Netdev, active: int, fits: int, text: str) -> Finding:
-    """Hold a port's MTU against the one that its interface carries."""
-    if active > fits:
-        return warned(f"{text}, which carries {fits}", _set_mtu(case, netdev, active))
-    if 0 < fits < MTUS[0]:
-        return warned(f"{text}: at most {fits} of RoCE", _set_mtu(case, netdev, MTUS[0]))
-    if active and active < fits:
-        again = f"ip link set dev {netdev.name} down; ip link set dev {netdev.name} up"
-        return warned(f"{text}, which carries {fits}", again)
-    return passed(text) if active else skipped(text)
-
-
-def _set_mtu(case: Case, netdev: Netdev, active: int) -> str:
-    """Return how an interface gets an MTU that carries so much of RoCE."""
-    size = _carries(active)
-    if is_kubernetes(case):
-        tuning = f'{{"type": "tuning", "mtu": {size}}}'
-        return f"plugins: [..., {tuning}], in the NetworkAttachmentDefinition of {netdev.name}"
-    return f"ip link set dev {netdev.name} mtu {size}"
-
-
-def _judge_pkey(case: Case, port: Port, index: int) -> Finding:
-    text = attribute(case.source, f"{folder(port)}/pkeys/{index}")
-    if not re.fullmatch("0x[0-9a-f]{1,4}", text):
-        return skipped(f"{port}: the key at index {index} cannot be read")
-    value = int(text, 16)
-    where = f"{port}: the key at index {index} is {text}"
-    better = _full_member(case, port)
-    fix = (
-        f"export RDMATRAIN_PKEY={better} NCCL_IB_PKEY={better}"
-        if better is not None
-        else _make_full(case, port, value)
-    )
-    if not value & (FULL_MEMBER - 1):
-        return failed(f"{where}: of no partition", fix)
-    if not value & FULL_MEMBER:
-        return warned(f"{where}: a limited member, which reaches full ones only", fix)
-    return passed(where)
-
-
-def _make_full(case: Case, port: Port, key: int) -> str:
-    """Return how a port becomes a full member: by its GUID, the second half of its first GID."""
-    guid = "".join(attribute(case.source, f"{folder(port)}/gids/0").split(":")[4:])
-    partition = key & (FULL_MEMBER - 1) or FULL_MEMBER - 1
-    return f"echo 'full=0x{partition:x}: 0x{guid or 'GUID'}=full;' >> {_PARTITIONS}"
-
-
-def _full_member(case: Case, port: Port) -> int | None:
-    """Return the index of a key of a full member."""
-    for index in range(8):
-        text = attribute(case.source, f"{folder(port)}/pkeys/{index}")
-        if re.fullmatch("0x[89a-f][0-9a-f]{3}", text):
-            return index
-    return None
-
-
 def _variable(case: Case, name: str) -> str:
     variables = case.found.pod.variables if case.found.pod else ()
     return next((each.value.strip() for each in variables if each.name == name), "")
-
-
-def _judge_errors(case: Case, port: Port) -> Finding:
-    """Compare each counter with what is normal for so much traffic."""
-    rows = list(_counters(case, port))
-    if not rows:
-        return skipped(f"{port}: its counters cannot be read")
-    many = [
-        f"{name} {value} (normal: up to {most:.0f})" for name, value, most in rows if value > most
-    ]
-    if not many:
-        return passed(f"{port}: {listed(f'{name} {value}' for name, value, _ in rows)}")
-    losses = "out_of_sequence packet_seq_err local_ack_timeout_err"
-    lossy = any(each.split()[0] in losses for each in many)
-    pause = (
-        f"mlnx_qos -i PF --pfc 0,0,0,1,0,0,0,0, on the hosts, and the same of the switch of {port}"
-    )
-    return warned(f"{port}: {listed(many)}", pause if lossy else _see_link(port.device))
-
-
-def _counters(case: Case, port: Port) -> Iterable[tuple[str, int, float]]:
-    """Yield the counters that can be read, each with how much is normal."""
-
-    def read(name: str) -> int | None:
-        return number(case.source, f"{folder(port)}/{name}")
-
-    # port_rcv_data counts words of four bytes.
-    bits = 32 * (read("counters/port_rcv_data") or 0)
-    sent = read("counters/port_xmit_packets") or 0
-    received = read("counters/port_rcv_packets") or 0
-    for name, most in (
-        ("counters/link_downed", MAX_LINK_DOWNS),
-        ("counters/link_error_recovery", MAX_LINK_DOWNS),
-        ("counters/symbol_error", max(FEW_SYMBOLS, bits * BIT_ERRORS)),
-        ("hw_counters/out_of_sequence", max(FEW_LOSSES, received * LOSSES)),
-        ("hw_counters/packet_seq_err", max(FEW_LOSSES, sent * LOSSES)),
-        ("hw_counters/local_ack_timeout_err", max(FEW_TIMEOUTS, sent * TIMEOUTS)),
-    ):
-        value = read(name)
-        if value is not None:
-            yield name.partition("/")[2], value, most

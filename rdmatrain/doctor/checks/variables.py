@@ -1,8 +1,7 @@
 """Variables: those that were lost, misspelt, contradict each other, or do not fit this pod."""
 
-import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from rdmatrain.discovery.claims.values import shown
 from rdmatrain.discovery.claims.variables import PLUGIN
@@ -10,6 +9,7 @@ from rdmatrain.discovery.device_lists import LISTS, Allows, usable_nics, used_ni
 from rdmatrain.discovery.gid_index import STEERING, label, port_of
 from rdmatrain.discovery.model import Complaint
 from rdmatrain.discovery.orchestrator import Identity
+from rdmatrain.doctor.checks.interface_names import WHOLE_NAMES, interfaces_wrong
 from rdmatrain.doctor.checks.rdma_case import PODINFO
 from rdmatrain.doctor.contradictions import contradictions, nccl_is_off
 from rdmatrain.doctor.define import check
@@ -36,8 +36,6 @@ _NO_VARIABLES = "the environment of this process cannot be read"
 _NO_PLUGIN = f"no device plugin gave this pod variables ({PLUGIN}...)"
 # What the container was started with.
 _START = "/proc/1/environ"
-# What the two libraries for CPU tensors take: whole names of interfaces, with commas.
-_WHOLE_NAMES = ("GLOO_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
 _IDENTITY = (
     "identity-conflict",
     "rank-out-of-range",
@@ -212,8 +210,8 @@ def env_interface(case: Case) -> Finding:
     if not case.found.machine.netdevs:
         return skipped("no network interface can be seen")
     environ = own_variables(case)
-    found = _interfaces_wrong(case, environ)
-    given = [n for n in ("NCCL_SOCKET_IFNAME", *_WHOLE_NAMES, "RDMATRAIN_ADDR") if n in environ]
+    found = interfaces_wrong(case, environ)
+    given = [n for n in ("NCCL_SOCKET_IFNAME", *WHOLE_NAMES, "RDMATRAIN_ADDR") if n in environ]
     if found or not given:
         return gravest(found, "no variable names an interface")
     return passed(shown(", ".join(f"{name}={environ[name]}" for name in given)))
@@ -359,42 +357,6 @@ def _ends_job(case: Case, name: str, allows: Allows) -> bool:
     none = not used_nics(allocation, value, allows)
     unasked = none and not allocation.nics and not foreign
     return (foreign or none or name == "RDMATRAIN_DEVICES") and not unasked
-
-
-def _interfaces_wrong(case: Case, environ: Mapping[str, str]) -> list[Finding]:
-    """Judge what variables name and no interface here is or has."""
-    for_nccl = failed if case.found.allocation.gpus else warned
-    found = [
-        for_nccl(said(each), f"unset {_variable(each)}")
-        for each in complaints(case, "variable-interface")
-    ]
-    names = [dev.name for dev in case.found.machine.netdevs]
-    for name in _WHOLE_NAMES:
-        found += _missing(name, environ, names)
-    return found + _foreign_address(case, environ)
-
-
-def _missing(name: str, environ: Mapping[str, str], names: Iterable[str]) -> Iterator[Finding]:
-    here = set(names)
-    wanted = [item.strip() for item in environ.get(name, "").split(",") if item.strip()]
-    for item in (item for item in wanted if item not in here):
-        text = f"{name}={shown(environ[name])}: there is no interface {shown(item)} here"
-        text += f": there are {', '.join(sorted(here))}"
-        yield (failed if name.startswith("GLOO") else warned)(text, f"unset {name}")
-
-
-def _foreign_address(case: Case, environ: Mapping[str, str]) -> list[Finding]:
-    """Find an address to listen on that no interface has; a name is for the network's checks."""
-    value = environ.get("RDMATRAIN_ADDR", "").strip()
-    here = {address for dev in case.found.machine.netdevs for address in dev.addresses}
-    try:
-        wanted = str(ipaddress.ip_address(value))
-    except ValueError:
-        return []
-    if wanted in here or not here or ipaddress.ip_address(value).is_loopback:
-        return []
-    text = f"RDMATRAIN_ADDR={wanted} is no address of this pod: they are {', '.join(sorted(here))}"
-    return [failed(text, "unset RDMATRAIN_ADDR")]
 
 
 def _position(case: Case, who: Identity) -> list[Finding]:

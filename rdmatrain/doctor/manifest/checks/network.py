@@ -16,14 +16,17 @@ from rdmatrain.doctor.manifest.define import (
     unseen,
     warn,
 )
+from rdmatrain.doctor.manifest.identities import (
+    NAMELESS,
+    container_names,
+    identified,
+    plugins_of,
+)
 from rdmatrain.doctor.manifest.nodes import LIST, MAP, Node
 from rdmatrain.doctor.manifest.workloads import NETWORKS, TRAIN_JOB, Container, Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
 
 ALONE = "no workload has several pods"
-# Workloads that tell a pod neither how many there are nor where the first is.
-_SILENT = frozenset(["Job", "CronJob", "JobSet", "StatefulSet", "Deployment", "ReplicaSet"])
-_NAMELESS = frozenset(["Deployment", "ReplicaSet", "DaemonSet"])
 _EPHEMERAL = 32768
 _JOB_NAME = ("job-name", "batch.kubernetes.io/job-name")
 AUTOMATIC = (
@@ -42,148 +45,12 @@ AUTOMATIC = (
 def identity(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
     """Pods that do not know of each other each train alone, and all of them end well."""
     for pod in manifest.training:
-        if pod.kind == "PyTorchJob" and "pytorch" not in _names(pod):
+        if pod.kind == "PyTorchJob" and "pytorch" not in container_names(pod):
             box = pod.containers[0].node
             text = "a PyTorchJob trains in the container pytorch, and there is none"
             yield fail(box.get("name"), text, patch(box, "{name: pytorch}"))
         elif pod.many:
-            yield _identified(pod)
-
-
-def _names(pod: Pod) -> list[str]:
-    return [each.node.get("name").text for each in pod.containers]
-
-
-def _identified(pod: Pod) -> Finding:
-    if pod.volcano:
-        return _of_volcano(pod)
-    if pod.kind == "PyTorchJob":
-        return _of_pytorchjob(pod)
-    if pod.kind in {TRAIN_JOB, "LeaderWorkerSet", "MPIJob"}:
-        return fine(pod.template, f"{pod.siblings} pods, numbered by the {pod.kind}")
-    if pod.kind in _NAMELESS and not any(map(_dealt, pod.trainers)):
-        text = f"{pod.siblings} pods of a {pod.kind}, which has no numbers for them"
-        return fail(pod.document.get("kind"), text, "kind: StatefulSet, or a Job that is Indexed")
-    job = pod.template.parent or pod.document
-    mode = job.get("completionMode")
-    if pod.kind in {"Job", "CronJob"} and mode.text != "Indexed":
-        text = f"{pod.siblings} pods without numbers: completionMode is not Indexed"
-        change = f"{{completionMode: Indexed, completions: {pod.siblings}}}"
-        return fail(job, text, patch(job, change))
-    return _counted(pod) if pod.kind in _SILENT else unseen(pod.template, "of an unknown kind")
-
-
-def _dealt(box: Container) -> bool:
-    """Tell whether a variable, an option or the rendezvous numbers this pod."""
-    options = [box.option(name) for name in ("rdzv-endpoint", "node-rank")]
-    names = ("PET_RDZV_ENDPOINT", "PET_NODE_RANK")
-    return any(options) or any(box.variable(name) for name in names)
-
-
-def _counted(pod: Pod) -> Finding:
-    """Judge pods that their workload does not tell how many they are."""
-    found = (_told(pod, each) for each in pod.trainers if each.launches)
-    nothing = unseen(pod.template, "what runs in it is not rdmatrain run, or not to be seen")
-    return next((each for each in found if each is not None), nothing)
-
-
-def _told(pod: Pod, box: Container) -> Finding | None:
-    """Judge what tells a container how many pods there are; None where that is not to be seen."""
-    variable = box.variable("PET_NNODES")
-    said = box.option("nnodes") or box.value("PET_NNODES")
-    if variable is not None and variable.value is None and not said:
-        return unseen(variable.node, "PET_NNODES is not in the manifest")
-    if said.isdecimal() and len(said) < 10 and int(said) != pod.siblings:
-        text = f"{pod.siblings} pods, and {said} nodes are waited for"
-        return fail(box.node, text, _nnodes(pod, box))
-    if said:
-        return _ranked(pod, box, shown(said, 20))
-    if box.hidden_variables:
-        return None
-    text = f"{pod.siblings} pods, and nothing says so: each would train alone"
-    return fail(box.node, text, _nnodes(pod, box))
-
-
-def _ranked(pod: Pod, box: Container, nodes: str) -> Finding:
-    """Judge pods that know how many they are, by whether each has a number of its own."""
-    replicated = pod.document.get("spec", "replicatedJobs").items()
-    counts = [each.get("replicas") for each in replicated]
-    jobs = sum(each.number or 0 if each.there else 1 for each in counts)
-    if _dealt(box) or box.hidden_variables:
-        return fine(box.node, f"{pod.siblings} pods, {nodes} nodes, numbered by hand")
-    if pod.kind == "StatefulSet":
-        field = "metadata.labels['apps.kubernetes.io/pod-index']"
-        change = f'valueFrom: {{fieldRef: {{fieldPath: "{field}"}}}}'
-        text = "no PET_NODE_RANK, and a StatefulSet's pods are numbered by a label alone"
-        return fail(
-            box.node, text, patch(box.node, f"{{env: [{{name: PET_NODE_RANK, {change}}}]}}")
-        )
-    if jobs > 1 and not _annotations(pod):
-        text = f"pods of each of {jobs} jobs are numbered from 0, and no volume has annotations"
-        item = "{path: annotations, fieldRef: {fieldPath: metadata.annotations}}"
-        mounts = "volumeMounts: [{name: podinfo, mountPath: /etc/podinfo}]"
-        name = shown(box.node.get("name").text, 63)
-        volume = f"{{name: podinfo, downwardAPI: {{items: [{item}]}}}}"
-        change = f"{{volumes: [{volume}], containers: [{{name: {name}, {mounts}}}]}}"
-        return fail(box.node, text, patch(pod.spec, change))
-    return fine(box.node, f"{pod.siblings} pods, {nodes} nodes")
-
-
-def _annotations(pod: Pod) -> bool:
-    """Tell whether a volume shows the pod its annotations."""
-    fields = (
-        item.get("fieldRef", "fieldPath").text
-        for volume in pod.volumes.values()
-        for item in volume.get("downwardAPI", "items").items()
-    )
-    return any(each.startswith("metadata.annotations") for each in fields)
-
-
-def _nnodes(pod: Pod, box: Container) -> str:
-    return patch(box.node, f'{{env: [{{name: PET_NNODES, value: "{pod.siblings}"}}]}}')
-
-
-def _plugins(pod: Pod) -> Node:
-    return pod.document.get("spec", "plugins")
-
-
-def _of_volcano(pod: Pod) -> Finding:
-    plugins = _plugins(pod)
-    names = dict(plugins.entries())
-    if "pytorch" in names:
-        return _of_plugin_pytorch(pod, plugins)
-    if "svc" in names:
-        return fine(plugins, "the plugin svc lists the pods")
-    launched = any(each.launches and not _dealt(each) for each in pod.trainers)
-    if "mpi" in names or "tensorflow" in names or not launched:
-        return unseen(plugins, "no plugin svc, which may not be needed")
-    text = "no plugin svc: the pods know neither their number nor their names"
-    change = '{plugins: {env: [], svc: ["--publish-not-ready-addresses=true"]}}'
-    return fail(plugins, text, patch(pod.document.get("spec"), change))
-
-
-def _of_plugin_pytorch(pod: Pod, plugins: Node) -> Finding:
-    tasks = [each.get("name").text for each in pod.document.get("spec", "tasks").items()]
-    words = plugins.get("pytorch").texts()
-    master = next((w.partition("=")[2] for w in words if w.startswith("--master=")), "master")
-    if master in tasks:
-        return fine(plugins, "the plugin pytorch numbers the pods")
-    text = f"no task is called {shown(master, 40)}: the plugin pytorch tells nothing"
-    change = f'{{pytorch: ["--master={shown(tasks[0], 40) if tasks else "master"}"]}}'
-    return fail(plugins.get("pytorch"), text, patch(plugins, change))
-
-
-def _of_pytorchjob(pod: Pod) -> Finding:
-    spec = pod.document.get("spec")
-    replicas = spec.get("pytorchReplicaSpecs")
-    if replicas.get("Master").there:
-        return fine(replicas, f"{pod.siblings} pods, numbered behind the Master")
-    if spec.get("elasticPolicy").there:
-        return fine(spec.get("elasticPolicy"), "an elastic job's rendezvous deals out numbers")
-    text = "neither Master nor elasticPolicy: no pod is told its number or who is first"
-    replicas_range = f"minReplicas: {pod.siblings}, maxReplicas: {pod.siblings}"
-    change = f"{{elasticPolicy: {{rdzvBackend: c10d, {replicas_range}}}}}"
-    return fail(replicas, text, patch(spec, change))
+            yield identified(pod)
 
 
 @question("hostname", "each pod has a name of its own", nothing=ALONE, exit_code=78)
@@ -194,7 +61,7 @@ def hostname(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
         if (pod.count or 0) > 1 and place.there:
             text = f"{pod.count} pods are all called {shown(place.text, 60)}"
             yield fail(place, text, patch(pod.spec, "{hostname: null}"))
-        elif pod.many and pod.kind in _NAMELESS:
+        elif pod.many and pod.kind in NAMELESS:
             text = f"pods of a {pod.kind} have other names each time"
             yield warn(pod.document.get("kind"), text, "kind: StatefulSet")
         elif pod.many:
@@ -212,7 +79,7 @@ def hostname(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
 def dns_leader(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
     """Pods have names in DNS by a headless Service only, and without more only once ready."""
     for pod in manifest.training:
-        if not pod.many or pod.kind in _NAMELESS:
+        if not pod.many or pod.kind in NAMELESS:
             continue
         if pod.host_network and pod.spec.get("dnsPolicy").text != "ClusterFirstWithHostNet":
             text = "hostNetwork without dnsPolicy: names of the cluster are not looked up"
@@ -229,7 +96,7 @@ def dns_leader(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
 
 
 def _volcano_service(pod: Pod) -> Finding:
-    plugins = _plugins(pod)
+    plugins = plugins_of(pod)
     words = plugins.get("svc").texts()
     if "--publish-not-ready-addresses=true" in words:
         return fine(plugins.get("svc"), "names are published before pods are ready")
