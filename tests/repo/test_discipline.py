@@ -34,7 +34,6 @@ LONG = {
     "rdmatrain/cli.py": 403,
     "rdmatrain/config.py": 496,
     "rdmatrain/doctor/gang/checks.py": 455,
-    "rdmatrain/doctor/manifest/workloads.py": 476,
     "rdmatrain/launcher/tunnel.py": 445,
 }
 

@@ -4,7 +4,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from rdmatrain.doctor.manifest.workloads import Container
+from rdmatrain.doctor.manifest.containers import Container
 
 # What a shell does more with than to split words.
 _SYNTAX = re.compile(r"[;&|<>()`\n\\*?\[\]{}~#!$]")

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from rdmatrain.discovery.claims.values import shown
+from rdmatrain.doctor.manifest.containers import Container
 from rdmatrain.doctor.manifest.nodes import Node
-from rdmatrain.doctor.manifest.workloads import Container, Manifest
+from rdmatrain.doctor.manifest.workloads import Manifest
 from rdmatrain.doctor.model import (
     GRAVITY,
     Case,

@@ -1,9 +1,10 @@
 """Whether a pod of a manifest learns its number, how many there are, and who is first."""
 
 from rdmatrain.discovery.claims.values import shown
+from rdmatrain.doctor.manifest.containers import Container
 from rdmatrain.doctor.manifest.define import fail, fine, patch, unseen
 from rdmatrain.doctor.manifest.nodes import Node
-from rdmatrain.doctor.manifest.workloads import TRAIN_JOB, Container, Pod
+from rdmatrain.doctor.manifest.workloads import TRAIN_JOB, Pod
 from rdmatrain.doctor.model import Finding
 
 # Workloads that tell a pod neither how many there are nor where the first is.

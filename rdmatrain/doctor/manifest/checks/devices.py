@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from rdmatrain.discovery.claims.values import shown
+from rdmatrain.doctor.manifest.containers import Container
 from rdmatrain.doctor.manifest.define import (
     Patch,
     fail,
@@ -20,14 +21,7 @@ from rdmatrain.doctor.manifest.define import (
 )
 from rdmatrain.doctor.manifest.networks import Networks
 from rdmatrain.doctor.manifest.nodes import Node
-from rdmatrain.doctor.manifest.workloads import (
-    NETWORKS,
-    RUNTIMES,
-    TRAIN_JOB,
-    Container,
-    Manifest,
-    Pod,
-)
+from rdmatrain.doctor.manifest.workloads import NETWORKS, RUNTIMES, TRAIN_JOB, Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
 
 _INFINIBAND = re.compile(r"(^|[^a-z])(ib|infiniband)([^a-z]|$)", re.IGNORECASE)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 from rdmatrain.discovery.claims.values import shown
+from rdmatrain.doctor.manifest.containers import Container
 from rdmatrain.doctor.manifest.define import (
     advice,
     fail,
@@ -15,7 +16,7 @@ from rdmatrain.doctor.manifest.define import (
     warn,
 )
 from rdmatrain.doctor.manifest.nodes import BASE_60, Node
-from rdmatrain.doctor.manifest.workloads import Container, Manifest, Pod
+from rdmatrain.doctor.manifest.workloads import Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
 from rdmatrain.launcher.exit_codes import BAD_CONFIG
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 
 from rdmatrain.discovery.claims.values import shown
+from rdmatrain.doctor.manifest.containers import Container
 from rdmatrain.doctor.manifest.define import (
     Patch,
     advice,
@@ -15,7 +16,7 @@ from rdmatrain.doctor.manifest.define import (
     warn,
 )
 from rdmatrain.doctor.manifest.nodes import MAP, Node, as_json
-from rdmatrain.doctor.manifest.workloads import TRAIN_JOB, Container, Manifest, Pod
+from rdmatrain.doctor.manifest.workloads import TRAIN_JOB, Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
 from rdmatrain.launcher.exit_codes import BAD_CONFIG, NO_JOB
 from rdmatrain.launcher.job import Limits

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from rdmatrain.discovery.claims.values import shown
+from rdmatrain.doctor.manifest.containers import Container
 from rdmatrain.doctor.manifest.define import (
     fail,
     fine,
@@ -16,7 +17,7 @@ from rdmatrain.doctor.manifest.define import (
 )
 from rdmatrain.doctor.manifest.nodes import Node
 from rdmatrain.doctor.manifest.quantity import mib, quantity
-from rdmatrain.doctor.manifest.workloads import Container, Manifest, Pod
+from rdmatrain.doctor.manifest.workloads import Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
 from rdmatrain.launcher.exit_codes import NOT_PERMITTED
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from rdmatrain.discovery.claims.values import shown
 from rdmatrain.doctor.manifest.commands import with_option
+from rdmatrain.doctor.manifest.containers import Container
 from rdmatrain.doctor.manifest.define import (
     Patch,
     fail,
@@ -23,7 +24,7 @@ from rdmatrain.doctor.manifest.identities import (
     plugins_of,
 )
 from rdmatrain.doctor.manifest.nodes import LIST, MAP, Node
-from rdmatrain.doctor.manifest.workloads import NETWORKS, TRAIN_JOB, Container, Manifest, Pod
+from rdmatrain.doctor.manifest.workloads import NETWORKS, TRAIN_JOB, Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
 
 ALONE = "no workload has several pods"

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 from rdmatrain.discovery.claims.values import shown
+from rdmatrain.doctor.manifest.containers import Container
 from rdmatrain.doctor.manifest.define import fail, fine, patch, question, unseen, warn
 from rdmatrain.doctor.manifest.nodes import Node
 from rdmatrain.doctor.manifest.quantity import quantity
-from rdmatrain.doctor.manifest.workloads import Container, Manifest, Pod
+from rdmatrain.doctor.manifest.workloads import Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rdmatrain.discovery.claims.values import shown
 from rdmatrain.doctor.manifest.checks.variables import removed
 from rdmatrain.doctor.manifest.commands import launcher, script, simple_words, with_exec
+from rdmatrain.doctor.manifest.containers import Container, Variable
 from rdmatrain.doctor.manifest.define import (
     Patch,
     advice,
@@ -17,7 +18,7 @@ from rdmatrain.doctor.manifest.define import (
     unseen,
     warn,
 )
-from rdmatrain.doctor.manifest.workloads import TRAIN_JOB, Container, Manifest, Pod, Variable
+from rdmatrain.doctor.manifest.workloads import TRAIN_JOB, Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
 from rdmatrain.launcher.exit_codes import NO_JOB, PREEMPTED
 

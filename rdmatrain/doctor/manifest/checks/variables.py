@@ -11,6 +11,7 @@ from rdmatrain.discovery.nccl import NameList
 from rdmatrain.discovery.source import Source
 from rdmatrain.doctor.catalog import by_id
 from rdmatrain.doctor.manifest.commands import simple_words, without_assignment, without_option
+from rdmatrain.doctor.manifest.containers import Container, Variable
 from rdmatrain.doctor.manifest.define import (
     Patch,
     advice,
@@ -26,7 +27,7 @@ from rdmatrain.doctor.manifest.define import (
 )
 from rdmatrain.doctor.manifest.networks import Networks
 from rdmatrain.doctor.manifest.nodes import BOOLEAN, NUMBER, Node
-from rdmatrain.doctor.manifest.workloads import TRAIN_JOB, Container, Manifest, Pod, Variable
+from rdmatrain.doctor.manifest.workloads import TRAIN_JOB, Manifest, Pod
 from rdmatrain.doctor.model import Case, Finding, Needs, Verdict
 
 # Variables are looked at in no more containers: each takes a survey.
