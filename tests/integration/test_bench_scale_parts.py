@@ -105,6 +105,19 @@ def test_ranks_are_measured():
     assert [row[6] for row in rows] == ["-", "0"]
 
 
+@needs_engine
+@needs_hosts
+@pytest.mark.thorough
+def test_predictions_are_near_what_hosts_measure(monkeypatch):
+    # Where the wire bounds it: other programs make small messages slow, whatever is predicted.
+    monkeypatch.setattr(validate, "GROUPS", (Group(4, 1), Group(8, 2)))
+    checks = []
+    fed = validate.validate((1 << 20,), checks.append)
+    assert 5e6 < fed.bytes_per_s < 12.5e6
+    assert {(each.ranks, each.way) for each in checks} == {(4, "flat"), (8, "flat"), (8, "by_host")}
+    assert all(-50 < each.error_percent < 25 for each in checks), checks
+
+
 @needs_hosts
 def test_cables_carry_their_rate_and_nothing_is_left():
     with namespaces.hosts(2, 100) as names:

@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import os
+import signal
 from importlib.resources import files
+from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from rdmatrain import _core
+from rdmatrain.bench.commands import scale as command
 from rdmatrain.bench.machine import context_of
-from rdmatrain.bench.scale import engine, plans, report, setup, simulate
+from rdmatrain.bench.scale import command as scale
+from rdmatrain.bench.scale import engine, fed, plans, report, setup, simulate
 from rdmatrain.bench.scale.command import ScaleOptions, check
 from rdmatrain.bench.scale.engine import Stage
 from rdmatrain.bench.scale.measured import Measured
@@ -177,12 +183,112 @@ def options(**given):
         ({"plan": Plan(("rail",), (8,), (6,))}, "--bytes: 6 is not a multiple of 4"),
         ({"network": Network(0.0, 1e-6, 1e-7, 1e-7)}, "--gbps: 0"),
         ({"drawings": ("a.pdf",)}, "a.pdf: name it .png or .svg"),
+        ({"drawings": ("/none/a.svg",)}, "--svg /none/a.svg: there is no folder"),
+        ({"json": "/none/a.jsonl"}, "--json /none/a.jsonl: there is no folder"),
+        ({"time_budget_s": -1.0}, "--time-budget -1"),
     ],
 )
 def test_wrong_options_are_named(given, text):
     with pytest.raises(SettingError) as refused:
         check(options(**given))
     assert text in str(refused.value)
+
+
+def wire(op, nbytes, seconds, **changed):
+    fields = {"backend": "rdmatrain", "transport": "verbs", "op": op, "nbytes": nbytes}
+    return fields | {"seconds_p50": seconds, "algbw": nbytes / seconds / 1e9} | changed
+
+
+WIRE = [
+    wire("pingpong", 4096, 9e-6),
+    wire("pingpong", 8, 2e-6),
+    wire("write", 8, 0.5e-6),
+    wire("write", 1 << 20, 1e-4),
+    wire("write", 4 << 20, 3.2e-4),
+    wire("write", 4 << 20, 1e-9, backend="perftest"),
+]
+
+
+@pytest.fixture
+def wired(tmp_path, monkeypatch):
+    """Let a file have these results; what a line must have is for test_bench_records to know."""
+    return lambda found: monkeypatch.setattr(fed, "read_json", lambda _: found)
+
+
+def test_a_simulation_is_fed_with_what_the_wire_was_measured_to_do(wired):
+    wired(WIRE)
+    network, source = fed.network_of(Path("wire.jsonl"), NETWORK)
+    assert network == pytest.approx(Network(8 * (4 << 20) / 3.2e-4 / 1e9, 1.5e-6, 0.5e-6, 3e-7))
+    assert source == "measured over verbs (write of 4 MiB, pingpong of 8 B) in wire.jsonl"
+    wired([each for each in WIRE if (each["op"], each["nbytes"]) != ("write", 8)])
+    network, _ = fed.network_of(Path("wire.jsonl"), NETWORK)
+    assert (network.message_s, network.latency_s) == pytest.approx((1e-7, 1.9e-6))
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (WIRE[:3], "no write of 64 KiB or more"),
+        (WIRE[2:], "no pingpong"),
+        ([*WIRE, wire("write", 8, 1e-6, transport="tcp")], "results over tcp, verbs"),
+    ],
+)
+def test_a_file_that_cannot_feed_says_what_it_lacks(wired, found, text):
+    wired(found)
+    with pytest.raises(SettingError, match=f"--fed wire.jsonl: .*{text}"):
+        fed.network_of(Path("wire.jsonl"), NETWORK)
+
+
+def test_options_that_contradict_a_file_are_refused():
+    done = CliRunner().invoke(command.command, ["--fed", "x.jsonl", "--gbps", "200"])
+    assert (done.exit_code, done.output) == (
+        2,
+        "Error: --gbps and --fed contradict each other: give one of them\n",
+    )
+
+
+def run(monkeypatch, tmp_path, form, **given):
+    """Run the set-up part of scale, groups of 2, 3 and 4, which ``form`` stands for."""
+    monkeypatch.setattr(setup, "measure", form)
+    shown, file = [], tmp_path / "out.jsonl"
+    given = {"parts": ("setup",), "setup_ranks": (2, 3, 4), "json": str(file)} | given
+    code = scale.run_scale(options(**given), "rdmatrain bench scale", shown.append)
+    ranks = [json.loads(line)["ranks"] for line in file.read_text().splitlines()]
+    return code, ranks, "\n".join(shown)
+
+
+def formed(kind, ranks, rounds):
+    return setup.Setup(kind, ranks, 0.1, 0.2, 0.3, 0.4, 1.0, 0.0)
+
+
+def test_what_was_found_is_in_the_file_at_once_and_survives_ctrl_c(monkeypatch, tmp_path, capsys):
+    def stopped(kind, ranks, rounds):
+        if ranks == 4:
+            lines = (tmp_path / "out.jsonl").read_text().splitlines()
+            assert [json.loads(line)["ranks"] for line in lines] == [2, 3]
+            os.kill(os.getpid(), signal.SIGINT)
+        return formed(kind, ranks, rounds)
+
+    picture = str(tmp_path / "none.svg")
+    code, ranks, text = run(monkeypatch, tmp_path, stopped, drawings=(picture,))
+    assert (code, ranks) == (130, [2, 3])
+    assert text.endswith("# Incomplete: stopped by SIGINT")
+    assert "forming eager groups of 4 ranks" in capsys.readouterr().err
+
+
+def test_after_the_time_budget_nothing_more_is_begun(monkeypatch, tmp_path, capsys):
+    now = [100.0]
+    monkeypatch.setattr(scale, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def slow(kind, ranks, rounds):
+        now[0] += 6.0
+        return formed(kind, ranks, rounds)
+
+    given = {"time_budget_s": 10.0, "quiet": True}
+    code, ranks, text = run(monkeypatch, tmp_path, slow, **given)
+    assert (code, ranks) == (0, [2, 3])
+    assert text.endswith("# Incomplete: time is up before forming eager groups of 4 ranks")
+    assert not capsys.readouterr().err
 
 
 def test_lines_fit_their_schema():
@@ -197,6 +303,7 @@ def test_lines_fit_their_schema():
     for part, one in found.items():
         (line,) = report.records(part, [one], context)
         if part == "simulated":
+            line["fed_from"] = "assumed"
             line["fed"] = report.fed_with(NETWORK, COSTS)
         jsonschema.validate(line, schema)
         with pytest.raises(jsonschema.ValidationError):

@@ -2,18 +2,18 @@
 
 import shlex
 import sys
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from rdmatrain.bench.commands.sweep import WrongOption
 from rdmatrain.bench.sizes import parse_size
 from rdmatrain.errors import SettingError
 
-
-class WrongOption(click.ClickException):
-    """A wrong option, as one line on stderr."""
-
-    exit_code = 2
+if TYPE_CHECKING:
+    from rdmatrain.bench.scale.simulate import Network
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:
@@ -29,6 +29,23 @@ def _words(text: str, option: str, known: tuple[str, ...]) -> tuple[str, ...]:
         if word not in known:
             raise SettingError(f"{option}: {word} is none of {', '.join(known)}")
     return tuple(dict.fromkeys(words))
+
+
+def _network(ctx: click.Context) -> tuple["Network", str]:
+    """Return what the simulation is fed with, and where that comes from."""
+    from rdmatrain.bench.scale.command import GIVEN  # noqa: PLC0415 - --help stays fast
+    from rdmatrain.bench.scale.fed import network_of  # noqa: PLC0415
+    from rdmatrain.bench.scale.simulate import Network  # noqa: PLC0415
+
+    us = [ctx.params[f"{name}_us"] / 1e6 for name in ("latency", "message", "hop")]
+    given = Network(ctx.params["gbps"], *us)
+    if not ctx.params["fed"]:
+        return given, GIVEN
+    for name in ("gbps", "latency_us"):
+        if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            option = f"--{name.replace('_', '-')}"
+            raise SettingError(f"{option} and --fed contradict each other: give one of them")
+    return network_of(Path(ctx.params["fed"]), given)
 
 
 @click.command()
@@ -72,9 +89,24 @@ def _words(text: str, option: str, known: tuple[str, ...]) -> tuple[str, ...]:
     show_default=True,
     help="Of each switch and its cable.",
 )
-@click.option("--json", default="", metavar="FILE", help="Append JSON lines.")
+@click.option(
+    "--fed",
+    default="",
+    metavar="FILE",
+    help="Results of rdmatrain bench write,pingpong, in place of --gbps and --latency-us.",
+)
+@click.option(
+    "--time-budget",
+    "time_budget_s",
+    type=float,
+    default=0.0,
+    metavar="SECONDS",
+    help="After which nothing more is begun. [default: no bound]",
+)
+@click.option("--json", default="", metavar="FILE", help="Append JSON lines, as they are found.")
 @click.option("--png", default="", metavar="FILE", help="Draw the simulation.")
 @click.option("--svg", default="", metavar="FILE", help="Draw the simulation.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> None:
     """Show how cost grows with the ranks: measured here, and simulated to 16,384 GPUs.
@@ -83,9 +115,10 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     """
     from rdmatrain.bench.scale import command as scale  # noqa: PLC0415 - --help stays fast
     from rdmatrain.bench.scale.setup import KINDS  # noqa: PLC0415
-    from rdmatrain.bench.scale.simulate import FABRICS, Network, Plan  # noqa: PLC0415
+    from rdmatrain.bench.scale.simulate import FABRICS, Plan  # noqa: PLC0415
 
     try:
+        network, fed_from = _network(ctx)
         options = scale.ScaleOptions(
             parts=tuple(part for part in scale.PARTS if given[part]) or scale.PARTS,
             ranks=_numbers(given["ranks"], "--ranks"),
@@ -96,14 +129,12 @@ def command(ctx: click.Context, /, **given: Any) -> None:
                 gpus=_numbers(given["gpus"], "--gpus"),
                 sizes=tuple(parse_size(word, "--bytes") for word in given["sizes"].split(",")),
             ),
-            network=Network(
-                given["gbps"],
-                given["latency_us"] / 1e6,
-                given["message_us"] / 1e6,
-                given["hop_us"] / 1e6,
-            ),
+            network=network,
             json=given["json"],
             drawings=tuple(filter(None, (given["png"], given["svg"]))),
+            fed_from=fed_from,
+            time_budget_s=given["time_budget_s"],
+            quiet=given["quiet"],
         )
         line = shlex.join(["rdmatrain", *sys.argv[1:]])
         code = scale.run_scale(options, line, click.echo)

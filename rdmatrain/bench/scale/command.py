@@ -1,18 +1,27 @@
 """The parts of ``rdmatrain bench scale``, each of which goes on where another cannot."""
 
+import json
+import signal
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rdmatrain import _core
-from rdmatrain.bench.command import memory_available
+from rdmatrain.bench import progress
+from rdmatrain.bench.command import Stopped, memory_available, stops_raise
 from rdmatrain.bench.machine import context_of
+from rdmatrain.bench.options import check_file
+from rdmatrain.bench.records import append_lines
 from rdmatrain.bench.running import ContestantError
 from rdmatrain.bench.scale import engine, measured, namespaces, report, setup, simulate, validate
 from rdmatrain.bench.scale.figure import draw
+from rdmatrain.bench.scale.measured import Measured
 from rdmatrain.bench.scale.plans import Costs
+from rdmatrain.bench.scale.simulate import Point
 from rdmatrain.bench.scale.threads import RanksError
+from rdmatrain.bench.scale.validate import Check
 from rdmatrain.bench.sizes import size_text
 from rdmatrain.discovery.source import Tree
 from rdmatrain.errors import SettingError
@@ -20,6 +29,7 @@ from rdmatrain.errors import SettingError
 PARTS = ("measure", "setup", "simulate", "validate")
 SETUP_ROUNDS = 3
 ITEM_BYTES = 4
+GIVEN = "assumed, see --help"
 Show = Callable[[str], object]
 
 
@@ -36,6 +46,9 @@ class ScaleOptions:
         network: what the simulation is fed with.
         json: file to append to; "" for none.
         drawings: PNG and SVG files.
+        fed_from: where the network's numbers come from.
+        time_budget_s: seconds for all; 0: no bound.
+        quiet: no progress.
 
     """
 
@@ -47,6 +60,13 @@ class ScaleOptions:
     network: simulate.Network
     json: str
     drawings: tuple[str, ...]
+    fed_from: str = GIVEN
+    time_budget_s: float = 0.0
+    quiet: bool = False
+
+
+class TimeUp(Exception):
+    """The time budget is used up; the text says what was not begun."""
 
 
 def check(options: ScaleOptions) -> None:
@@ -68,6 +88,10 @@ def check(options: ScaleOptions) -> None:
     for file in options.drawings:
         if Path(file).suffix not in (".png", ".svg"):
             raise SettingError(f"{file}: name it .png or .svg")
+        check_file(f"--{Path(file).suffix[1:]}", file)
+    check_file("--json", options.json)
+    if options.time_budget_s < 0:
+        raise SettingError(f"--time-budget {options.time_budget_s:g}: give 0 or more")
 
 
 def _check_simulated(plan: simulate.Plan, network: simulate.Network) -> None:
@@ -86,13 +110,32 @@ class _Run:
     options: ScaleOptions
     command: str
     show: Show
-    lines: list[report.Record] = field(default_factory=list)
-    checks: list[validate.Check] = field(default_factory=list)
-    points: list[simulate.Point] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
     failed: bool = False
 
     def __post_init__(self) -> None:
         self.context = context_of(self.command, False, {}, None)
+        budget_s = self.options.time_budget_s
+        self.end = time.monotonic() + budget_s if budget_s else float("inf")
+
+    def begin(self, what: str) -> None:
+        """Say what comes next, if there is time for it.
+
+        Raises:
+            TimeUp: there is none.
+
+        """
+        if time.monotonic() >= self.end:
+            raise TimeUp(what)
+        if not self.options.quiet:
+            progress.say(what)
+
+    def keep(self, records: Sequence[report.Record]) -> None:
+        """Write what was found at once: whatever comes then, it is not lost."""
+        if self.options.json:
+            lines = (json.dumps(record, allow_nan=False) + "\n" for record in records)
+            append_lines(Path(self.options.json), lines)
 
     def measure(self) -> None:
         """Time jobs of more and more ranks; name those that there is no memory for."""
@@ -107,18 +150,14 @@ class _Run:
                     f"{size_text(available)} are free"
                 )
                 continue
-            found: list[measured.Measured] = []
+            self.begin(f"measuring {ranks} ranks")
             with tempfile.TemporaryDirectory(prefix="rdmatrain-scale-") as folder:
-                measured.measure(
-                    ranks,
-                    self.options.plan.sizes,
-                    Path(folder),
-                    found.append,
-                )
-            for one in found:
-                self.show(report.measured_line(one))
-            self.lines += report.records("measured", found, self.context)
-            self.failed |= any(one.nwrong for one in found)
+                measured.measure(ranks, self.options.plan.sizes, Path(folder), self._measured)
+
+    def _measured(self, one: Measured) -> None:
+        self.show(report.measured_line(one))
+        self.keep(report.records("measured", [one], self.context))
+        self.failed |= bool(one.nwrong)
 
     def setup(self) -> None:
         """Form groups, and let them meet."""
@@ -126,13 +165,14 @@ class _Run:
         self.show(report.HEADERS["setup"])
         for kind in self.options.kinds:
             for ranks in self.options.setup_ranks:
+                self.begin(f"forming {kind} groups of {ranks} ranks")
                 try:
                     one = setup.measure(kind, ranks, SETUP_ROUNDS)
                 except RanksError as error:
                     self.show(f"SKIP: {kind}, {ranks} ranks: {error}")
                     continue
                 self.show(report.setup_line(one))
-                self.lines += report.records("setup", [one], self.context)
+                self.keep(report.records("setup", [one], self.context))
                 if ranks == setup.PASS_RANKS:
                     late = one.largest_s > setup.PASS_S
                     verdict = "MISS" if late else "PASS"
@@ -144,33 +184,34 @@ class _Run:
         rate = f"{validate.MBIT} Mbit/s"
         self.show(f"# validation: all_reduce over tcp between namespaces, cables of {rate}")
         self.show(report.HEADERS["validated"])
-        fed, self.checks = validate.validate(
-            validate.SIZES, lambda one: self.show(report.validated_line(one))
-        )
+        fed = validate.validate(validate.SIZES, self._checked, self.begin)
         self.show(report.fed_line(fed))
         self.show("# " + report.error_line(self.checks))
-        self.lines += report.records("validated", self.checks, self.context)
+
+    def _checked(self, one: Check) -> None:
+        self.show(report.validated_line(one))
+        self.checks.append(one)
+        self.keep(report.records("validated", [one], self.context))
 
     def simulate(self) -> None:
         """Play our plans on the fabrics."""
-        costs = costs_of(self.options.network)
-        self.show(f"# simulated: {describe(self.options.network, costs)}")
+        network, costs = self.options.network, costs_of(self.options.network)
+        self.show(f"# simulated: {describe(network, costs, self.options.fed_from)}")
         self.show(report.HEADERS["simulated"])
-        self.points = simulate.simulate(
-            self.options.plan,
-            self.options.network,
-            costs,
-            lambda one: self.show(report.simulated_line(one)),
-        )
-        fed = {"fed": report.fed_with(self.options.network, costs)}
-        self.lines += [
-            line | fed for line in report.records("simulated", self.points, self.context)
-        ]
+        simulate.simulate(self.options.plan, network, costs, self._simulated, self.begin)
 
-    def write(self) -> None:
-        """Write the files; a drawing needs a simulation."""
-        if self.options.json:
-            report.append(Path(self.options.json), self.lines)
+    def _simulated(self, one: Point) -> None:
+        self.show(report.simulated_line(one))
+        self.points.append(one)
+        network = self.options.network
+        fed = {
+            "fed": report.fed_with(network, costs_of(network)),
+            "fed_from": self.options.fed_from,
+        }
+        self.keep([line | fed for line in report.records("simulated", [one], self.context)])
+
+    def draw(self) -> None:
+        """Draw what was simulated."""
         if self.options.drawings and not self.points:
             raise SettingError("there is no simulation to draw")
         for file in self.options.drawings:
@@ -183,7 +224,8 @@ class _Run:
             if self.checks
             else "Not validated in this run."
         )
-        text = describe(self.options.network, costs_of(self.options.network))
+        network = self.options.network
+        text = describe(network, costs_of(network), self.options.fed_from)
         return f"Simulated, not measured (SimGrid's flow model): {text}. {validation}"
 
 
@@ -199,19 +241,26 @@ def costs_of(network: simulate.Network) -> Costs:
     )
 
 
-def describe(network: simulate.Network, costs: Costs) -> str:
+def describe(network: simulate.Network, costs: Costs, fed_from: str) -> str:
     """Say what is simulated."""
     return (
         f"our plans, {simulate.PER_HOST} GPUs and {simulate.PER_HOST} NICs a host, "
-        f"{network.gbps:g} Gbit/s, {network.latency_s * 1e6:g} us an exchange and "
-        f"{network.message_s * 1e6:g} us a message, {network.hop_s * 1e6:g} us a switch, three "
+        f"{network.gbps:.4g} Gbit/s, {network.latency_s * 1e6:.3g} us an exchange and "
+        f"{network.message_s * 1e6:.3g} us a message, {fed_from}; {network.hop_s * 1e6:g} us a "
+        f"switch, three "
         f"levels, full bisection; in the host, and for what is reduced, "
         f"{costs.host_bytes_per_s / 1e9:g} GB/s a rank, which bounds the bandwidth"
     )
 
 
 def run_scale(options: ScaleOptions, command: str, show: Show) -> int:
-    """Run the parts; return the exit code: 1 if one failed or a result is wrong.
+    """Run the parts.
+
+    What is found is written at once, so that a signal or the end of the time costs no more than
+    what was not done.
+
+    Returns:
+        Exit code: 0; 1 if a part failed or a result is wrong; 128 and the signal that stopped it.
 
     Raises:
         SettingError: an option is wrong, or a file cannot be written.
@@ -219,16 +268,30 @@ def run_scale(options: ScaleOptions, command: str, show: Show) -> int:
     """
     check(options)
     run = _Run(options, command, show)
-    for part in _order(options.parts):
-        try:
-            getattr(run, part)()
-        except (engine.EngineError, namespaces.NoHostsError) as error:
-            show(f"SKIP {part}: {error}")
-        except (ContestantError, RanksError) as error:
-            show(f"FAILED {part}: {error}")
-            run.failed = True
-    run.write()
-    return int(run.failed)
+    stopped_by, complete = 0, False
+    try:
+        with stops_raise():
+            for part in _order(options.parts):
+                _do(run, part)
+            complete = True
+    except Stopped as stop:
+        stopped_by = stop.number
+        show(f"# Incomplete: stopped by {signal.Signals(stopped_by).name}")
+    except TimeUp as up:
+        show(f"# Incomplete: time is up before {up}")
+    if complete or run.points:
+        run.draw()
+    return 128 + stopped_by if stopped_by else int(run.failed)
+
+
+def _do(run: _Run, part: str) -> None:
+    try:
+        getattr(run, part)()
+    except (engine.EngineError, namespaces.NoHostsError) as error:
+        run.show(f"SKIP {part}: {error}")
+    except (ContestantError, RanksError) as error:
+        run.show(f"FAILED {part}: {error}")
+        run.failed = True
 
 
 def _order(parts: Sequence[str]) -> list[str]:

@@ -1,9 +1,7 @@
 """What ``rdmatrain bench scale`` prints and writes: a table for each part, and JSON lines."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -13,7 +11,6 @@ from rdmatrain.bench.scale.plans import Costs
 from rdmatrain.bench.scale.setup import Setup
 from rdmatrain.bench.scale.simulate import Network, Point
 from rdmatrain.bench.scale.validate import Check, Fed
-from rdmatrain.errors import SettingError
 
 SCHEMA = "rdmatrain-bench-scale/1"
 Record = dict[str, Any]
@@ -100,17 +97,3 @@ def records(
 def fed_with(network: Network, costs: Costs) -> Record:
     """Return what a simulation was fed with, for its records."""
     return asdict(network) | asdict(costs)
-
-
-def append(path: Path, lines: Iterable[Record]) -> None:
-    """Append JSON lines.
-
-    Raises:
-        SettingError: the file cannot be written.
-
-    """
-    try:
-        with path.open("a", encoding="utf-8") as out:
-            out.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-    except OSError as error:
-        raise SettingError(f"--json: cannot write {path}: {error.strerror}") from error

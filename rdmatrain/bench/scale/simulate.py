@@ -132,15 +132,25 @@ class Plan:
 
 
 def simulate(
-    plan: Plan, network: Network, costs: plans.Costs, told: Callable[[Point], object]
-) -> list[Point]:
-    """Simulate all ways that fit, for each number of GPUs; tell each point as it is known.
+    plan: Plan,
+    network: Network,
+    costs: plans.Costs,
+    told: Callable[[Point], object],
+    begins: Callable[[str], object] = lambda _: None,
+) -> None:
+    """Simulate all ways that fit, for each number of GPUs.
+
+    Args:
+        plan: what.
+        network: on which.
+        costs: of the ranks.
+        told: gets each point as it is known.
+        begins: gets what is simulated next.
 
     Raises:
         EngineError: there is no engine, or it failed.
 
     """
-    points = []
     with engine.built() as program:
         cases = [
             (plans.Group(gpus, min(gpus, PER_HOST)), nbytes, way)
@@ -149,6 +159,7 @@ def simulate(
             for way in plans.WAYS
         ]
         for group, rest in groupby(cases, key=lambda case: case[0]):
+            begins(f"{group.ranks} GPUs")
             fitting = [(n, way) for _, n, way in rest if plans.fits(group, way, n)]
             jobs, keys = [], []
             for nbytes, way in fitting:
@@ -159,6 +170,4 @@ def simulate(
             seconds = engine.run(program, tree_of(network, group.ranks), jobs, LIMIT_S)
             for (fabric, way, nbytes), took in zip(keys, seconds, strict=True):
                 bound = bound_s(network, group, nbytes)
-                points.append(Point(fabric, way, group.ranks, group.hosts, nbytes, took, bound))
-                told(points[-1])
-    return points
+                told(Point(fabric, way, group.ranks, group.hosts, nbytes, took, bound))

@@ -161,9 +161,21 @@ def _time(comms: Sequence[_core.Comm], nbytes: int) -> float:
 
 
 def validate(
-    sizes: Sequence[int], told: Callable[[Check], object], mbit: int = MBIT
-) -> tuple[Fed, list[Check]]:
-    """Measure and predict; tell each check.
+    sizes: Sequence[int],
+    told: Callable[[Check], object],
+    begins: Callable[[str], object] = lambda _: None,
+    mbit: int = MBIT,
+) -> Fed:
+    """Measure and predict.
+
+    Args:
+        sizes: in bytes.
+        told: gets each check as it is known.
+        begins: gets what is measured next.
+        mbit: of each cable.
+
+    Returns:
+        What the engine was fed with.
 
     Raises:
         NoHostsError: there can be no hosts here.
@@ -171,7 +183,6 @@ def validate(
         RanksError: a rank failed.
 
     """
-    checks = []
     with engine.built() as program, namespaces.hosts(max(g.hosts for g in GROUPS), mbit) as names:
         fed = feed(names)
         for group in GROUPS:
@@ -179,13 +190,13 @@ def validate(
                 fitting = [nbytes for nbytes in sizes if plans.fits(group, way, nbytes)]
                 if not fitting:
                     continue
+                begins(f"{way}, {group.ranks} ranks on {group.hosts} hosts")
                 with _group(names, group, way) as comms:
                     measured = [_time(comms, nbytes) for nbytes in fitting]
                 predicted = _predict(program, fed, group, way, fitting)
                 for nbytes, real, said in zip(fitting, measured, predicted, strict=True):
-                    checks.append(Check(way, group.ranks, group.hosts, nbytes, real, said))
-                    told(checks[-1])
-    return fed, checks
+                    told(Check(way, group.ranks, group.hosts, nbytes, real, said))
+    return fed
 
 
 def _predict(program: Path, fed: Fed, group: Group, way: str, sizes: Sequence[int]) -> list[float]:
