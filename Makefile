@@ -42,7 +42,7 @@ guest_tests = $(BIN)/python -m pytest $(THOROUGH) -p no:cacheprovider --timeout 
 side_by_side := tests/unit tests/contract
 whole_jobs := tests/integration tests/conformance tests/pods tests/vm
 
-.PHONY: build demo test test-thorough test-rdma test-pods vm mpi pods stress check bench bench-smoke clean help system
+.PHONY: build demo test test-thorough test-rdma test-pods vm mpi pods stress check bench bench-smoke simgrid clean help system
 
 build: $(VENV)/.built ## make .venv with rdmatrain and everything that the other targets need
 
@@ -150,10 +150,19 @@ check: build ## formatting, lint, types, layers, stubs, size budgets, and gcc wi
 	(($${#failed[@]} == 0))
 	echo "check: all passed"
 
-bench: build vm ## regenerate the numbers that the documents quote into out/bench
+bench: build vm simgrid ## regenerate the numbers that the documents quote into out/bench
 	$(call c_build,plain,)
 	$(BIN)/rdmatrain bench peers openmpi mpich intelmpi
 	$(BIN)/python benchmarks/suite.py
+
+simgrid: ## get SimGrid (as root), for the simulation of rdmatrain bench scale, which says SKIP without it
+	@pkg-config --exists simgrid 2>/dev/null && exit
+	if ((EUID == 0)) && command -v apt-get >/dev/null; then
+	    echo "Installing libsimgrid-dev"
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -y -qq --no-install-recommends libsimgrid-dev pkg-config </dev/null && exit
+	fi
+	echo "SKIP: no simulation: install libsimgrid-dev and pkg-config"
 
 bench-smoke: build ## each operation beside Gloo, in a minute; results are verified
 	$(BIN)/python benchmarks/smoke.py
