@@ -11,14 +11,16 @@ backward() hides is not either. A step takes as long as on its slowest rank.
 """
 
 import json
+import math
 import os
-import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from rdmatrain.bench import progress
 from rdmatrain.bench.command import FAULT, Stopped, stops_raise
 from rdmatrain.bench.contestants import RDMATRAIN, Command, TorchRanks
 from rdmatrain.bench.job import SLOW_FACTOR, SLOW_S, JobOfRanks
@@ -51,6 +53,7 @@ class TrainOptions:
         steps: timed, of each contestant.
         model: what is trained.
         json: file to append to; "" for none.
+        time_budget_s: seconds for the rounds; 0: no bound.
         quiet: no progress.
 
     """
@@ -61,6 +64,7 @@ class TrainOptions:
     steps: int = 30
     model: Model = DEMO
     json: str = ""
+    time_budget_s: float = 0.0
     quiet: bool = False
 
     @property
@@ -98,6 +102,8 @@ def check_options(options: TrainOptions) -> None:
             raise SettingError(f"--{name.replace('_', '-')} {value}: give 1 or more")
     if model.width % model.heads:
         raise SettingError(f"--width {model.width}: give a multiple of --heads {model.heads}")
+    if options.time_budget_s < 0:
+        raise SettingError(f"--time-budget {options.time_budget_s:g}: give 0 or more")
     check_file("--json", options.json)
 
 
@@ -204,12 +210,16 @@ class _Run:
         with TemporaryDirectory(prefix="rdmatrain-bench-") as folder, ExitStack() as stack:
             for ranks in self._options.numbers:
                 self._start(ranks, Path(folder, str(ranks)), stack)
+            budget_s = self._options.time_budget_s
+            end = time.monotonic() + budget_s if budget_s else math.inf
             for number in range(rounds):
+                if time.monotonic() >= end:
+                    return
                 steps = len(range(number, self._options.steps, rounds))
                 for ranks in list(self._jobs):
                     self._round(ranks, steps)
                 if not self._options.quiet:
-                    sys.stderr.write(f"rdmatrain bench: round {number + 1} of {rounds} is done\n")
+                    progress.say(f"round {number + 1} of {rounds} is done")
         self._training.complete = True
 
     def finish(self) -> Training:

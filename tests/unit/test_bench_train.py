@@ -8,12 +8,14 @@ import re
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
 import torch
 from bench_results import CONTEXT
 
+from rdmatrain.bench import train
 from rdmatrain.bench.gpt import GPT, Shape, loss_of
 from rdmatrain.bench.train import DEMO, TrainOptions, check_options
 from rdmatrain.bench.train_results import JobSteps, Model, Training, lines_of, records_of
@@ -167,3 +169,22 @@ def test_the_model_is_the_demos():
         "--seq-len": DEMO.seq_len,
         "--global-batch": 2 * DEMO.batch,
     }.items() <= defaults.items()
+
+
+def test_after_the_time_budget_no_round_is_begun(monkeypatch):
+    now, rounds = [100.0], []
+
+    def one_round(run, ranks, steps):
+        now[0] += 4.0
+        rounds.append(ranks)
+
+    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(train._Run, "_start", lambda run, ranks, *_: run._jobs.update({ranks: run}))
+    monkeypatch.setattr(train._Run, "_round", one_round)
+    for budget_s, expected in ((10.0, [1, 2] * 2), (0.0, [1, 2] * 5)):
+        rounds.clear()
+        found = train.measure(TrainOptions(time_budget_s=budget_s, quiet=True))
+        assert rounds == expected
+        assert found.complete == (budget_s == 0.0)
+    with pytest.raises(SettingError, match="--time-budget -1"):
+        check_options(TrainOptions(time_budget_s=-1.0))

@@ -34,6 +34,14 @@ from rdmatrain.errors import SettingError
     help="Of rdmatrain, each a contestant: auto, shm, tcp, verbs.",
 )
 @click.option("--rounds", type=int, default=5, show_default=True, help="How often all are timed.")
+@click.option(
+    "--time-budget",
+    "time_budget_s",
+    type=float,
+    default=0.0,
+    metavar="SECONDS",
+    help="Time for the rounds of all_reduce, and as much for the wire. [default: no bound]",
+)
 @click.option("--json", default="", metavar="FILE", help="Append JSON lines.")
 @click.option("--html", default="", metavar="FILE", help="Write a report.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
