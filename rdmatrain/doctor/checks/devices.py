@@ -26,14 +26,7 @@ from rdmatrain.doctor.checks.rdma_case import (
 )
 from rdmatrain.doctor.define import check
 from rdmatrain.doctor.facts import restart, said
-from rdmatrain.doctor.job import (
-    expects_rdma,
-    has_node,
-    is_kubernetes,
-    nic_claims,
-    nodes_of,
-    pod_of,
-)
+from rdmatrain.doctor.job import expects_rdma, has_node, is_kubernetes, nic_claims, nodes_of, pod_of
 from rdmatrain.doctor.model import Case, Finding, failed, gravest, passed, skipped, warned
 
 GROUP = "devices"

@@ -366,8 +366,11 @@ def _position(case: Case, who: Identity) -> list[Finding]:
         find_position(options_of(case.needs, who, environ), who, environ)
     except RefusalError as error:
         # What is missing, an option of rdmatrain run may still say.
-        lacking = [who.nnodes, who.node_rank, who.leader or None]
-        return [(warned if None in lacking else failed)(shown(str(error)), _BY_HAND)]
+        known = {"--nnodes N": who.nnodes, "--node-rank R": who.node_rank}
+        known |= {"--master-addr HOST": who.leader or None}
+        lacking = [option for option, value in known.items() if value is None]
+        fix = f"rdmatrain run {' '.join(lacking or known)}"
+        return [(warned if lacking else failed)(shown(str(error)), fix)]
     except SettingError:
         return []  # It is the matter of env-misspelt.
     return []
