@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pods_kubelet import Pod, claim, pods
+from pods_kubelet import Pod, claim, job_of, make_pod
 from pods_podman import Podman, PodmanError
 
 from rdmatrain.k8s.cluster import Cluster
@@ -19,6 +19,7 @@ from rdmatrain.k8s.render import render
 
 NETWORK, SUBNET = "gang", "10.97.7"
 PORT = 9400
+SECRET = "0123456789abcdef0123456789abcdef"
 T = TypeVar("T")
 
 SPEC = {
@@ -63,15 +64,12 @@ class Machine:
             **fields,
         }
         rendered = render(read_spec(json.dumps(document), "job"), "indexed-job", Cluster())
-        folder = self.podman.state / name
-        made = pods(rendered.objects, "0123456789abcdef0123456789abcdef", folder, SUBNET)
-        gang = Gang(self.podman, made, claim(folder))
+        gang = Gang(self.podman, job_of(rendered.objects), self.podman.state / name)
         try:
-            for pod in made:
-                names = ",".join(f"alias={each}" for each in pod.names)
-                self.podman.play(pod.object, f"{NETWORK}:{names}", pod.address)
+            for index in range(SPEC["nodes"]):
+                gang.start(index)
         except PodmanError as error:
-            told = "".join(self.podman.logs(pod.container("preflight")) for pod in made)
+            told = "".join(self.podman.logs(pod.container("preflight")) for pod in gang.pods)
             gang.remove()
             raise AssertionError(f"{error}\n{told}") from error
         return gang
@@ -79,11 +77,42 @@ class Machine:
 
 @dataclass
 class Gang:
-    """The pods of a job."""
+    """The pods of a job.
+
+    Attributes:
+        job: as it was rendered.
+        folder: of the host, for what it keeps of them.
+        pods: those that were started last, by their numbers.
+
+    """
 
     podman: Podman
-    pods: list[Pod]
-    claim: Path  # where the host keeps what is in the job's claim
+    job: dict[str, Any]
+    folder: Path
+    pods: list[Pod] = field(default_factory=list)
+    _made: int = 0
+
+    @property
+    def claim(self) -> Path:
+        """Where the host keeps what is in the job's claim."""
+        return claim(self.folder)
+
+    def start(self, index: int) -> None:
+        """Start a pod, at an address that none of them had before."""
+        files, address = self.folder / str(self._made), f"{SUBNET}.{10 + self._made}"
+        self._made += 1
+        pod = make_pod(self.job, index, SECRET, files, address)
+        self.pods[index : index + 1] = [pod]
+        for place, size in pod.memory.items():
+            self.podman.mount_memory(place, size)
+        names = ",".join(f"alias={each}" for each in pod.names)
+        self.podman.play(pod.object, f"{NETWORK}:{names}", pod.address)
+
+    def replace(self, index: int) -> None:
+        """Kill a pod, and start another one in its place as the Job's controller does."""
+        self.podman.run("kill", "-s", "KILL", self.pods[index].container())
+        self.podman.run("pod", "rm", "-f", "-t", "0", self.pods[index].name)
+        self.start(index)
 
     def until(self, what: Callable[[], T], why: str, timeout_s: float = 240) -> T:
         """Ask until the answer is true; what the pods printed is the reason if it never is."""

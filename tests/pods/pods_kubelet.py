@@ -2,10 +2,12 @@
 """What Kubernetes makes of an Indexed Job, in the words that `podman kube play` of 4.3 knows.
 
 The Job's controller gives each pod its number and names; the kubelet makes files of Secrets, of the
-downward API and for the termination message, and folders that everybody may write of emptyDir.
-Podman would make one volume, of root, of all emptyDirs of a name.
+downward API and for the termination message, folders of emptyDir, in memory where that is said, and
+gives all of them to the pod's group. Podman would make one volume, of root, of all emptyDirs of a
+name.
 """
 
+import os
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ class Pod:
         names: in DNS.
         address: of the pod.
         files: where the host keeps what the kubelet made.
+        memory: folders that are to be of memory, and their limits as mount reads them.
 
     """
 
@@ -35,6 +38,7 @@ class Pod:
     names: tuple[str, ...]
     address: str
     files: Path
+    memory: dict[Path, str]
 
     @property
     def name(self) -> str:
@@ -49,24 +53,23 @@ class Pod:
         return (self.files / "termination-log").read_text("utf-8")
 
 
-def pods(objects: tuple[Object, ...], secret: str, folder: Path, subnet: str) -> list[Pod]:
-    """Return the pods of the Job among the objects.
+def job_of(objects: tuple[Object, ...]) -> Object:
+    """Return the Job among the objects that were rendered."""
+    (job,) = [each for each in objects if each["kind"] == "Job"]
+    return job
+
+
+def make_pod(job: Object, index: int, secret: str, files: Path, address: str) -> Pod:
+    """Make a pod of a Job.
 
     Args:
-        objects: that were rendered.
+        job: as it was rendered.
+        index: the pod's number.
         secret: value of the Job's Secret.
-        folder: for what the kubelet makes.
-        subnet: first three numbers of the pods' addresses.
+        files: for what the kubelet makes; what is beside it is of all pods.
+        address: of the pod.
 
     """
-    (job,) = [each for each in objects if each["kind"] == "Job"]
-    return [
-        _pod(job, index, secret, folder / str(index), f"{subnet}.{10 + index}")
-        for index in range(job["spec"]["completions"])
-    ]
-
-
-def _pod(job: Object, index: int, secret: str, files: Path, address: str) -> Pod:
     name, template = job["metadata"]["name"], deepcopy(job["spec"]["template"])
     host, metadata, spec = f"{name}-{index}", template["metadata"], template["spec"]
     metadata |= {"name": host, "namespace": job["metadata"]["namespace"]}
@@ -79,8 +82,16 @@ def _pod(job: Object, index: int, secret: str, files: Path, address: str) -> Pod
     spec["hostAliases"] = [{"ip": address, "hostnames": [names[0], host]}]
     for field in UNREAD:
         spec.pop(field, None)
-    _make_files(files, metadata, secret)
-    spec["volumes"] = [_volume(each, files) for each in spec["volumes"]]
+    group = spec["securityContext"]["fsGroup"]
+    _make_files(files, metadata, secret, spec["volumes"], group)
+    memory = {
+        _place(each, files): each["emptyDir"]["sizeLimit"].removesuffix("i")
+        for each in spec["volumes"]
+        if each.get("emptyDir", {}).get("medium") == "Memory"
+    }
+    spec["volumes"] = [
+        _host_path(each["name"], _place(each, files), "Directory") for each in spec["volumes"]
+    ]
     spec["volumes"].append(_host_path("termination-log", files / "termination-log", "File"))
     for container in [*spec.get("initContainers", []), *spec["containers"]]:
         container["env"].append({"name": "JOB_COMPLETION_INDEX", "value": str(index)})
@@ -90,31 +101,47 @@ def _pod(job: Object, index: int, secret: str, files: Path, address: str) -> Pod
         log = {"name": "termination-log", "mountPath": "/dev/termination-log"}
         container["volumeMounts"].append(log)
     made = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
-    return Pod(made, names, address, files)
+    return Pod(made, names, address, files, memory)
 
 
-def _make_files(files: Path, metadata: Object, secret: str) -> None:
-    for folder in ("podinfo", "secret"):
-        (files / folder).mkdir(parents=True)
-    for kind in ("annotations", "labels"):
-        lines = "".join(f'{key}="{value}"\n' for key, value in sorted(metadata[kind].items()))
-        (files / "podinfo" / kind).write_text(lines, "utf-8")
-    (files / "secret" / "secret").write_text(secret, "utf-8")
+def _make_files(
+    files: Path, metadata: Object, secret: str, volumes: list[Object], group: int
+) -> None:
+    for volume in volumes:
+        place = _place(volume, files)
+        place.mkdir(parents=True, exist_ok=True)
+        os.chown(place, 0, group)
+        if "downwardAPI" in volume:
+            labels = {kind: _lines(metadata[kind]) for kind in ("annotations", "labels")}
+            _project(place, labels, 0o644, group)
+        elif "secret" in volume:
+            _project(place, {"secret": secret}, volume["secret"]["defaultMode"], group)
+        else:  # a claim has no more than the group
+            place.chmod(0o2777 if "emptyDir" in volume else 0o2775)
     (files / "termination-log").touch()
     (files / "termination-log").chmod(0o666)
 
 
-def _volume(volume: Object, files: Path) -> Object:
-    name = volume["name"]
-    if "downwardAPI" in volume:
-        return _host_path(name, files / "podinfo", "Directory")
-    if "secret" in volume:
-        return _host_path(name, files / "secret", "Directory")
-    # A claim is the same in all pods.
-    path = files / "volumes" / name if "emptyDir" in volume else claim(files.parent)
-    path.mkdir(parents=True, exist_ok=True)
-    path.chmod(0o777)
-    return _host_path(name, path, "Directory")
+def _lines(values: dict[str, str]) -> str:
+    return "".join(f'{key}="{value}"\n' for key, value in sorted(values.items()))
+
+
+def _project(folder: Path, content: dict[str, str], mode: int, group: int) -> None:
+    """Write files behind two links, as the kubelet does so that all of them change at once."""
+    real = folder / "..2026_01_01"
+    real.mkdir()
+    (folder / "..data").symlink_to(real.name)
+    for name, text in content.items():
+        (real / name).write_text(text, "utf-8")
+        os.chown(real / name, 0, group)
+        (real / name).chmod(mode)
+        (folder / name).symlink_to(f"..data/{name}")
+
+
+def _place(volume: Object, files: Path) -> Path:
+    """Return where a volume is; a claim is the same in all pods."""
+    claimed = "persistentVolumeClaim" in volume
+    return claim(files.parent) if claimed else files / "volumes" / volume["name"]
 
 
 def claim(folder: Path) -> Path:

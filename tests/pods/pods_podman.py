@@ -101,6 +101,13 @@ class Podman:
             )
         return done.stdout
 
+    def mount_memory(self, place: Path, size: str) -> None:
+        """Make a folder one of memory, with its owner and mode."""
+        found = place.stat()
+        options = f"size={size},mode={found.st_mode & 0o7777:o},gid={found.st_gid}"
+        line = self.inside("mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place))
+        subprocess.run(line, check=True, timeout=60)
+
     def play(self, pod: dict[str, object], network: str, address: str) -> None:
         """Start a pod; the file is for whoever looks into a failure."""
         name = str(pod["metadata"]["name"])  # type: ignore[index]

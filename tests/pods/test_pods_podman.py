@@ -14,6 +14,10 @@ pytestmark = pytest.mark.timeout(600)
 
 WHO = """
 import shutil
+def owner(path):
+    found = os.stat(path)
+    return [oct(found.st_mode & 0o7777), found.st_uid, found.st_gid]
+memory = os.statvfs("/dev/shm")
 status = dict(line.split(":", 1) for line in open("/proc/1/status"))
 print(json.dumps({
     "uid": os.getuid(), "gid": os.getgid(), "capabilities": int(status["CapBnd"], 16),
@@ -21,6 +25,9 @@ print(json.dumps({
     "first": open("/proc/1/cmdline").read().split("\\0")[1:3],
     "network": os.readlink("/proc/self/ns/net"), "writable": os.access("/opt", os.W_OK),
     "compilers": list(filter(shutil.which, ("cc", "gcc", "g++", "c++", "clang", "ld", "as"))),
+    "secret": owner("/etc/rdmatrain/secret"), "link": os.readlink("/etc/rdmatrain/secret"),
+    "claim": owner("/checkpoints"),
+    "memory": memory.f_blocks * memory.f_frsize,
 }))
 """
 # A worker of the first round is the demo's Python. The launcher and its guardian have the pod's
@@ -76,9 +83,7 @@ def test_a_gang_of_pods_trains_is_scraped_and_survives_the_kill_of_a_worker(star
     gang.until(lambda: "goes on from the checkpoint" in gang.log(0), "no restart")
     assert sum_of(gang.scrape(1), "rdmatrain_restarts_total") == 1
     assert gang.codes() == [0, 0], gang.logs()
-    came_from = re.search(r"goes on from the checkpoint of step (\d+)", gang.log(0))
-    assert came_from is not None
-    assert int(came_from[1]) >= 50
+    assert_it_went_on_from(gang.log(0), 50)
     result = json.loads((gang.claim / "out" / "result.json").read_text("utf-8"))
     assert result["world_size"] == 2
     assert "tcp" in json.dumps(result["transport"])
@@ -96,7 +101,33 @@ def assert_pods_are_as_rendered(gang: Gang) -> None:
         assert each["first"][1] == "run"
         assert not each["writable"]
         assert each["compilers"] == []
+        assert each["secret"] == ["0o440", 0, 1000]
+        assert each["link"] == "..data/secret"
+        assert each["claim"] == ["0o2775", 0, 1000]
+        assert each["memory"] == 256 << 20
     assert facts[0]["network"] != facts[1]["network"]
+
+
+def assert_it_went_on_from(log: str, step: int) -> None:
+    came_from = re.search(r"goes on from the checkpoint of step (\d+)", log)
+    assert came_from is not None, log
+    assert int(came_from[1]) >= step
+
+
+@pytest.mark.parametrize("index", [1, pytest.param(0, marks=pytest.mark.thorough)])
+def test_a_pod_that_is_killed_and_made_again_joins_the_one_that_lived_on(start, index):
+    gang = start("--steps", "2000", "--checkpoint-every", "20", preflight=False)
+    gang.until(lambda: gang.step() >= 40, "no step 40")
+    gang.replace(index)
+    gang.until(lambda: "goes on from the checkpoint" in gang.log(0), "no restart")
+    # The other pod lives on, and its launcher counts the restart.
+    assert sum_of(gang.scrape(1 - index), "rdmatrain_restarts_total") == 1
+    assert sum_of(gang.scrape(index), "rdmatrain_restarts_total") == 0
+    assert gang.codes() == [0, 0], gang.logs()
+    assert_it_went_on_from(gang.log(0), 40)
+    result = json.loads((gang.claim / "out" / "result.json").read_text("utf-8"))
+    assert len(result["param_sha256"]) == 2
+    assert len(set(result["param_sha256"])) == 1
 
 
 def test_sigterm_to_one_pod_ends_all_with_the_code_of_the_contract(start):
