@@ -101,7 +101,7 @@ BackendPtr Backend::shrink(const std::vector<int64_t> &ranks_to_exclude, int fla
     for (int rank = 0; rank < size_; rank++) {
         if (std::count(ranks_to_exclude.begin(), ranks_to_exclude.end(), rank) > 0) continue;
         ranks.push_back(rank);
-        name += "/" + std::to_string(rank);
+        name.append("/").append(std::to_string(rank));
     }
     int place = place_of(rank_, ranks);
     TORCH_CHECK(place >= 0, "rdmatrain: shrink: rank ", rank_, " is one of those to exclude");
