@@ -97,7 +97,7 @@ def ignored_sigterm(launcher: str) -> Outcome:
         job.pids()
         began = time.monotonic()
         job.nodes[0].terminate()
-        (code,) = job.wait()
+        (code,) = job.wait(2 * LIMIT_S)  # torchrun kills after 30 s
         took_s = time.monotonic() - began
     good = code == 128 + signal.SIGTERM and took_s < 7
     return Outcome(good, f"{took_s:.1f} s, exit {code}", {"seconds": took_s})

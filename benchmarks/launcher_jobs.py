@@ -13,7 +13,7 @@ from pathlib import Path
 
 from two_hosts import CABLE_END
 
-LIMIT_S = 40.0
+LIMIT_S = 20.0  # twice what a fault may take
 SECRET = secrets.token_hex(16)
 OURS, THEIRS = "rdmatrain", "torchrun"
 MODULES = {OURS: ["rdmatrain.cli", "run"], THEIRS: ["torch.distributed.run"]}

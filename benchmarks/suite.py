@@ -2,8 +2,9 @@
 
 Each step is a command of the table below; what it prints, and its records, become files of the
 folder ``--out``, named like those in ``results/``. Steps that the documents quote from longer runs
-are shorter here, and say so in their command. A step that could not do all says why, as SKIP. Exit
-code 1: a step failed, or missed its line.
+are shorter here, and say so in their command. Steps that mostly wait, for faults to be found, run
+two at a time; all others have the machine to themselves. A step that could not do all says why, as
+SKIP. Exit code 1: a step failed, or missed its line.
 """
 
 import argparse
@@ -12,7 +13,10 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +28,7 @@ CONNECT = ("--setup-ranks", "2,32,128", "--kinds", "lazy,hash,tcp")
 GUEST = ("tests/vm/vm_run.py", "--limit-s", "420", ".venv/bin/python")
 WIRE = ("--transport", "verbs", "--vs", "perftest", "--rounds", "3")
 WRITE = ("write", *WIRE, "-b", "64K", "-e", "4M", "-f", "8", "-n", "20")
+WAITING_AT_ONCE = 2
 PINGPONG = ("pingpong", *WIRE, "-b", "8", "-e", "4K", "-f", "8", "-n", "200")
 
 
@@ -35,6 +40,7 @@ class Step(NamedTuple):
         argv: arguments of Python.
         limit_s: seconds after which it has failed.
         guest: it runs in a guest, where records can be written to out/vm alone.
+        waits: it leaves most of the CPUs to others.
 
     """
 
@@ -42,11 +48,12 @@ class Step(NamedTuple):
     argv: tuple[str, ...]
     limit_s: float = 300.0
     guest: bool = False
+    waits: bool = False
 
 
 STEPS = (
     Step("collectives", ("benchmarks/smoke.py", "--json", JSON)),
-    Step("intra-host", ("benchmarks/intra_host.py", "--quick", "--rounds", "3", "--json", JSON)),
+    Step("intra-host", ("benchmarks/intra_host.py", "--quick", "--rounds", "2", "--json", JSON)),
     Step("limit", (*RDMATRAIN, "limit", "--json", JSON)),
     Step("train", (*RDMATRAIN, "train", "--json", JSON)),
     Step("scale", (*RDMATRAIN, "scale", "--measure", "--ranks", "2,8,32", "--json", JSON)),
@@ -57,16 +64,17 @@ STEPS = (
     Step("wire-write", (*GUEST, *RDMATRAIN, *WRITE, "--json", JSON), 480.0, guest=True),
     Step("wire-pingpong", (*GUEST, *RDMATRAIN, *PINGPONG, "--json", JSON), 480.0, guest=True),
     Step("launcher", ("benchmarks/launch_overhead.py", "--rounds", "5", "--json", JSON)),
-    Step("launcher-faults", ("benchmarks/launcher_faults.py", "--json", JSON), 900.0),
+    Step("output", ("benchmarks/output_rate.py", "--rounds", "1", "--json", JSON)),
+    Step("false-alarms", ("benchmarks/false_alarms.py", "--minutes", "1", "--json", JSON)),
+    Step("doctor", ("benchmarks/doctor_times.py", "--json", JSON)),
+    Step("nothing-left", ("benchmarks/nothing_left.py", "--times", "2")),
+    Step("launcher-faults", ("benchmarks/launcher_faults.py", "--json", JSON), 900.0, waits=True),
     Step(
         "restarts",
         ("benchmarks/restarts.py", "--times=3", "--kills=2", "--terms=2", "--json", JSON),
+        waits=True,
     ),
-    Step("doctor", ("benchmarks/doctor_times.py", "--json", JSON)),
-    Step("fault-corpus", ("benchmarks/fault_corpus.py", "--json", JSON)),
-    Step("false-alarms", ("benchmarks/false_alarms.py", "--minutes", "1", "--json", JSON)),
-    Step("output", ("benchmarks/output_rate.py", "--rounds", "1", "--json", JSON)),
-    Step("nothing-left", ("benchmarks/nothing_left.py", "--times", "2")),
+    Step("fault-corpus", ("benchmarks/fault_corpus.py", "--json", JSON), waits=True),
     Step(
         "checkpoint-faults",
         ("benchmarks/checkpoint_faults.py", "--flips", "500", "--kills", "2", "--json", JSON),
@@ -82,17 +90,29 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "out/bench", help="folder of the files")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    began, bad = time.monotonic(), []
-    for step in STEPS:
-        if args.only and step.name not in args.only:
-            continue
-        stem = f"{datetime.now(timezone.utc):%Y-%m-%d}-{slug()}-{step.name}"
-        code, seconds = run(step, args.out.resolve(), stem)
-        text = (args.out / f"{stem}.txt").read_text(encoding="utf-8", errors="replace")
-        print(f"{step.name:>18} {seconds:7.1f} s  {verdict(code, text)}", flush=True)
-        bad += [step.name] if code else []
+    began, good = time.monotonic(), True
+    chosen = [step for step in STEPS if not args.only or step.name in args.only]
+    for together in at_once(chosen):
+        with ThreadPoolExecutor(WAITING_AT_ONCE) as pool:
+            good &= all([*pool.map(lambda step: run_and_tell(step, args.out), together)])
     print(f"{'all':>18} {time.monotonic() - began:7.1f} s  files in {args.out}")
-    return int(bool(bad))
+    return int(not good)
+
+
+def at_once(steps: Sequence[Step]) -> Iterator[list[Step]]:
+    """Group steps: those that wait with each other, the others alone, in their order."""
+    for waits, group in groupby(steps, lambda step: step.waits):
+        together = list(group)
+        yield from [together] if waits else ([step] for step in together)
+
+
+def run_and_tell(step: Step, out: Path) -> bool:
+    """Run a step and print how it ended; tell whether all was well."""
+    stem = f"{datetime.now(timezone.utc):%Y-%m-%d}-{slug()}-{step.name}"
+    code, seconds = run(step, out.resolve(), stem)
+    text = (out / f"{stem}.txt").read_text(encoding="utf-8", errors="replace")
+    print(f"{step.name:>18} {seconds:7.1f} s  {verdict(code, text)}", flush=True)
+    return code == 0
 
 
 def verdict(code: int, text: str) -> str:

@@ -75,6 +75,14 @@ def test_each_step_is_a_command_that_its_program_takes(
         parse_only(monkeypatch, argv)
 
 
+def test_only_steps_that_wait_are_made_at_once() -> None:
+    groups = list(suite.at_once(suite.STEPS))
+    assert [step for group in groups for step in group] == list(suite.STEPS)
+    assert {len(group) for group in groups if not group[0].waits} == {1}
+    (together,) = [group for group in groups if group[0].waits]
+    assert [step.name for step in together] == ["launcher-faults", "restarts", "fault-corpus"]
+
+
 def test_a_step_that_left_something_out_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
