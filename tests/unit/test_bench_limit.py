@@ -78,12 +78,12 @@ def test_every_element_of_a_wrong_sum_is_counted(tmp_path):
         assert limit.prepare(in_place(4100), True).nwrong == 2 * 1025
 
 
-@needs_two_cpus
 def test_the_memory_limit_is_that_of_two_ranks() -> None:
     with closing(MemoryLimit(ranks=4)) as limit:
         assert limit.why_not(in_place(8)) == "it has 2 ranks, and there are 4"
 
 
+@needs_two_cpus
 def test_sizes_may_grow_and_shrink_with_and_without_a_drop_between(limit):
     for nbytes in (4096, 1 << 20, 64, 1 << 21):
         assert limit.prepare(in_place(nbytes), True).nwrong == 0
