@@ -42,7 +42,8 @@ LAUNCHERS = (
         "OMPI_COMM_WORLD_LOCAL_SIZE",
         "OMPI_COMM_WORLD_LOCAL_SIZE",
     ),
-    ("mpirun", "PMI_RANK", "PMI_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"),
+    # srun --mpi=pmi2 numbers its tasks in the first two as well: it is no mpirun.
+    ("mpirun", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS", "MPI_LOCALNRANKS"),
     ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_TASKS", ""),
 )
 LOOPBACK = "127.0.0.1"

@@ -22,6 +22,7 @@ SRUN = {
     "SLURM_JOB_ID": "123456",
     "SLURM_STEP_ID": "7",
 }
+MPICH = {"PMI_RANK": "2", "PMI_SIZE": "3", "MPI_LOCALNRANKS": "1"}
 OPENMPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}
 
 
@@ -30,10 +31,10 @@ OPENMPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}
     [
         ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, (3, 8, "a launcher")),
         (OPENMPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, (1, 4, "mpirun")),
-        ({"PMI_RANK": "2", "PMI_SIZE": "3"}, (2, 3, "mpirun")),
+        (MPICH, (2, 3, "mpirun")),
         ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, (0, 2, "srun")),
         # mpirun, in a shell that srun has started
-        ({"PMI_RANK": "2", "PMI_SIZE": "3", **ALONE}, (2, 3, "mpirun")),
+        (MPICH | ALONE, (2, 3, "mpirun")),
     ],
 )
 def test_ranks_of_launchers_are_recognised(
@@ -87,6 +88,8 @@ def test_srun_says_where_rank_0_is_and_how_many_tasks_are_here() -> None:
     one = joined.place(SRUN | {"SLURM_STEP_NODELIST": "gpu07", "SLURM_STEP_TASKS_PER_NODE": "5"})
     assert one is not None
     assert one.addr == "127.0.0.1"
+    # srun --mpi=pmi2 sets these too
+    assert joined.place(SRUN | {"PMI_RANK": "3", "PMI_SIZE": "5"}) == found
     with pytest.raises(SettingError, match="srun does not say where rank 0 is"):
         joined.place({key: SRUN[key] for key in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")})
 
