@@ -19,12 +19,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 
-from rdmatrain.bench.agents import Agent, Place, call, find, open_store, own_address
+from rdmatrain.bench.agents import Agent, Place, call, find, open_store
 from rdmatrain.bench.contestants import Command, CoreRanks, Start, TorchRanks
 from rdmatrain.bench.model import Case, Failure
 from rdmatrain.bench.orders import PIN_VARIABLE, SOCKET_VARIABLE
-from rdmatrain.comm.host import host_id
-from rdmatrain.config import inherited_environment
+from rdmatrain.comm.host import host_id, listen_address
+from rdmatrain.config import inherited_environment, load_settings
 from rdmatrain.discovery.orchestrators.hosts import slurm_nodes, slurm_tasks
 from rdmatrain.errors import SettingError
 
@@ -166,12 +166,19 @@ class Crew:
         return JoinedRanks(start.entry, start.ops, start, self)
 
     def commands(self, commands: Sequence[Command]) -> list[Command]:
-        """Turn the commands of ranks on this host into those of ranks where the agents are."""
+        """Turn the commands of ranks on this host into those of ranks where the agents are.
+
+        Raises:
+            BootstrapError: other hosts cannot reach this one where it says that it is.
+
+        """
         hosts = [host_id(), *(agent.host for _, agent in sorted(self._agents.items()))]
         with socket.socket() as probe:  # the store of these ranks, beside rank 0
             probe.bind(("", 0))
             port = str(probe.getsockname()[1])
-        addr = LOOPBACK if len(set(hosts)) == 1 else own_address(self._here)
+        addr = LOOPBACK
+        if len(set(hosts)) > 1:
+            addr = listen_address(load_settings().addr, self._here.addr, one_host=False)
         common = {"MASTER_ADDR": addr, "MASTER_PORT": port, **NOT_THEIRS}
         common[PIN_VARIABLE] = inherited_environment().get(PIN_VARIABLE, "")
         placed = []

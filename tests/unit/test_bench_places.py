@@ -5,11 +5,13 @@ import json
 import os
 import socket
 import threading
+from contextlib import closing
 
 import pytest
 
 from rdmatrain.bench import agents, joined
-from rdmatrain.errors import SettingError
+from rdmatrain.comm.host import host_id
+from rdmatrain.errors import BootstrapError, SettingError
 
 AT = {"MASTER_ADDR": "node0", "MASTER_PORT": "29555"}
 ALONE = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}
@@ -126,3 +128,37 @@ def test_an_agent_heeds_only_who_knows_its_token(monkeypatch: pytest.MonkeyPatch
         agents.call(0, agent, {"do": "hold"}).close()
         thread.join(10)
     assert not thread.is_alive()
+
+
+def crew_of_two(monkeypatch: pytest.MonkeyPatch, other: str) -> joined.Crew:
+    """Rank 0's crew, where /etc/hosts has the host's own name as Debian writes it."""
+    agent = agents.Agent("192.0.2.8", 1, other, "other", "token")
+    monkeypatch.setattr(joined, "open_store", lambda _: None)
+    monkeypatch.setattr(joined, "call", lambda *_: socket.socket())
+    monkeypatch.setattr(joined, "find", lambda *_: agent)
+    two = {"PMI_RANK": "0", "PMI_SIZE": "2", "MPI_LOCALNRANKS": "1"}
+    here = joined.place(two | AT | {"MASTER_ADDR": "127.1"})
+    assert here is not None
+    return joined.Crew(here)
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "addr"), [("", host_id(), "127.0.0.1"), ("192.0.2.7", "another", "192.0.2.7")]
+)
+def test_all_ranks_are_told_where_they_reach_rank_0(
+    monkeypatch: pytest.MonkeyPatch, own: str, other: str, addr: str
+) -> None:
+    monkeypatch.setenv("RDMATRAIN_ADDR", own)
+    with closing(crew_of_two(monkeypatch, other)) as crew:
+        (_, first), (_, second) = crew.commands([([], {}), ([], {})])
+    assert first["MASTER_ADDR"] == addr
+    assert json.loads(second[joined.CALL_VARIABLE])["order"]["env"]["MASTER_ADDR"] == addr
+
+
+def test_no_other_host_is_told_a_loopback_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RDMATRAIN_ADDR", raising=False)
+    with (
+        closing(crew_of_two(monkeypatch, "another")) as crew,
+        pytest.raises(BootstrapError, match=r"MASTER_ADDR=127.1 leaves from 127.*: set"),
+    ):
+        crew.commands([([], {}), ([], {})])
