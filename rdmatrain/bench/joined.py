@@ -48,6 +48,7 @@ LAUNCHERS = (
 )
 LOOPBACK = "127.0.0.1"
 FIRST_PORT, NUM_PORTS = 20000, 10000  # of the store, where nothing says one
+JOB_PORTS = 31  # of the steps of a job; then the next job's begin
 # What the ranks of a contestant must not take for their own.
 NOT_THEIRS = {"TORCHELASTIC_USE_AGENT_STORE": "False", "RDMATRAIN_WATCH": ""}
 
@@ -94,10 +95,10 @@ def _tasks_here(source: Mapping[str, str]) -> str:
 def _store_of(source: Mapping[str, str], launcher: str, one_host: bool) -> tuple[str, int]:
     if source.get("MASTER_ADDR") and source.get("MASTER_PORT", "").isdecimal():
         return source["MASTER_ADDR"], int(source["MASTER_PORT"])
-    step = [source.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID")]
+    job, step = (source.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
     nodes = slurm_nodes(source.get("SLURM_STEP_NODELIST", ""))
-    if launcher == "srun" and nodes and all(word.isdecimal() for word in step):
-        port = FIRST_PORT + sum(map(int, step)) % NUM_PORTS
+    if launcher == "srun" and nodes and job.isdecimal() and step.isdecimal():
+        port = FIRST_PORT + (int(job) * JOB_PORTS + int(step)) % NUM_PORTS
         return nodes[0] if len(nodes) > 1 else LOOPBACK, port
     if one_host:
         # What started them is the parent of them all.

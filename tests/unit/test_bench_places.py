@@ -83,10 +83,13 @@ def test_srun_says_where_rank_0_is_and_how_many_tasks_are_here() -> None:
     found = joined.place(SRUN)
     assert found is not None
     assert (found.rank, found.ranks, found.on_host) == (3, 5, 2)
-    assert (found.addr, found.port) == ("gpu07", 20000 + 3463)
+    assert (found.addr, found.port) == ("gpu07", 20000 + 7143)
     last = joined.place(SRUN | {"SLURM_NODEID": "2", "SLURM_PROCID": "4"})
     assert last is not None
-    assert (last.addr, last.port, last.on_host) == ("gpu07", 20000 + 3463, 1)
+    assert (last.addr, last.port, last.on_host) == ("gpu07", 20000 + 7143, 1)
+    next_job = joined.place(SRUN | {"SLURM_JOB_ID": "123457", "SLURM_STEP_ID": "6"})
+    assert next_job is not None
+    assert next_job.port != found.port
     one = joined.place(SRUN | {"SLURM_STEP_NODELIST": "gpu07", "SLURM_STEP_TASKS_PER_NODE": "5"})
     assert one is not None
     assert one.addr == "127.0.0.1"
