@@ -138,6 +138,12 @@ class Gang:
         ]
         return int(words[-1]) if words else 0
 
+    def saved_step(self) -> int:
+        """The step of the newest checkpoint that is whole."""
+        manifests = (self.claim / "saved").glob("generation-*/manifest.json")
+        newest = max(manifests, default=None)
+        return int(json.loads(newest.read_text("utf-8"))["step"]) if newest else 0
+
     def python(self, index: int, code: str) -> Any:
         """Run Python beside the trainer, as its user; it prints JSON."""
         name = self.pods[index].container()

@@ -117,7 +117,7 @@ def assert_it_went_on_from(log: str, step: int) -> None:
 @pytest.mark.parametrize("index", [1, pytest.param(0, marks=pytest.mark.thorough)])
 def test_a_pod_that_is_killed_and_made_again_joins_the_one_that_lived_on(start, index):
     gang = start("--steps", "2000", "--checkpoint-every", "20", preflight=False)
-    gang.until(lambda: gang.step() >= 40, "no step 40")
+    gang.until(lambda: gang.saved_step() >= 40, "no checkpoint of step 40")
     gang.replace(index)
     gang.until(lambda: "goes on from the checkpoint" in gang.log(0), "no restart")
     # The other pod lives on, and its launcher counts the restart.
