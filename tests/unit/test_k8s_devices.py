@@ -207,7 +207,8 @@ def test_a_subnet_has_a_block_for_each_node(
         parts = [ip_network(each["spec"]["subnet"]) for each in pools]
         assert all(each.subnet_of(ip_network(subnet)) for each in parts)
         assert len({*parts}) == len(networks)
-    with pytest.raises(SettingError, match=rf"^network\.subnet is {subnet}, .* give a /{length}, "):
+    said = rf"^network\.subnet is {subnet}, .* each node of .* {most + 1}: give a /{length}, "
+    with pytest.raises(SettingError, match=said):
         cluster_devices(job(network, nodes=most + 1), NEW)
     wider = replace(network, subnet=f"0.0.0.0/{length}")
     assert of_kind(job(wider, nodes=most + 1), "IPPool")

@@ -44,7 +44,10 @@ class Attachment:
     @property
     def why_pool(self) -> str:
         """What a person has to know of it."""
-        return f"Addresses are of the IPPool {self.name}, which has {self.subnet} of the subnet."
+        return (
+            f"Addresses are of the IPPool {self.name}, which has {self.subnet} of the subnet: "
+            f"{self.block} for each node of the cluster, whether it has pods of this job or not."
+        )
 
     @property
     def block(self) -> int:
@@ -97,8 +100,10 @@ def attachments(spec: Spec, count: int) -> tuple[Attachment, ...]:
 def _refuse_small(spec: Spec, attachment: Attachment, halvings: int) -> None:
     """Refuse a subnet whose part for a network has no block of addresses for each node.
 
+    Each node of the cluster takes one; only those that the job needs are known here.
+
     Raises:
-        SettingError: with the length that would do.
+        SettingError: with the length that these need.
 
     """
     # Neither the first address nor the last is given to anybody.
@@ -107,8 +112,8 @@ def _refuse_small(spec: Spec, attachment: Attachment, halvings: int) -> None:
         length = attachment.subnet.max_prefixlen - (needed - 1).bit_length() - halvings
         raise SettingError(
             f"network.subnet is {spec.network.subnet}, and network {attachment.name} takes "
-            f"{attachment.block} addresses on each of {spec.nodes} nodes: give a /{length}, or "
-            "fewer nodes"
+            f"{attachment.block} addresses on each node of the cluster, of which this job has "
+            f"{spec.nodes}: give a /{length}, a larger one where there are more, or fewer nodes"
         )
 
 
