@@ -204,7 +204,7 @@ def _check_counts(options: SweepOptions) -> None:
     spelt = {"time_budget_s": "--time-budget"}
     for field, bound in least.items():
         value = getattr(options, field)
-        if value < bound:
+        if not value >= bound:  # nan is none
             option = spelt.get(field, f"--{field.replace('_', '-')}")
             raise SettingError(f"{option} {value}: give {max(bound, 0)} or more")
 

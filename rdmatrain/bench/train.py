@@ -102,7 +102,7 @@ def check_options(options: TrainOptions) -> None:
             raise SettingError(f"--{name.replace('_', '-')} {value}: give 1 or more")
     if model.width % model.heads:
         raise SettingError(f"--width {model.width}: give a multiple of --heads {model.heads}")
-    if options.time_budget_s < 0:
+    if not options.time_budget_s >= 0:  # nan is none
         raise SettingError(f"--time-budget {options.time_budget_s:g}: give 0 or more")
     check_file("--json", options.json)
 

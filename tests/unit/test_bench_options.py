@@ -94,6 +94,7 @@ def test_both_places_are_timed_where_there_are_two() -> None:
         ({"rounds": 0}, "--rounds 0"),
         ({"iters": -1}, "--iters -1: give 0 or more"),
         ({"time_budget_s": -0.5}, "--time-budget -0.5"),
+        ({"time_budget_s": float("nan")}, "--time-budget nan"),
         ({"png": "plot.svg"}, "ends in .png"),
     ],
 )

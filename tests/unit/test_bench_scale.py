@@ -186,6 +186,7 @@ def options(**given):
         ({"drawings": ("/none/a.svg",)}, "--svg /none/a.svg: there is no folder"),
         ({"json": "/none/a.jsonl"}, "--json /none/a.jsonl: there is no folder"),
         ({"time_budget_s": -1.0}, "--time-budget -1"),
+        ({"time_budget_s": float("nan")}, "--time-budget nan"),
     ],
 )
 def test_wrong_options_are_named(given, text):
@@ -219,7 +220,10 @@ def test_a_simulation_is_fed_with_what_the_wire_was_measured_to_do(wired):
     wired(WIRE)
     network, source = fed.network_of(Path("wire.jsonl"), NETWORK)
     assert network == pytest.approx(Network(8 * (4 << 20) / 3.2e-4 / 1e9, 1.5e-6, 0.5e-6, 3e-7))
-    assert source == "measured over verbs (write of 4 MiB, pingpong of 8 B) in wire.jsonl"
+    assert source == (
+        "measured over verbs (write of 4 MiB, pingpong of 8 B) in wire.jsonl, "
+        "taken to be without a switch"
+    )
     wired([each for each in WIRE if (each["op"], each["nbytes"]) != ("write", 8)])
     network, _ = fed.network_of(Path("wire.jsonl"), NETWORK)
     assert (network.message_s, network.latency_s) == pytest.approx((1e-7, 1.9e-6))
@@ -239,12 +243,23 @@ def test_a_file_that_cannot_feed_says_what_it_lacks(wired, found, text):
         fed.network_of(Path("wire.jsonl"), NETWORK)
 
 
-def test_options_that_contradict_a_file_are_refused():
-    done = CliRunner().invoke(command.command, ["--fed", "x.jsonl", "--gbps", "200"])
+@pytest.mark.parametrize("option", ["--gbps", "--latency-us", "--message-us"])
+def test_options_that_contradict_a_file_are_refused(wired, option):
+    wired(WIRE)
+    done = CliRunner().invoke(command.command, ["--fed", "x.jsonl", option, "200"])
     assert (done.exit_code, done.output) == (
         2,
-        "Error: --gbps and --fed contradict each other: give one of them\n",
+        f"Error: {option} and --fed contradict each other: give one of them\n",
     )
+
+
+def test_a_message_is_given_beside_a_file_without_a_small_write(wired, monkeypatch):
+    wired([each for each in WIRE if (each["op"], each["nbytes"]) != ("write", 8)])
+    told = []
+    monkeypatch.setattr(scale, "run_scale", lambda options, *_: told.append(options) or 0)
+    done = CliRunner().invoke(command.command, ["--fed", "x.jsonl", "--message-us", "0.7"])
+    assert done.exit_code == 0, done.output
+    assert told[0].network.message_s == pytest.approx(0.7e-6)
 
 
 def run(monkeypatch, tmp_path, form, **given):

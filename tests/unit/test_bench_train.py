@@ -186,5 +186,6 @@ def test_after_the_time_budget_no_round_is_begun(monkeypatch):
         found = train.measure(TrainOptions(time_budget_s=budget_s, quiet=True))
         assert rounds == expected
         assert found.complete == (budget_s == 0.0)
-    with pytest.raises(SettingError, match="--time-budget -1"):
-        check_options(TrainOptions(time_budget_s=-1.0))
+    for budget_s in (-1.0, float("nan")):
+        with pytest.raises(SettingError, match=f"--time-budget {budget_s:g}: give 0 or more"):
+            check_options(TrainOptions(time_budget_s=budget_s))

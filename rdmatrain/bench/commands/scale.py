@@ -42,10 +42,17 @@ def _network(ctx: click.Context) -> tuple["Network", str]:
     if not ctx.params["fed"]:
         return given, GIVEN
     for name in ("gbps", "latency_us"):
-        if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            option = f"--{name.replace('_', '-')}"
-            raise SettingError(f"{option} and --fed contradict each other: give one of them")
-    return network_of(Path(ctx.params["fed"]), given)
+        _refuse_beside_fed(ctx, name)
+    network, fed_from = network_of(Path(ctx.params["fed"]), given)
+    if network.message_s != given.message_s:
+        _refuse_beside_fed(ctx, "message_us")
+    return network, fed_from
+
+
+def _refuse_beside_fed(ctx: click.Context, name: str) -> None:
+    if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+        option = f"--{name.replace('_', '-')}"
+        raise SettingError(f"{option} and --fed contradict each other: give one of them")
 
 
 @click.command()
@@ -93,7 +100,8 @@ def _network(ctx: click.Context) -> tuple["Network", str]:
     "--fed",
     default="",
     metavar="FILE",
-    help="Results of rdmatrain bench write,pingpong, in place of --gbps and --latency-us.",
+    help="Results of rdmatrain bench write,pingpong between hosts without a switch, in place of "
+    "--gbps, --latency-us and, where a write of 64 B or less is among them, --message-us.",
 )
 @click.option(
     "--time-budget",

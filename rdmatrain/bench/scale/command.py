@@ -90,7 +90,7 @@ def check(options: ScaleOptions) -> None:
             raise SettingError(f"{file}: name it .png or .svg")
         check_file(f"--{Path(file).suffix[1:]}", file)
     check_file("--json", options.json)
-    if options.time_budget_s < 0:
+    if not options.time_budget_s >= 0:  # nan is none
         raise SettingError(f"--time-budget {options.time_budget_s:g}: give 0 or more")
 
 

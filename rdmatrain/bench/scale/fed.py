@@ -18,7 +18,8 @@ def network_of(file: Path, given: Network) -> tuple[Network, str]:
     """Return the network that was measured, and a text that says how.
 
     Args:
-        file: results of ``write`` and ``pingpong`` over one transport.
+        file: results of ``write`` and ``pingpong`` over one transport, without a switch: what one
+            took would be in the latency, and be added again.
         given: what the file does not say: a switch, and a message where no small ``write`` is.
 
     Raises:
@@ -41,7 +42,8 @@ def network_of(file: Path, given: Network) -> tuple[Network, str]:
         message_s=message_s,
     )
     sizes = f"write of {size_text(widest['nbytes'])}, pingpong of {size_text(ping['nbytes'])}"
-    return network, f"measured over {transport} ({sizes}) in {file.name}"
+    how = f"measured over {transport} ({sizes}) in {file.name}"
+    return network, f"{how}, taken to be without a switch"
 
 
 def _results(file: Path) -> tuple[list[Record], list[Record], str]:
