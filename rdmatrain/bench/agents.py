@@ -144,7 +144,7 @@ class _Agent:
         """Do what a caller who knows the token says."""
         order: Any = None
         with contextlib.suppress(OSError, ValueError):
-            order = first_line(sock)
+            order = first_line(sock, HEAR_S)
         said = str(order.get("token", "")) if isinstance(order, dict) else ""
         if not hmac.compare_digest(said.encode(), self._token.encode()):
             sock.close()
@@ -193,9 +193,9 @@ def call(rank: int, agent: Agent, order: Mapping[str, Any]) -> socket.socket:
     return sock
 
 
-def first_line(sock: socket.socket) -> Any:
+def first_line(sock: socket.socket, within_s: float) -> Any:
     """Read a line of JSON and no more: what follows is for the rank that is started."""
-    deadline = time.monotonic() + HEAR_S
+    deadline = time.monotonic() + within_s
     line = b""
     while not line.endswith(b"\n"):
         sock.settimeout(max(deadline - time.monotonic(), 0.001))

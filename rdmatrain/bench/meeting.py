@@ -4,10 +4,11 @@ Rank 0 listens where a launcher's variables say that rank 0 is; the others conne
 job's token. What all say then goes to all.
 """
 
-import contextlib
 import hmac
+import selectors
 import socket
 import time
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from rdmatrain.bench.agents import first_line
@@ -15,6 +16,7 @@ from rdmatrain.bench.orders import Line
 from rdmatrain.errors import BootstrapError
 
 MEET_S, POLL_S = 120.0, 0.02  # the conductor has less patience, unless it is told
+HEAR_S = 1.0  # a caller that has begun to speak
 
 
 class Meeting:
@@ -23,7 +25,7 @@ class Meeting:
     Args:
         rank: this one's number.
         ranks: how many there are.
-        addr: where rank 0 is: a numeric address of its host.
+        addr: where rank 0 is: its host's name, or an address of it.
         port: a free one there.
         token: that only these ranks know.
 
@@ -42,37 +44,55 @@ class Meeting:
             self._call(addr, port, token)
 
     def _welcome(self, missing: set[int], addr: str, port: int, token: str) -> None:
-        with socket.create_server((addr, port), backlog=len(missing) + 1) as listener:
+        with ExitStack() as stack:
+            listener = stack.enter_context(
+                socket.create_server((addr, port), backlog=len(missing) + 1)
+            )
+            callers = stack.enter_context(selectors.DefaultSelector())
+            callers.register(listener, selectors.EVENT_READ)
             while missing:
-                listener.settimeout(max(self._deadline - time.monotonic(), 0.001))
-                try:
-                    sock = listener.accept()[0]
-                except TimeoutError as late:
+                left_s = self._deadline - time.monotonic()
+                ready = callers.select(max(left_s, 0.001))
+                if not ready or left_s <= 0:
                     names = ", ".join(map(str, sorted(missing)))
                     why = f"rank {names} has not come to {addr}:{port} within {MEET_S:.0f} s"
-                    raise BootstrapError(why) from late
-                said = None
-                with contextlib.suppress(OSError, ValueError):
-                    said = first_line(sock)
-                rank = _rank_of(said, missing, token)
-                if rank is None:
-                    sock.close()
-                    continue
-                sock.settimeout(MEET_S)
-                self._lines[rank] = Line(sock)
-                missing.remove(rank)
+                    raise BootstrapError(why)
+                for key, _ in ready:
+                    if key.fileobj is listener:
+                        # Who says nothing keeps nobody waiting: all are heard together.
+                        caller = stack.enter_context(listener.accept()[0])
+                        callers.register(caller, selectors.EVENT_READ)
+                    else:
+                        callers.unregister(key.fileobj)
+                        self._hear_out(key.fileobj, missing, token)
+
+    def _hear_out(self, caller: Any, missing: set[int], token: str) -> None:
+        """Let a caller say who it is; a missing rank's connection is kept."""
+        said = None
+        with suppress(OSError, ValueError):
+            said = first_line(caller, HEAR_S)
+        rank = _rank_of(said, missing, token)
+        if rank is None:
+            caller.close()
+            return
+        sock = caller.dup()
+        sock.settimeout(MEET_S)
+        self._lines[rank] = Line(sock)
+        missing.remove(rank)
 
     def _call(self, addr: str, port: int, token: str) -> None:
         while True:
+            left_s = max(self._deadline - time.monotonic(), 0.001)
             try:
-                sock = socket.create_connection((addr, port), MEET_S)
+                sock = socket.create_connection((addr, port), left_s)
                 break
             except OSError as error:  # rank 0 may not be there yet
                 if time.monotonic() > self._deadline:
                     raise BootstrapError(f"rank 0, at {addr}:{port}: {error}") from error
                 time.sleep(POLL_S)
+        sock.settimeout(MEET_S)
         self._lines[0] = Line(sock)
-        self._lines[0].say({"rank": self._rank, "token": token})
+        self._say(0, {"rank": self._rank, "token": token})
 
     def all_gather(self, said: Any) -> list[Any]:
         """Tell all ranks something, in JSON's types, and return what each says, by rank.
@@ -82,13 +102,19 @@ class Meeting:
 
         """
         if self._rank:
-            self._lines[0].say({"said": said})
+            self._say(0, {"said": said})
             found: list[Any] = self._hear(0)
             return found
         every = [said, *(self._hear(rank) for rank in sorted(self._lines))]
-        for line in self._lines.values():
-            line.say({"said": every})
+        for rank in self._lines:
+            self._say(rank, {"said": every})
         return every
+
+    def _say(self, rank: int, message: dict[str, Any]) -> None:
+        try:
+            self._lines[rank].say(message)
+        except OSError as error:
+            raise BootstrapError(f"rank {rank} hears nothing: {error}") from error
 
     def _hear(self, rank: int) -> Any:
         try:

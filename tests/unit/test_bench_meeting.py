@@ -5,11 +5,11 @@ import json
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import pytest
 
-from rdmatrain.bench import meeting
+from rdmatrain.bench import agents, meeting
 from rdmatrain.bench.meeting import Meeting
 from rdmatrain.errors import BootstrapError
 
@@ -86,6 +86,58 @@ def test_a_stranger_is_no_rank(port, said):
         second = pool.submit(join, 1)
         assert first.result(60) == second.result(60) == [0, 1]
         other.result(60)
+
+
+def test_strangers_who_say_nothing_keep_nobody_waiting(port, monkeypatch):
+    monkeypatch.setattr(agents, "HEAR_S", 60.0)
+
+    def join(rank):
+        with closing(Meeting(rank, 2, HERE, port, TOKEN)) as met:
+            return met.all_gather(rank)
+
+    with ThreadPoolExecutor(2) as pool, ExitStack() as strangers:
+        first = pool.submit(join, 0)
+        for said in (b"", b"", b"half of a li"):
+            while True:
+                try:
+                    stranger = socket.create_connection((HERE, port), 10)
+                    break
+                except ConnectionRefusedError:
+                    pass
+            strangers.enter_context(stranger).sendall(said)
+        second = pool.submit(join, 1)
+        assert first.result(30) == second.result(30) == [0, 1]
+
+
+def test_no_call_outlasts_the_meeting(monkeypatch):
+    limits = []
+
+    def refuse(_, timeout):
+        limits.append(timeout)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(meeting, "MEET_S", 0.2)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    with pytest.raises(BootstrapError):
+        Meeting(1, 2, HERE, 1, TOKEN)
+    assert limits == sorted(limits, reverse=True)
+    assert limits[-1] < 0.2
+
+
+def test_a_rank_that_hears_nothing_is_named(port, monkeypatch):
+    def broken(_):
+        raise BrokenPipeError
+
+    def body(rank, met):
+        if rank == 0:
+            monkeypatch.setattr(met._lines[1], "say", broken)
+            with pytest.raises(BootstrapError, match="rank 1 hears nothing"):
+                met.all_gather(rank)
+        else:
+            with pytest.raises(BootstrapError, match="rank 0 has ended"):
+                met.all_gather(rank)
+
+    together(port, 2, body)
 
 
 def test_who_is_missing_is_named(port, monkeypatch):
