@@ -94,10 +94,8 @@ class Leader:
         self._fault: Fault | None = None
         self._stop = ""
         self._end: Finish | None = None
-        self._beat_s = now
-        self._waiting = Waiting(now)
-        self._differs_s = 0.0
-        self._limit_s = now + job.gang.join_s
+        self._beat_s, self._differs_s = now, 0.0
+        self._waiting, self._limit_s = Waiting(now), now + job.gang.join_s
         self.state = State.FORMING
         self.room = room
         self._timer = loop.later(TICK_S, self._tick)
@@ -252,6 +250,8 @@ class Leader:
                 self._start_round()
 
     def _start_round(self) -> None:
+        if differs := self._membership.let_pass():
+            self._note(f"the job goes on, though its nodes differ by now: {differs}")
         self._number += 1
         self._has_begun, self.state = True, State.RUNNING
         self._round = Running(self._number, self._restarts)

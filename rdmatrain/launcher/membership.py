@@ -16,6 +16,10 @@ MAX_NAMED = 4
 MAX_SHOWN = 120
 # So many differences are told: of an older copy of the code, every file may differ.
 MAX_DIFFERENCES = 5
+# Facts of a node are of when its launcher began. By the first words of their names, those that
+# somebody may change while the job runs: who comes later has the new ones, as will all when their
+# next workers start, at least where the files are shared.
+MAY_CHANGE = ("the code", "the installed packages")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +160,32 @@ class Membership:
         return f"{_absent(ranks, most)} of {range_}; {len(seats)} there: {here}{more}"
 
     def disagreement(self) -> str:
-        """Say what the nodes do not agree on, and whose it is; nothing if they agree."""
-        return disagreement([(str(seat), seat.join.agree) for seat in self._seats.values()])
+        """Say what the nodes do not agree on, and whose it is; nothing if they agree.
+
+        Once a round has begun, under this leader or another, what may change is let pass.
+        """
+        return self._differences(may_change=False)
+
+    def let_pass(self) -> str:
+        """Say what they differ in that is no disagreement, as a round has begun."""
+        return self._differences(may_change=True)
+
+    def _differences(self, *, may_change: bool) -> str:
+        seats = self._seats.values()
+        begun = bool(self._last) or any(seat.join.last_round for seat in seats)
+        return disagreement(
+            [
+                (
+                    str(seat),
+                    {
+                        name: value
+                        for name, value in seat.join.agree.items()
+                        if (begun and name.startswith(MAY_CHANGE)) == may_change
+                    },
+                )
+                for seat in seats
+            ]
+        )
 
     def _rivals(self) -> list[tuple[Seat, Seat]]:
         holders: dict[int, Seat] = {}

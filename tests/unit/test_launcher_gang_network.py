@@ -267,6 +267,33 @@ def test_a_lost_leader_ends_the_round_and_its_successor_goes_on_counting(
     assert [second.finishes[0].exit_code, third.finishes[0].exit_code] == [5, 5]
 
 
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("changes", [True, False])
+def test_code_that_was_edited_since_the_first_round_is_told_and_let_pass(
+    company: Company, monkeypatch: pytest.MonkeyPatch, lost: int, changes: bool
+) -> None:
+    """Those that are left would run it too: their facts are of when their launchers began."""
+    name = "the code of nets.py" if changes else "torch's version"
+    values = iter(["old", "old", "new"])
+    monkeypatch.setattr("rdmatrain.launcher.facts._agree", lambda *_: {name: next(values)})
+    its = nodes(2, restarts=1)
+    agents = [company.start(rank(its, 0)), company.start(rank(its, 1))]
+    company.until(rounds=1)
+    left, gone = agents[1 - lost], agents[lost]
+    assert gone.member
+    gone.member.close()
+    run(company.loop, lambda: bool(left.ends))
+    new = company.start(rank(its, lost))
+    if changes:
+        company.until(new, rounds=1)
+        leader = left if lost else new
+        (told,) = [note for note in leader.notes if "differ by now" in note]
+        assert name in told
+    else:
+        company.until(left, new, finishes=1)
+        assert [agent.finishes[0].exit_code for agent in (left, new)] == [78, 78]
+
+
 def test_a_lost_leader_without_a_restart_ends_the_job(company: Company) -> None:
     its = nodes(2)
     first, second = company.start(rank(its, 0)), company.start(rank(its, 1))

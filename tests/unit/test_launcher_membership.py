@@ -2,12 +2,17 @@
 import itertools
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rdmatrain.launcher.facts import MUST_AGREE
 from rdmatrain.launcher.job import Gang
 from rdmatrain.launcher.membership import Membership, Seat, disagreement
 from rdmatrain.launcher.messages import Join
+
+# As they are compared.
+PACKAGES = [name for name in MUST_AGREE if "packages" in name]
 
 
 def company(most: int, fewest: int | None = None, last_call_s: float = 30.0) -> Membership:
@@ -33,6 +38,20 @@ def add(
 
 def hosts(members: Membership) -> list[str]:
     return [node.host for node in members.seats().values()]
+
+
+@pytest.mark.parametrize(
+    "name", ["the code", "the code that it imports", "the code of a.py", *PACKAGES]
+)
+def test_code_may_differ_once_a_round_has_begun(name: str) -> None:
+    members = company(2)
+    for host in "ab":
+        join = Join(host=host, nproc=1, agree={name: host, "torch's version": host})
+        members.add(join, 100.0)
+    assert name in members.disagreement() and members.let_pass() == ""
+    members.seats()
+    assert name not in members.disagreement() and "torch" in members.disagreement()
+    assert name in members.let_pass() and "torch" not in members.let_pass()
 
 
 def test_given_ranks_are_kept_and_the_others_fill_the_gaps() -> None:
