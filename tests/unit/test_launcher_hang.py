@@ -50,6 +50,11 @@ TABLE = {
     "its beats are late": ([waiting(0), idle(1, beat_s=6.5)], (1, "idle", (0,))),
     "a lock": ([waiting(0), idle(1), waiting(2)], (1, "idle", (0, 2))),
     "a lock, seen by the kernel alone": ([waiting(0), idle(1, beat_s=None)], (1, "idle", (0,))),
+    "it may receive what another sends it": ([waiting(0, idle_s=0.0), idle(1), waiting(2)], None),
+    "others are sent something": (
+        [waiting(0, waits_for=(2,), idle_s=0.0), idle(1), waiting(2, waits_for=(1,))],
+        (1, "idle", (2,)),
+    ),
     "has waited for less": ([waiting(0, 7.9), idle(1)], None),
     "was idle for less": ([waiting(0), idle(1, 7.9)], None),
     "others are waited for": ([waiting(0, waits_for=(2,)), idle(1), waiting(2, 3.0)], None),

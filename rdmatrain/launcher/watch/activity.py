@@ -4,7 +4,8 @@ CPU time is told apart by thread: each thread that waits for Python's GIL wakes 
 to ask for it, and 20 of them use more than one that gets on slowly. A thread is busy, too, while it
 is ready to run, however little it gets of a crowded CPU, or is in a call of the kernel that cannot
 be interrupted, which writes to a disk as a rule. Gloo's thread for its sockets wakes 100 times a
-second whatever happens, so it tells nothing.
+second whatever happens, and takes 0.2 % of a CPU, as it does with 5 MB/s: so it tells nothing. What
+is received with recv(2), as by that thread, is not in the books; what is sent with write(2) is.
 """
 
 import os

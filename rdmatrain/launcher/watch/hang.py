@@ -70,10 +70,18 @@ def _holds_up(states: Sequence[RankState], hang_s: float) -> Suspect | None:
     if any(not _does_nothing(each, hang_s) for each in outside):
         return None
     for suspect in sorted(outside, key=lambda each: (-each.idle_s, each.rank)):
-        waiting = [each for each in states if _waits_for(each, suspect, hang_s)]
-        if waiting:
+        if waiting := _held_up(states, suspect, hang_s):
             return _told(suspect, waiting, hang_s)
     return None
+
+
+def _held_up(states: Sequence[RankState], suspect: RankState, hang_s: float) -> Sequence[RankState]:
+    """Return who waits for it; nobody while one of them does something.
+
+    What it receives, the kernel's books may leave out; what they send it is in them.
+    """
+    waiting = [each for each in states if _waits_for(each, suspect, hang_s)]
+    return waiting if all(_does_nothing(each, hang_s) for each in waiting) else ()
 
 
 def _told(suspect: RankState, waiting: Sequence[RankState], hang_s: float) -> Suspect:
