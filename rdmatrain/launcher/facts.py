@@ -88,9 +88,16 @@ def _image(_: Job, __: "Survey | None") -> str:
 
 
 def _packages(_: Job, __: "Survey | None") -> str:
-    """Return how many packages are installed, and a fingerprint of their names and versions."""
-    folders = {Path(each) for each in sys.path if each.endswith(("site-packages", "dist-packages"))}
-    names = {path.name for folder in folders for path in folder.glob("*.dist-info")}
+    """Return how many packages are beside torch, and a fingerprint of their names and versions.
+
+    Not those of the system and the user, which may differ from host to host: tools, as a rule.
+    """
+    try:
+        folder = Path(str(metadata.distribution("torch").locate_file("")))
+    except metadata.PackageNotFoundError:
+        return ""
+    # Names with "~" are what an update by pip that was interrupted has left.
+    names = {path.name for path in folder.glob("[!~]*.dist-info")}
     return f"{len(names)} {digest(' '.join(sorted(names)).encode())}" if names else ""
 
 
@@ -169,7 +176,7 @@ MUST_AGREE: Mapping[str, "Callable[[Job, Survey | None], str]"] = {
     "rdmatrain's version": _rdmatrain,
     "Python's version": _python,
     "the image (its /etc/os-release)": _image,
-    "the installed packages": _packages,
+    "the installed packages (compare pip freeze, or give all nodes one image)": _packages,
     "the transport": _transport,
     "the number of GPUs": _gpus,
     "the number of RDMA NICs": _nics,

@@ -15,6 +15,7 @@ from rdmatrain.launcher.facts import MUST_AGREE, facts_of
 from rdmatrain.launcher.job import Gang, Job, Program
 from rdmatrain.launcher.membership import disagreement
 
+PACKAGES = "the installed packages (compare pip freeze, or give all nodes one image)"
 TWO = Gang(min_nodes=2, max_nodes=2)
 
 
@@ -49,12 +50,13 @@ def test_what_cannot_be_found_out_is_unknown(monkeypatch: pytest.MonkeyPatch) ->
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", missing)
+    monkeypatch.setattr(metadata, "distribution", missing)
     agree = facts_of(job(), None).agree
     unknown = {name for name, value in agree.items() if value == "unknown"}
     assert unknown == {
         "torch's version", "the image (its /etc/os-release)", "the number of GPUs",
         "the number of RDMA NICs", "the MTU of RDMA NICs", "the code", "the code that it imports",
-        "the installed packages",
+        PACKAGES,
     }  # fmt: skip
 
 
@@ -109,21 +111,26 @@ def test_a_program_of_its_own_has_no_code_to_compare() -> None:
     assert facts_of(its, None).agree["the code"] == "unknown"
 
 
-def test_installed_packages_are_compared_by_name_and_version(
+def test_packages_beside_torch_are_compared_by_name_and_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "site-packages"
-    (folder / "einops-0.8.0.dist-info").mkdir(parents=True)
-    (tmp_path / "other-1.dist-info").mkdir()  # in no folder of packages
-    monkeypatch.setattr(sys, "path", [str(tmp_path), str(folder)])
+    user, own, system = (tmp_path / name / "site-packages" for name in ("user", "own", "system"))
+    for folder, name in ((user, "jupyter-1"), (own, "torch-2"), (own, "a-8"), (system, "torch-1")):
+        (folder / f"{name}.dist-info").mkdir(parents=True)
+        (folder / f"{name}.dist-info/METADATA").write_text("Name: any\nVersion: 1\n")
+    (own / "~umpy-1.dist-info").mkdir()
+    monkeypatch.setattr(sys, "path", [str(user), str(own), str(system)])
 
     def packages() -> str:
-        return facts_of(job(), None).agree["the installed packages"]
+        return facts_of(job(), None).agree[PACKAGES]
 
-    expected = hashlib.sha256(b"einops-0.8.0.dist-info").hexdigest()[:12]
-    assert packages() == f"1 sha256:{expected}"
-    (folder / "einops-0.8.0.dist-info").rename(folder / "einops-0.8.1.dist-info")
-    assert packages().startswith("1 ") and expected not in packages()
+    def expected(*names: str) -> str:
+        text = " ".join(f"{name}.dist-info" for name in names)
+        return f"{len(names)} sha256:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    assert packages() == expected("a-8", "torch-2")
+    (own / "a-8.dist-info").rename(own / "a-9.dist-info")
+    assert packages() == expected("a-9", "torch-2")
 
 
 def test_code_that_is_imported_is_compared_and_named(tmp_path: Path) -> None:
