@@ -28,6 +28,8 @@ def barrier(group=None, lock=None): lock.acquire()
 def all_reduce(tensor, group=None): tensor.acquire()
 def send(tensor, dst=None, group=None, tag=0, group_dst=None): tensor.acquire()
 def recv(tensor, src=None, group=None, tag=0, group_src=None): tensor.acquire()
+def isend(tensor, dst=None, group=None, tag=0, group_dst=None): tensor.acquire()
+def irecv(tensor, src=None, group=None, tag=0, group_src=None): tensor.acquire()
 def init_process_group(lock): lock.acquire()
 def short(tensor, group=None):
     import time
@@ -99,12 +101,14 @@ def test_a_collective_is_named_with_its_group_and_whom_it_misses(c10d: Any) -> N
     assert in_words(call) == ("barrier of group 0", (0, 1, 2, 3, 4, 6, 7))
 
 
-def test_messages_have_the_same_words_at_both_ends(c10d: Any) -> None:
-    call = found(lambda lock: c10d.send(lock, 9, HALF))
+@pytest.mark.parametrize("prefix", ["", "i"])
+def test_messages_have_the_same_words_at_both_ends(c10d: Any, prefix: str) -> None:
+    send, recv = (getattr(c10d, prefix + name) for name in ("send", "recv"))
+    call = found(lambda lock: send(lock, 9, HALF))
     assert in_words(call) == ("send from rank 5 to rank 9", (9,))
-    call = found(lambda lock: c10d.recv(lock, group=HALF, group_src=0))
+    call = found(lambda lock: recv(lock, group=HALF, group_src=0))
     assert in_words(call) == ("send from rank 3 to rank 5", (3,))
-    call = found(lambda lock: c10d.recv(lock, group=HALF))
+    call = found(lambda lock: recv(lock, group=HALF))
     assert in_words(call) == ("recv of rank 5 from any rank", (3, 9))
 
 

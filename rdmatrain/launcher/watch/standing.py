@@ -14,7 +14,7 @@ from typing import Any
 
 _C10D = "torch.distributed.distributed_c10d"
 _LEAST_NS = 1_000_000_000
-_PEERS = {"send": "dst", "recv": "src"}
+_PEERS = {"send": "dst", "isend": "dst", "recv": "src", "irecv": "src"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Call:
     """What it stands in, with the names of a ``rdmatrain.comm.trace.Record``.
 
     Attributes:
-        coll: name of the function.
+        coll: name of the function; of isend and irecv that of the other end's.
         peer: rank in the group that it sends to or receives from; one that there is not: any.
         group: name of the process group.
         ranks: the group's global ranks.
@@ -70,7 +70,7 @@ def _call(frame: FrameType, c10d: Any) -> Call | None:
         group = given["group"] or c10d.group.WORLD
         ranks, own = c10d.get_process_group_ranks(group), c10d.get_rank()
         return Call(
-            coll=name,
+            coll=name.removeprefix("i") if name in _PEERS else name,
             peer=_peer(given, _PEERS[name], ranks) if name in _PEERS else 0,
             group=group.group_name,
             ranks=ranks,
