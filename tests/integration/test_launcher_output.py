@@ -359,12 +359,13 @@ def test_a_stopped_reader_does_not_stop_the_loop() -> None:
         (b"", ""),
     ],
 )
+@pytest.mark.parametrize("output", [Output(), Output(only=(9,)), Output(only_local=(9,))])
 def test_the_last_line_of_stderr_is_known_when_a_worker_has_ended(
-    written: bytes, expected: str
+    output: Output, written: bytes, expected: str
 ) -> None:
     code = f"import os; os.write(1, b'out\\n'); os.write(2, {written!r})"
     with contextlib.closing(Loop()) as loop:
-        pump = OutputPump(loop, Output(), host="h", role="r")
+        pump = OutputPump(loop, output, host="h", role="r")
         pump.begin_round(0, 2)
         with pump.worker(0, 0) as (_, err_fd), pump.worker(1, 1) as (_, other_fd):
             held = os.dup(other_fd)
@@ -382,3 +383,23 @@ def test_the_last_line_of_stderr_is_known_when_a_worker_has_ended(
         pump.begin_round(1, 2)
         assert pump.last_line(0) == ""
         pump.close()
+
+
+def test_where_there_can_be_no_files_all_ranks_are_shown(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.closing(Loop()) as loop:
+        pump = OutputPump(
+            loop, Output(log_dir=str(tmp_path), tee="3", only=(9,)), host="h", role="r"
+        )
+        (folder,) = tmp_path.iterdir()
+        (folder / "attempt_0").touch()
+        pump.begin_round(0, 1)
+        with pump.worker(0, 0) as fds:
+            for fd in fds:
+                os.write(fd, b"line\n")
+        loop.run(lambda: not pump.num_open_streams and not pump.num_pending_bytes)
+        pump.close()
+    said = capfd.readouterr()
+    assert said.out == "h:0│ line\n"
+    assert "no files in" in said.err and "h:0│ line\n" in said.err

@@ -42,7 +42,8 @@ class _Stream:
     plain_prefix: bytes
     which: Streams
     local_rank: int
-    file: FileSink | None
+    file: FileSink | None = None
+    is_shown: bool = True
     cutter: LineCutter = field(default_factory=LineCutter)
     is_read: bool = True
 
@@ -83,6 +84,7 @@ class OutputPump:
         self._streams: list[_Stream] = []
         self._to_file: list[Streams] = []
         self._shown: list[Streams] = []
+        self._only: tuple[int, ...] = ()
         self._filtered: dict[Streams, FileSink] = {}
         self._last: dict[int, bytes] = {}  # of stderr, by local rank
         self._is_closed = False
@@ -122,6 +124,7 @@ class OutputPump:
         redirects = streams_of(self._output.redirects, nproc, "--redirects")
         tee = streams_of(self._output.tee, nproc, "--tee")
         only = self._output.only_local or range(nproc)
+        self._only = self._output.only
         self._to_file = [Streams.NONE] * nproc
         self._shown = [
             (Streams.ALL & ~redirects[n]) | tee[n] if n in only else Streams.NONE
@@ -135,7 +138,7 @@ class OutputPump:
             self._folder.begin(restart, nproc)
         except OSError as error:
             self.say(f"no files in {self._folder.path}: {error.strerror}")
-            self._shown = [Streams.ALL] * nproc
+            self._shown, self._only = [Streams.ALL] * nproc, ()
             return
         self._to_file = [redirects[n] | tee[n] for n in range(nproc)]
         self._open_filtered()
@@ -193,9 +196,11 @@ class OutputPump:
             self._err.close()
 
     def _open(self, which: Streams, rank: int, local_rank: int) -> int:
-        """Return what a worker is to write to: a pipe to the pump, a file, or nothing."""
-        only = self._output.only
-        is_shown = which in self._shown[local_rank] and (not only or rank in only)
+        """Return what a worker is to write to: a pipe to the pump, a file, or nothing.
+
+        Of stderr the last line may be told even if it is not shown.
+        """
+        is_shown = self._is_wanted(which, rank, local_rank)
         file_fd = None
         if which in self._to_file[local_rank]:
             file_fd, name = self._create(which, local_rank)
@@ -203,7 +208,7 @@ class OutputPump:
                 is_shown = True
             elif not is_shown:
                 return file_fd
-        if not is_shown:
+        if not is_shown and which is Streams.OUT:
             return os.open(os.devnull, os.O_WRONLY)
         file = None if file_fd is None else FileSink(file_fd, name, self.say)
         try:
@@ -213,8 +218,12 @@ class OutputPump:
                 file.close()
             raise
         os.set_blocking(read_fd, False)
-        self._add(read_fd, which, rank, local_rank, file)
+        stream = self._add(read_fd, which, rank, local_rank)
+        stream.file, stream.is_shown = file, is_shown
         return write_fd
+
+    def _is_wanted(self, which: Streams, rank: int, local_rank: int) -> bool:
+        return which in self._shown[local_rank] and (not self._only or rank in self._only)
 
     def _create(self, which: Streams, local_rank: int) -> tuple[int | None, str]:
         assert self._folder is not None
@@ -225,16 +234,15 @@ class OutputPump:
             self.say(f"{path}: {error.strerror}: the output is shown instead")
             return None, str(path)
 
-    def _add(
-        self, fd: int, which: Streams, rank: int, local_rank: int, file: FileSink | None
-    ) -> None:
+    def _add(self, fd: int, which: Streams, rank: int, local_rank: int) -> _Stream:
         sink = self._out if which is Streams.OUT else self._err
         plain = prefix_text(self._output.template, **self._names, rank=rank, local_rank=local_rank)
         shown = colored(plain, rank) if self._output.color and sink.is_terminal else plain
         prefix, plain_prefix = (encoded(text, self._encoding) for text in (shown, plain))
-        stream = _Stream(fd, sink, prefix, plain_prefix, which, local_rank, file)
+        stream = _Stream(fd, sink, prefix, plain_prefix, which, local_rank)
         self._streams.append(stream)
         self._loop.watch(fd, read=partial(self._read, stream))
+        return stream
 
     def _read(self, stream: _Stream) -> None:
         self._take(stream)
@@ -263,6 +271,8 @@ class OutputPump:
     def _show(self, stream: _Stream, lines: bytes) -> None:
         if stream.which is Streams.ERR and (last := lines[-_LAST_BYTES:].rstrip()):
             self._last[stream.local_rank] = last.rpartition(b"\n")[2]
+        if not stream.is_shown:
+            return
         shown = containing(lines, self._grep) if self._grep else lines
         stream.sink.put(marked(shown, stream.prefix))
         if (filtered := self._filtered.get(stream.which)) is not None:
@@ -279,7 +289,7 @@ class OutputPump:
 
     def _update(self) -> None:
         """Hold the streams of a sink that is full; end those that nobody reads any more."""
-        for stream in list(self._streams):
+        for stream in [each for each in self._streams if each.is_shown]:
             if stream.sink.is_broken and stream.file is None:
                 self._end(stream)  # as without a launcher: the next write of the worker fails
                 continue
