@@ -17,7 +17,7 @@ from rdmatrain.errors import SettingError
 from rdmatrain.launcher.job import Job
 from rdmatrain.launcher.membership import UNKNOWN
 from rdmatrain.launcher.messages import Join
-from rdmatrain.launcher.sources import digest, read, sources_of
+from rdmatrain.launcher.sources import Sources, digest, read, sources_of
 
 if TYPE_CHECKING:
     from rdmatrain.discovery.survey import Survey
@@ -139,7 +139,10 @@ def _code(job: Job) -> dict[str, str]:
         return {"the code": UNKNOWN, "the code that it imports": UNKNOWN}
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     roots = [root, *map(Path, filter(None, paths))]
-    sources = sources_of(path, roots, job.program.script if job.program.module else "")
+    try:
+        sources = sources_of(path, roots, job.program.script if job.program.module else "")
+    except (OSError, RuntimeError):  # no folder to be in, or a circle of links
+        sources = Sources({}, complete=False)
     files = sources.digests
     alike = f"{len(files)} files {digest(' '.join(sorted(files.values())).encode())}"
     return {

@@ -158,3 +158,19 @@ def test_who_hits_a_limit_agrees_in_what_is_imported_with_all_others(
     assert part["the code that it imports"] == "unknown"
     assert part["the code"] == whole["the code"] != "unknown"
     assert disagreement([("a", whole), ("b", part)]) == ""
+
+
+@pytest.mark.parametrize("path", ["circle", "relative"])
+def test_folders_that_are_nowhere_leave_what_is_imported_unknown(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "train.py").write_text("import a\n")
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "circle") if path == "circle" else path)
+    agree = facts_of(job(str(tmp_path / "train.py")), None).agree
+    assert agree["the code"].startswith("train.py sha256:")
+    sees_circles = sys.version_info < (3, 13)  # a later one looks into them, and finds nothing
+    assert (agree["the code that it imports"] == "unknown") is (path != "circle" or sees_circles)
