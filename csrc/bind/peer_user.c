@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <linux/inet_diag.h>
 #include <linux/netlink.h>
@@ -45,13 +44,14 @@ static int ask_kernel(const ends_t *ends, row_t *row_p)
         struct nlmsghdr head;
         struct inet_diag_msg body;
     } answer;
-    int sock = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+    /* Kept, so that whoever takes the process's last descriptor can still be asked for. */
+    static int sock = -1;
     ssize_t length = -1;
 
+    if (sock < 0) sock = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
     if (sock < 0) return errno;
     if (send(sock, &question, sizeof(question), 0) == sizeof(question))
         length = recv(sock, &answer, sizeof(answer), MSG_DONTWAIT); /* it was made meanwhile */
-    close(sock);
     if (length != sizeof(answer) || answer.head.nlmsg_type != SOCK_DIAG_BY_FAMILY) return ENOENT;
     *row_p = (row_t){answer.body.idiag_state, answer.body.idiag_uid};
     return 0;

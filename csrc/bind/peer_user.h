@@ -11,7 +11,8 @@ extern "C" {
 #endif
 
 /* The user that made the other end's socket, which is on this host. 0, or an errno: ENOTCONN when that
- * end is closed or closing, EAFNOSUPPORT when it is not IPv4, else why the kernel does not tell. */
+ * end is closed or closing, EAFNOSUPPORT when it is not IPv4, else why the kernel does not tell. The
+ * first call opens a descriptor, which stays. For one thread at a time. */
 int rdt_peer_user(int sock, uid_t *user_p);
 
 #ifdef __cplusplus
