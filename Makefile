@@ -11,6 +11,8 @@ ARGS ?=
 THOROUGH ?=
 # ON: warnings end the build itself, and make check builds nothing for them.
 WERROR ?=
+# Always said: CMake remembers what it was told the last time.
+RDT_WERROR := $(if $(filter ON,$(WERROR)),ON,OFF)
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -30,7 +32,7 @@ MPI_mpich := mpich==5.0.2
 # The C tests as build/c-NAME: $(call c_build,NAME,SANITIZERS)
 c_build = $(BIN)/cmake -S . -B build/c-$(1) -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/$(BIN)/ninja" \
     -DCMAKE_BUILD_TYPE=RelWithDebInfo -DRDT_BINDINGS=OFF -DRDT_TESTS=ON -DRDT_SANITIZE="$(2)" \
-    $(if $(2),,$(if $(WERROR),-DRDT_WERROR=ON)) \
+    -DRDT_WERROR=$$([[ -z "$(2)" ]] && echo $(RDT_WERROR) || echo OFF) \
     --log-level=WARNING && $(BIN)/cmake --build build/c-$(1) -- --quiet
 
 # In a guest nothing can be written into the checkout, and emulated CPUs take their time.
@@ -107,7 +109,7 @@ check: build ## formatting, lint, types, layers, stubs, size budgets, and gcc wi
 	    "$${@:2}" || failed+=("$$1")
 	}
 	werror() {
-	    if [[ -s $(VENV)/.built ]]; then
+	    if [[ $$(<$(VENV)/.built) == ON ]]; then
 	        echo "the build was with -Werror, and so are the C tests of make test WERROR=ON"
 	        return
 	    fi
@@ -214,5 +216,5 @@ $(VENV)/.required: requirements-dev.txt | system
 
 $(VENV)/.built: $(VENV)/.required $(SOURCES) | system
 	@echo "Building rdmatrain (the first time takes a minute or two)"
-	$(BIN)/pip install -q --no-build-isolation --no-deps $(if $(WERROR),-C cmake.define.RDT_WERROR=ON) -e .
-	printf '%s' "$(WERROR)" >$@
+	$(BIN)/pip install -q --no-build-isolation --no-deps -C cmake.define.RDT_WERROR=$(RDT_WERROR) -e .
+	printf '%s' $(RDT_WERROR) >$@
