@@ -58,6 +58,9 @@ def _answers(probe: Any) -> tuple[str, list[Mapping[str, Any]]]:
     """Return error and GPUs of the probe, which may come from a file and be anything."""
     if not isinstance(probe, Mapping) or not isinstance(probe.get("gpus"), list):
         return NO_PYNVML, []
+    # A driver that first wakes up eight GPUs is slow, and none the worse.
+    if probe.get("unanswered"):
+        return NO_PYNVML, []
     return str(probe.get("error", "")), [
         each for each in probe["gpus"] if isinstance(each, Mapping)
     ]

@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 
 import pytest
-from doctor_pods import Changes, asked, bare, case_of, healthy
+from doctor_pods import Changes, asked, bare, case_of, first, healthy
 from doctor_variables import with_variables
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -83,6 +83,14 @@ def test_a_driver_that_does_not_answer() -> None:
     assert finding.verdict.value == "FAIL"
     assert error in finding.evidence
     assert finding.fix == "kubectl delete pod $HOSTNAME, so that it is started anew"
+
+
+def test_a_driver_that_is_slow_has_lost_nothing() -> None:
+    late = {"nvml": {"error": "no answer within 1.3 s", "unanswered": True, "gpus": []}}
+    case = healthy({"/dev/nvidia0": "", "/dev/nvidia1": ""}, late)
+    assert first(case) == ""
+    finding = asked(case, "gpu-driver")
+    assert (finding.verdict.value, finding.evidence) == ("WARN", "nvml: no answer within 1.3 s")
 
 
 def test_a_driver_that_nobody_could_ask() -> None:
