@@ -339,7 +339,8 @@ def doctor(**given: Any) -> None:
     from rdmatrain.doctor.command import DoctorOptions, run_doctor  # noqa: PLC0415
     from rdmatrain.doctor.model import Needs  # noqa: PLC0415
 
-    needs = Needs(**{each.name: given.pop(each.name) for each in fields(Needs)})
+    said = [each.name for each in fields(Needs) if each.name in given]
+    needs = Needs(**{name: given.pop(name) for name in said})
     with _one_line():
         code = run_doctor(DoctorOptions(**given, needs=needs), _print, sys.stdout)
     click.get_current_context().exit(code)

@@ -90,17 +90,30 @@ def options_of(needs: Needs, identity: Identity | None, environ: Mapping[str, st
 
     """
     given = {"rdzv_endpoint": needs.leader} if needs.leader else {}
+    said = _resolved(needs) if needs.nnodes else _needed(needs, identity, environ)
+    return choose(given | said, environ)
+
+
+def _needed(needs: Needs, identity: Identity | None, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return how many nodes there are to be, where the pod itself does not say so."""
     choices = choose({}, environ)
     said = choices["nnodes"].value
     known = said.most if said else identity and identity.nnodes
     # Where tasks of one host are nodes each, their own number is the launcher's.
     task = task_of(identity, environ) if identity else None
-    if needs.nodes not in {0, known} and not (identity and are_nodes(task, identity)):
-        given["nnodes"] = str(needs.nodes)
-        if needs.nodes > 1 and not choices["rdzv_backend"].value:
-            # Which of them this is may be said later.
-            given["rdzv_backend"] = "rdmatrain"
-    return choose(given, environ)
+    if needs.nodes in {0, known} or (identity and are_nodes(task, identity)):
+        return {}
+    # Which of them this is may be said later.
+    later = needs.nodes > 1 and not choices["rdzv_backend"].value
+    return {"nnodes": str(needs.nodes)} | ({"rdzv_backend": "rdmatrain"} if later else {})
+
+
+def _resolved(needs: Needs) -> dict[str, str]:
+    """Return what a job's command line and variables came to, whatever else the pod says."""
+    if needs.node_rank is None:
+        # By which the launcher deals numbers out even where there are some.
+        return {"nnodes": needs.nnodes, "rdzv_backend": "c10d"}
+    return {"nnodes": needs.nnodes, "node_rank": str(needs.node_rank)}
 
 
 def _position(environ: Mapping[str, str], identity: Identity | None, needs: Needs) -> Position:

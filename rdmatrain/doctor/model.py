@@ -53,6 +53,8 @@ class Needs:
         leader: ``host:port`` of node 0's launcher; empty: what discovery found.
         checkpoint_dir: where checkpoints go; empty: not known.
         checkpoint_mib: how large one is, in MiB.
+        nnodes: of a job that the launcher has resolved, as its option has it, ``2`` or ``1:64``.
+        node_rank: this node's there; None where it is dealt out.
 
     """
 
@@ -63,6 +65,8 @@ class Needs:
     leader: str = ""
     checkpoint_dir: str = ""
     checkpoint_mib: int = 1024
+    nnodes: str = ""
+    node_rank: int | None = None
 
 
 class UnansweredError(Exception):

@@ -77,6 +77,8 @@ def needs_of(job: "Job", environ: Mapping[str, str]) -> Needs:
         ranks=job.num_local,
         nodes=_hosts(job),
         leader="" if job.gang.alone else f"{host}:{job.gang.port}",
+        nnodes=f"{job.gang.min_nodes}:{job.gang.max_nodes}",
+        node_rank=job.gang.node_rank,
     )
 
 

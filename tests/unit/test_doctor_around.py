@@ -22,6 +22,7 @@ from rdmatrain.launcher.job import Job, Program
 from rdmatrain.launcher.refusal import RefusalError
 
 JOB = Job(program=Program(script="t.py"), nproc=3, settings={"require": "verbs"})
+NEEDS = Needs(transport="verbs", ranks=3, nodes=1, nnodes="1:1", node_rank=0)
 Asked = list[Needs]
 
 
@@ -58,7 +59,7 @@ def test_a_preflight_asks_for_what_the_job_needs(
     with_checks(monkeypatch, passed("x"))
     told: list[str] = []
     around.preflight(JOB, told.append, Style())
-    assert (asked, told) == ([Needs(transport="verbs", ranks=3, nodes=1)], [])
+    assert (asked, told) == ([NEEDS], [])
 
 
 def test_a_preflight_refuses_by_the_first_fail_with_its_code_and_fix(
@@ -128,7 +129,7 @@ def test_what_a_job_that_was_resolved_needed_is_what_the_job_says(
 ) -> None:
     with_checks(monkeypatch, passed("x"))
     around.aftermath(69, JOB, print, Style())
-    assert asked == [Needs(transport="verbs", ranks=3, nodes=1)]
+    assert asked == [NEEDS]
 
 
 def test_the_command_lines_master_is_looked_for_after_the_gang_did_not_form(

@@ -17,9 +17,12 @@ from rdmatrain.discovery import bindings, environment_check, orchestrator, pairi
 from rdmatrain.discovery.complaints import MEANING
 from rdmatrain.discovery.orchestrators import adapters, hosts, rules
 from rdmatrain.doctor.checks import gpudirect, placement, variables
+from rdmatrain.doctor.meeting import meeting
 from rdmatrain.doctor.misspelt import edits, is_number, misspelt, wrong_values
 from rdmatrain.doctor.model import Check, Finding, Needs
 from rdmatrain.doctor.names import NCCL, NUMBERS, WORDS
+from rdmatrain.doctor.subject import needs_of
+from rdmatrain.launcher.job import Gang, Job, Program
 
 CHECKS = [
     "env-lost-by-shell", "env-differs", "env-misspelt", "env-contradicts", "env-rdma-off",
@@ -437,7 +440,7 @@ def test_a_position_that_the_launcher_would_not_find() -> None:
         ({}, {"nodes": 64, "leader": "a:29500"}, "PASS", "plain: node ? of 64"),
         ({}, {"nodes": 1}, "PASS", "plain: one node"),
         ({}, {"nodes": 64}, "WARN", "64 nodes (--nnodes), but not where node 0 is"),
-        ({"PET_NODE_RANK": "2"}, {"nodes": 2, "leader": "a:29500"}, "WARN", "does not fit 2 nodes"),
+        ({"PET_NODE_RANK": "2"}, {"nodes": 2, "leader": "a:29500"}, "FAIL", "does not fit 2 nodes"),
         ({"PET_NODE_RANK": "1"}, {"nodes": 2, "leader": "a:29500"}, "PASS", "node 1 of 2"),
         ({"PET_NNODES": "2:4"}, {"nodes": 4, "leader": "a:29500"}, "PASS", "plain: node ? of 4"),
     ],
@@ -448,6 +451,36 @@ def test_the_nodes_that_the_job_needs_are_those_that_count(
     finding = ask("identity", variables, **needs)
     assert finding.verdict.value == expected, finding
     assert words in finding.evidence
+
+
+@pytest.mark.parametrize(
+    ("rank", "nnodes", "says"), [(1, (2, 2), "node 1 of 2"), (None, (2, 4), "node ? of ")]
+)
+def test_the_place_of_a_job_that_was_resolved_is_not_doubted(
+    rank: int | None, nnodes: tuple[int, int], says: str
+) -> None:
+    """The command line goes before the orchestrator, here of four nodes."""
+    pod = {"LWS_LEADER_ADDRESS": "b", "LWS_GROUP_SIZE": "4", "LWS_WORKER_INDEX": "3"}
+    gang = Gang(min_nodes=nnodes[0], max_nodes=nnodes[1], node_rank=rank, leader="a", port=1234)
+    needs = needs_of(Job(program=Program(script="t.py"), gang=gang), pod)
+    case = with_variables(pod, needs)
+    finding = asked(case, "identity")
+    assert finding.verdict.value == "PASS", finding
+    assert says in finding.evidence
+    place = meeting(case.found.pod, case.found.identity, needs)
+    assert (place.problem, place.node_rank, place.leader, place.port) == ("", rank, "a", 1234)
+
+
+def test_a_rank_that_the_command_line_overrides_fails_no_job() -> None:
+    pod = {"PET_NNODES": "2", "PET_NODE_RANK": "2", "PET_MASTER_ADDR": "a"}
+    needs = {"nodes": 2, "leader": "a:29500", "nnodes": "2:2", "node_rank": 1}
+    assert verdict("identity", pod) == "FAIL"
+    assert verdict("identity", pod, **needs) == "WARN"
+
+
+def test_only_what_nobody_says_is_missing() -> None:
+    finding = ask("identity", {"PET_NODE_RANK": "1"}, nodes=2)
+    assert finding.fix == "rdmatrain run --master-addr HOST", finding
 
 
 @pytest.mark.parametrize(

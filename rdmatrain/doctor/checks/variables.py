@@ -232,15 +232,7 @@ def identity(case: Case) -> Finding:
     who = case.found.identity
     if who is None or not _is_read(case):
         return skipped(_NO_VARIABLES if who else "nothing is known of a pod")
-    found = [
-        (failed if each.id in _GRAVE else warned)(said(each), _identity_fix(case, each))
-        for each in complaints(case, *_IDENTITY)
-    ]
-    found += [
-        warned(said(each), "--master-addr HOST, the name or address of node 0")
-        for each in who.complaints
-        if each.id == "unreadable"
-    ]
+    found = _said_of_identity(case, who)
     if not any(each.verdict is Verdict.FAIL for each in found):
         found += _position(case, who)
     return gravest([*found, passed(_who(case, who))], "")
@@ -294,6 +286,18 @@ def _identity_fix(case: Case, each: Complaint) -> str:
         return f"{restart(case)}, which then has the hosts of now"
     variable = re.fullmatch("[A-Z_][A-Z0-9_]*", _variable(each))
     return _FIXES.get(each.id) or (f"unset {variable[0]}, if it is wrong" if variable else _BY_HAND)
+
+
+def _said_of_identity(case: Case, who: Identity) -> list[Finding]:
+    # What a resolved job was told goes before what the pod says.
+    grave = () if case.needs.nnodes else _GRAVE
+    found = [
+        (failed if each.id in grave else warned)(said(each), _identity_fix(case, each))
+        for each in complaints(case, *_IDENTITY)
+    ]
+    fix = "--master-addr HOST, the name or address of node 0"
+    unreadable = (each for each in who.complaints if each.id == "unreadable")
+    return [*found, *(warned(said(each), fix) for each in unreadable)]
 
 
 def _turned_off(case: Case) -> list[Finding]:
@@ -366,8 +370,8 @@ def _position(case: Case, who: Identity) -> list[Finding]:
         find_position(options_of(case.needs, who, environ), who, environ)
     except RefusalError as error:
         # What is missing, an option of rdmatrain run may still say.
-        known = {"--nnodes N": who.nnodes, "--node-rank R": who.node_rank}
-        known |= {"--master-addr HOST": who.leader or None}
+        known = {"--nnodes N": nodes_of(case) or None, "--node-rank R": who.node_rank}
+        known |= {"--master-addr HOST": case.needs.leader or who.leader or None}
         lacking = [option for option, value in known.items() if value is None]
         fix = f"rdmatrain run {' '.join(lacking or known)}"
         return [(warned if lacking else failed)(shown(str(error)), fix)]
@@ -377,8 +381,9 @@ def _position(case: Case, who: Identity) -> list[Finding]:
 
 
 def _who(case: Case, who: Identity) -> str:
-    rank, nodes = "?" if who.node_rank is None else who.node_rank, nodes_of(case)
-    place = f"node {rank} of {nodes}"
+    needs, nodes = case.needs, nodes_of(case)
+    rank = needs.node_rank if needs.nnodes else who.node_rank
+    place = f"node {'?' if rank is None else rank} of {nodes}"
     if nodes != who.nnodes and nodes < 2:
         place = "one node" + ("" if nodes else ", as nobody says of how many")
     # What is usual, and rdmatrain run deals with.
