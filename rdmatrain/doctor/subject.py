@@ -83,8 +83,11 @@ def needs_of(job: "Job", environ: Mapping[str, str]) -> Needs:
 
 
 def _hosts(job: "Job") -> int:
-    """Return how many hosts a job has: each may have several launchers, which are nodes."""
-    return max(1, job.gang.max_nodes * job.nproc // job.num_local)
+    """Return how many hosts a job has: each may have several launchers, which are nodes.
+
+    What the fewest nodes of an elastic job need is what it must have.
+    """
+    return max(1, job.gang.min_nodes * job.nproc // job.num_local)
 
 
 def about(source: Source) -> tuple[str, dict[str, str]]:

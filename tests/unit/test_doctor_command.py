@@ -23,6 +23,7 @@ from rdmatrain.doctor.catalog import by_id, checks, every
 from rdmatrain.doctor.examine import examine
 from rdmatrain.doctor.gang.checks import CHECKS
 from rdmatrain.doctor.gang.command import GangOptions
+from rdmatrain.doctor.meeting import meeting
 from rdmatrain.doctor.model import Case, Check, Finding, Needs, Verdict, failed, passed, warned
 from rdmatrain.doctor.model import Result as CheckResult
 from rdmatrain.doctor.probes import about
@@ -404,9 +405,18 @@ def test_the_leader_of_a_job_of_several_nodes_is_one_that_can_be_read_again(
     ids=["launcher", "tasks", "task", "one host"],
 )
 def test_the_nodes_of_a_job_are_its_hosts(nproc: int, local_world: int, nodes: int) -> None:
-    gang = Gang(min_nodes=2, max_nodes=64, leader="a", port=29500)
+    gang = Gang(min_nodes=64, max_nodes=64, leader="a", port=29500)
     job = Job(program=Program(script="t.py"), nproc=nproc, local_world=local_world, gang=gang)
     assert needs_of(job, {}).nodes == nodes
+
+
+def test_an_elastic_job_needs_what_its_fewest_nodes_need() -> None:
+    gang = Gang(min_nodes=1, max_nodes=64, node_rank=None, leader="a", port=29500)
+    needs = needs_of(Job(program=Program(script="t.py"), gang=gang), {})
+    assert (needs.nodes, needs.nnodes) == (1, "1:64")
+    found = case_of(Files({"/proc/self/environ": "A=1\0"})).found
+    place = meeting(found.pod, found.identity, needs)
+    assert (place.alone, place.leader) == (False, "a")
 
 
 def test_a_snapshot_without_needs_has_those_of_its_variables(tmp_path: Path) -> None:
