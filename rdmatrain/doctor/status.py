@@ -1,5 +1,6 @@
 """What Kubernetes shows of a pod whose doctor says FAIL, as it does of a job that was refused."""
 
+import os
 from collections.abc import Sequence
 
 from rdmatrain.doctor.model import Result, Verdict
@@ -23,4 +24,18 @@ def tell_kubernetes(results: Sequence[Result]) -> None:
     """
     cause = cause_of(results)
     if cause and cause.verdict is Verdict.FAIL:
-        termination.refuse(failure(cause), exit_code(results))
+        refuse(failure(cause), exit_code(results))
+
+
+def refuse(detail: str, code: int) -> None:
+    """Leave there why this container ends, if it is this process, or its shell's, that ends it.
+
+    Of a pod that trains, into which somebody looks (``kubectl exec``), the job tells the end.
+
+    Args:
+        detail: why, and what to do.
+        code: of this process.
+
+    """
+    if 1 in {os.getpid(), os.getppid()}:
+        termination.refuse(detail, code)

@@ -2,6 +2,7 @@
 """``rdmatrain doctor``: its options, and a saved pod that gets the same answers."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -88,13 +89,42 @@ def test_the_exit_code_is_that_of_the_first_check_that_fails(
     assert doctor("--only", "a").exit_code == 0
 
 
-def test_a_failure_is_in_the_pods_status_unless_it_is_of_a_saved_pod(
-    doctor: Doctor, catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log, saved = tmp_path / "termination-log", tmp_path / "saved.json"
-    log.touch()
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the kubelet looks at."""
+    path = tmp_path / "termination-log"
+    path.touch()
     write = termination.write
-    monkeypatch.setattr(termination, "write", lambda text: write(text, str(log)))
+    monkeypatch.setattr(termination, "write", lambda text: write(text, str(path)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("pid", "parent", "told"),
+    [(1, 0, True), (7, 1, True), (7, 0, False), (7, 6, False)],
+    ids=["entrypoint", "of its shell", "kubectl exec", "of a shell there"],
+)
+def test_only_who_ends_the_container_says_why_it_ended(
+    pid: int,
+    parent: int,
+    told: bool,
+    doctor: Doctor,
+    catalogue: Catalogue,
+    log: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: pid)
+    monkeypatch.setattr(os, "getppid", lambda: parent)
+    catalogue(b=failed("64 KiB", "raise it"))
+    doctor()
+    assert bool(log.read_text()) is told
+
+
+def test_a_failure_is_in_the_pods_status_unless_it_is_of_a_saved_pod(
+    doctor: Doctor, catalogue: Catalogue, tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = tmp_path / "saved.json"
+    monkeypatch.setattr(os, "getppid", lambda: 1)
     catalogue(a=warned("slow", "hurry"), b=failed("64 KiB\x1b", "raise it"))
     doctor("--skip", "b", "--dump", str(saved))
     doctor("-F", str(saved))

@@ -2,6 +2,7 @@
 """From a pod's results to a job of ranks, and from how that ends to what is printed."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +71,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the kubelet looks at."""
     path = tmp_path / "termination-log"
     path.touch()
+    monkeypatch.setattr(os, "getppid", lambda: 1)
     write = termination.write
     monkeypatch.setattr(termination, "write", lambda text: write(text, str(path)))
     return path

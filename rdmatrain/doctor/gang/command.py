@@ -16,10 +16,9 @@ from rdmatrain.doctor.gang.model import ANSWER, PLAN, Answer, NodeFinding, Plan,
 from rdmatrain.doctor.heatmap import draw
 from rdmatrain.doctor.model import Case, Result
 from rdmatrain.doctor.report import About, Style, as_lines, as_text, document, exit_code
-from rdmatrain.doctor.status import tell_kubernetes
+from rdmatrain.doctor.status import refuse, tell_kubernetes
 from rdmatrain.doctor.subject import about
 from rdmatrain.errors import RdmatrainError
-from rdmatrain.launcher import termination
 from rdmatrain.launcher.job import Job, Output, Program
 from rdmatrain.launcher.launch import run_to_end
 from rdmatrain.launcher.resolve import resolve
@@ -77,7 +76,7 @@ def run_gang(
     if isinstance(found, Answer) and found.gathering is None:
         write(_line(found, options))
         if found.exit_code:
-            termination.refuse(_text(found), found.exit_code)
+            refuse(_text(found), found.exit_code)
         return found.exit_code
     gang: dict[str, Any] = {}
     if isinstance(found, Answer):
