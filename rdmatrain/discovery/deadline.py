@@ -13,6 +13,8 @@ from typing import Any
 LATE = "no answer within"
 # How long at most for what computes all the time, and how long between two looks at it.
 BUSY_S, SLICE_S = 5.0, 0.05
+# So many looks at what never runs tell that it hangs.
+LOOKS = 3
 
 
 class _Caller(threading.Thread):
@@ -21,14 +23,23 @@ class _Caller(threading.Thread):
     def __init__(self, seconds: float, call: Callable[[], None]) -> None:
         super().__init__(target=call, name="probe", daemon=True)
         self.deadline = monotonic() + seconds
+        self._ran, self._still = "", 0
 
     def is_busy(self) -> bool:
-        """Tell whether it computes, or would if there was a CPU for it, and so does not hang."""
+        """Tell whether it computes, or would if there was a CPU for it, and so does not hang.
+
+        Who waits for the interpreter's lock sleeps most of the time, and runs ever again.
+        """
+        before, self._ran = self._ran, self._fact("schedstat")
+        is_running = self._fact("stat").rpartition(")")[2].split()[:1] == ["R"]
+        self._still = 0 if is_running or self._ran != before else self._still + 1
+        return self._still < LOOKS
+
+    def _fact(self, name: str) -> str:
         try:
-            stat = Path(f"/proc/self/task/{self.native_id}/stat").read_text("ascii", "replace")
-        except OSError:  # it has just ended
-            return False
-        return stat.rpartition(")")[2].split()[:1] == ["R"]
+            return Path(f"/proc/self/task/{self.native_id}/{name}").read_text("ascii", "replace")
+        except OSError:  # it has just ended, or this kernel does not tell
+            return ""
 
 
 def in_time(seconds: float, call: Callable[[], None]) -> str:
@@ -70,7 +81,7 @@ class Together:
     """Calls that are all made at the first question, with one limit of time to wait for them all.
 
     Only waiting for what sleeps counts: on a machine that is busy, answers take longer, and are
-    none the worse.
+    none the worse. For what computes, there is :data:`BUSY_S` more, for all of them too.
 
     Args:
         calls: by name.
@@ -85,6 +96,7 @@ class Together:
         alone = set(calls).difference(*turns)
         self._calls, self._lines = calls, [*turns, *([name] for name in sorted(alone))]
         self._seconds = self._left = seconds
+        self._busy_left = BUSY_S
         self._answers: dict[str, Any] = {}
         self._ended = {name: threading.Event() for name in calls}
         self._callers: dict[str, _Caller] = {}
@@ -104,10 +116,11 @@ class Together:
 
     def _ends_soon(self, name: str) -> bool:
         """Wait longer for what computes, but not for ever."""
-        caller, end = self._callers.get(name), monotonic() + BUSY_S
+        caller, end = self._callers.get(name), monotonic() + self._busy_left
         while caller and caller.is_busy() and monotonic() < end:
             if self._ended[name].wait(SLICE_S):
-                return True
+                break
+        self._busy_left = max(0.0, end - monotonic())
         return self._ended[name].is_set()
 
     def _start(self) -> None:

@@ -98,14 +98,27 @@ def test_what_computes_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
             hashlib.sha256(block)  # without the interpreter's lock, as a driver does
         return "computed"
 
-    together = Together({"a": computes}, [], 0.01)
     monkeypatch.setattr(deadline, "BUSY_S", 60.0)
+    together = Together({"a": computes}, [], 0.01)
     threading.Timer(0.3, lambda: ends.__setitem__(0, True)).start()
     assert together.answer("a") == "computed"
     ends[0] = False
     monkeypatch.setattr(deadline, "BUSY_S", 0.02)
-    assert Together({"a": computes}, [], 0.01).answer("a")["unanswered"] is True
+    together = Together({"a": computes, "b": computes}, [], 0.01)
+    assert together.answer("a")["unanswered"] is True
+    assert together._busy_left == 0  # for the others too
+    assert together.answer("b")["unanswered"] is True
     ends[0] = True
+
+
+def test_what_has_not_run_for_some_looks_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for the interpreter's lock sleeps most of the time, and runs now and then."""
+    caller = deadline._Caller(1.0, lambda: None)
+    looks = ["S1", "S1", "S1", "S2", "S2", "S2", "S2", "D2", "R2", "S2"]
+    facts = iter([fact for state, ran in looks for fact in (f"{ran} 0 0", f"7 (a) b) {state} 1")])
+    monkeypatch.setattr(caller, "_fact", lambda _: next(facts))
+    busy = [caller.is_busy() for _ in looks]
+    assert busy == [True] * 6 + [False] * 2 + [True] * 2
 
 
 def test_a_call_that_breaks_is_told_and_those_after_it_are_made() -> None:

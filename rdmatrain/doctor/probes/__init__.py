@@ -19,9 +19,9 @@ SURE = ("about", "software")
 UNSURE = ("memory", "limits", "network", "storage")
 # Longest wait for all of those; of it, for the GIDs of all ports.
 LIMIT_S, GIDS_S = 1.3, 0.6
-# A device is opened once at a time, and what is locked counts to one limit. Of the others, the port
-# of node 0 is not to be taken by a socket on any port.
-TURNS = (("memlock", "device_limits", "verbs"), ("loopback", "leader"))
+# A device is opened once at a time, and what is locked counts to one limit; first what everybody
+# asks for. Of the others, the port of node 0 is not to be taken by a socket on any port.
+TURNS = (("verbs", "memlock", "device_limits"), ("loopback", "leader"))
 
 
 def live(needs: Needs) -> Mapping[str, Callable[[], Any]]:
