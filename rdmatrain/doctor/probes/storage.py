@@ -189,7 +189,7 @@ class _Save:
             self._take("rename_folder", lambda: _rename_folder(own / "folder", own / "renamed"))
             size = self._facts["reserve_mib"] << 20
             # Others must not lack space for this, not even for a moment.
-            if 0 < size < self._facts.get("free", 0) and _kind(own) not in IN_MEMORY:
+            if 0 < 2 * size <= self._facts.get("free", 0) and _kind(own) not in IN_MEMORY:
                 self._take("reserve", lambda: _reserve(own / "reserved", size))
 
 
