@@ -417,11 +417,13 @@ def main() -> None:
 def _end_beside_hung_probes(code: object) -> None:
     """End at once where a probe still hangs: libraries that clean up would wait for its lock."""
     deadline = sys.modules.get("rdmatrain.discovery.deadline")
-    if deadline is None or deadline.all_ended():
+    # After a signal, somebody waits for the end.
+    by_signal = isinstance(code, int) and 128 < code <= 128 + signal.SIGRTMAX
+    if deadline is None or deadline.all_ended(at_once=by_signal):
         return
-    with suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # it is None or closed, as by >&-
+            stream.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 

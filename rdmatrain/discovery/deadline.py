@@ -66,14 +66,18 @@ def in_time(seconds: float, call: Callable[[], None]) -> str:
     return "".join(problems)
 
 
-def all_ended() -> bool:
+def all_ended(at_once: bool = False) -> bool:
     """Tell whether all calls have ended; wait as long as their time is not over.
 
     What ends with this process in the middle of a call would leave its files behind.
+
+    Args:
+        at_once: do not wait.
+
     """
     callers = [each for each in threading.enumerate() if isinstance(each, _Caller)]
     for each in callers:
-        each.join(max(0.0, each.deadline - monotonic()))
+        each.join(0.0 if at_once else max(0.0, each.deadline - monotonic()))
     return not any(each.is_alive() for each in callers)
 
 

@@ -155,3 +155,8 @@ def test_an_end_is_waited_for_until_its_time_is_over(let_go: threading.Event) ->
 def test_nobody_waits_for_an_end_longer_than_its_time(let_go: threading.Event) -> None:
     in_time(0.01, lambda: let_go.wait(60) and None)
     assert not all_ended()
+
+
+def test_who_ends_at_once_waits_for_no_time_to_be_over(let_go: threading.Event) -> None:
+    Together({"slow": lambda: let_go.wait(60), "b": dict}, [], 600.0).answer("b")
+    assert not all_ended(at_once=True)

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """``rdmatrain doctor``: its options, and a saved pod that gets the same answers."""
 
+import io
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 from click.testing import CliRunner, Result
@@ -17,7 +19,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from pod_scenarios import NAMES, Files, seen
 
-from rdmatrain.cli import cli
+from rdmatrain.cli import _end_beside_hung_probes, cli
+from rdmatrain.discovery import deadline
 from rdmatrain.discovery.snapshot import Recorder, dump
 from rdmatrain.doctor import command, subject
 from rdmatrain.doctor.catalog import by_id, checks, every
@@ -194,6 +197,38 @@ def test_needs_reach_the_checks(doctor: Doctor, catalogue: Catalogue) -> None:
     output = doctor("--verbose", "--json", *told.split()).output
     needs = Needs("tcp", 9, 4, 64, "[fd00::1]:29500", "/c", 7)
     assert json.loads(output)["checks"][0]["evidence"] == repr(needs)
+
+
+# -- how it ends --
+
+
+def closed() -> TextIO:
+    with Path(os.devnull).open("w") as stream:
+        return stream
+
+
+@pytest.mark.parametrize("stdout", [None, closed()], ids=["from the start", "since"])
+def test_a_closed_output_does_not_change_the_exit_code_beside_a_probe_that_hangs(
+    stdout: TextIO | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, flushed = [], io.StringIO()
+    monkeypatch.setattr(deadline, "all_ended", lambda **_: False)
+    monkeypatch.setattr(os, "_exit", left.append)
+    monkeypatch.setattr(flushed, "flush", lambda: left.append("stderr"))
+    monkeypatch.setattr(sys, "stdout", stdout)
+    monkeypatch.setattr(sys, "stderr", flushed)
+    _end_beside_hung_probes(77)
+    assert left == ["stderr", 77]
+
+
+@pytest.mark.parametrize(("code", "at_once"), [(0, False), (77, False), (143, True), (203, False)])
+def test_only_after_a_signal_no_probe_is_waited_for(
+    code: int, at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(deadline, "all_ended", lambda at_once: asked.append(at_once) or True)
+    _end_beside_hung_probes(code)
+    assert asked == [at_once]
 
 
 # -- what it refuses --
