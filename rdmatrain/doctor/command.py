@@ -1,5 +1,6 @@
 """What ``rdmatrain doctor`` does: from options to a text and an exit code."""
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from rdmatrain.doctor.catalog import checks, every, named
 from rdmatrain.doctor.model import Needs, Result
 from rdmatrain.errors import SettingError
 from rdmatrain.launcher.values import endpoint
+from rdmatrain.topo.terminal import printable
 
 # Everything else is imported by whoever needs it: to list and to explain is to answer at once.
 if TYPE_CHECKING:
@@ -122,14 +124,24 @@ def _check(options: DoctorOptions) -> None:
         other = "--gang" if options.gang else "--json"
         raise SettingError(f"--dump and {other} cannot go to standard output together")
     _check_needs(options.needs)
-    _check_plot(options)
-
-
-def _check_plot(options: DoctorOptions) -> None:
     if options.plot:
-        from rdmatrain.doctor.heatmap import require_drawable  # noqa: PLC0415
+        from rdmatrain.doctor.heatmap import kind_of  # noqa: PLC0415
 
-        require_drawable(Path(options.plot))  # before all pods meet
+        kind_of(Path(options.plot))
+
+
+def _check_plot(plot: str, case: "Case") -> None:
+    """Refuse what cannot be drawn before all pods meet, if this one is rank 0, which draws it."""
+    from rdmatrain.doctor.heatmap import require_drawable  # noqa: PLC0415
+    from rdmatrain.doctor.meeting import meeting  # noqa: PLC0415
+
+    try:
+        require_drawable(Path(plot))
+    except SettingError as error:
+        if meeting(case.found.pod, case.found.identity, case.needs).node_rank == 0:
+            raise
+        text = f"--plot: {error}; this does not matter unless this pod is rank 0, which draws"
+        print(printable(text), file=sys.stderr)  # noqa: T201
 
 
 def _are_given(options: DoctorOptions, names: str) -> bool:
@@ -195,6 +207,8 @@ def _examine(options: DoctorOptions, write: Callable[[str], None], stream: TextI
     of_pod, of_gang = _choose_both(options)
     needs = options.needs
     case = saved_pod(options.snapshot, needs) if options.snapshot else this_pod(needs)
+    if options.plot:
+        _check_plot(options.plot, case)
     results = list(examine(case, of_pod))
     if options.dump:
         _save(options, case, write)

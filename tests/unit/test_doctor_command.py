@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import pytest
 from click.testing import CliRunner, Result
 from doctor_pods import HEALTHY, case_of, healthy
+from doctor_variables import with_variables
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from pod_scenarios import NAMES, Files, seen
@@ -270,6 +271,24 @@ def test_what_makes_no_sense_is_one_line_and_exit_code_2(
     assert done.exit_code == 2
     assert says in done.output
     assert done.output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("rank", "code"), [("0", 2), ("1", 0), ("", 0)], ids=["rank 0", "rank 1", "not known"]
+)
+def test_only_rank_0_must_be_able_to_draw(
+    rank: str, code: int, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gang = {"PET_NNODES": "2", "PET_NODE_RANK": rank, "PET_MASTER_ADDR": "a"}
+    case = with_variables({name: value for name, value in gang.items() if value})
+    monkeypatch.setattr(subject, "this_pod", lambda needs: replace(case, needs=needs))
+    monkeypatch.setattr("rdmatrain.doctor.gang.command.run_gang", lambda *_: 0)
+    more = [] if rank else ["--leader", "a:1"]
+    done = CliRunner().invoke(cli, ["doctor", "--gang", "--plot", "/nowhere/x.svg", *more])
+    assert done.exit_code == code, done.output
+    why = "/nowhere/x.svg" if HAS_MATPLOTLIB else "pip install"
+    assert why in done.stderr
+    assert ("does not matter unless" in done.stderr) is (code == 0)
 
 
 @pytest.mark.parametrize("option", ["-F", "--only", "--skip", "--explain", "--dump", "--leader"])
