@@ -12,7 +12,7 @@ from doctor_pods import bare
 
 from rdmatrain import config
 from rdmatrain.cli import cli
-from rdmatrain.doctor import around
+from rdmatrain.doctor import around, probes
 from rdmatrain.doctor.catalog import by_id
 from rdmatrain.doctor.model import Case, Check, Finding, Needs, failed, passed, warned
 from rdmatrain.doctor.report import Style
@@ -137,6 +137,9 @@ def test_the_command_lines_master_is_looked_for_after_the_gang_did_not_form(
 ) -> None:
     monkeypatch.setattr(launch, "launch", lambda *_: exit_codes.GANG_TIMEOUT)
     monkeypatch.setattr(around, "checks", lambda: (by_id()["dns-leader"],))
+    # Machines may be slow, and what is waited for comes.
+    monkeypatch.setattr(around, "PATIENCE_S", 60.0)
+    monkeypatch.setattr(probes, "LIMIT_S", 60.0)
     monkeypatch.delenv(config.NO_DOCTOR, raising=False)
     script = tmp_path / "t.py"
     script.touch()
