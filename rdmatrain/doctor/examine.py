@@ -14,6 +14,7 @@ from rdmatrain.doctor.model import (
     warned,
 )
 
+NO_THREADS = "ulimit -u, and pids.max of the cgroup: no more threads are allowed"
 HUNG = "dmesg | tail -20, on the node: a driver, a disk or a name server does not answer"
 
 
@@ -49,7 +50,9 @@ def _ask(check: Check, case: Case, hung: dict[str, str]) -> Finding:
         return check.judge(case)
     except UnansweredError as error:
         first = hung.setdefault(error.probe, check.id)
-        return warned(str(error), HUNG) if first == check.id else skipped(f"not asked: see {first}")
+        if first != check.id:
+            return skipped(f"not asked: see {first}")
+        return warned(str(error), NO_THREADS if "new thread" in str(error) else HUNG)
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         return skipped(f"this check is broken, please report it with --dump: {what}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from rdmatrain.discovery.claims.variables import OWN
 from rdmatrain.discovery.model import Complaint
 from rdmatrain.discovery.quota import cpu_quota
-from rdmatrain.doctor.job import pod_of
+from rdmatrain.doctor.job import is_container, is_kubernetes, pod_of
 from rdmatrain.doctor.model import Case
 
 NCCL_FILE = "/etc/nccl.conf"
@@ -39,7 +39,9 @@ def nccl_file(case: Case) -> Mapping[str, str]:
 
 
 def restart(case: Case) -> str:
-    """Return how this pod is replaced by another one, which is given devices anew."""
+    """Return how this pod, container or job is replaced by one that is given devices anew."""
+    if not is_kubernetes(case):
+        return "docker restart $HOSTNAME" if is_container(case) else "rdmatrain run, started again"
     names = (each.value for each in pod_of(case).variables if each.name == "HOSTNAME")
     name = next(names, "")
     return f"kubectl delete pod {name if re.fullmatch('[a-z0-9.-]+', name) else '$HOSTNAME'}"

@@ -69,5 +69,12 @@ def test_of_the_checks_that_need_a_probe_which_hangs_the_first_warns() -> None:
     assert second.finding == skipped("not asked: see verbs-a")
 
 
+def test_where_no_thread_could_be_started_the_limits_are_to_be_looked_at() -> None:
+    none = {"error": "RuntimeError: can't start new thread", "unanswered": True}
+    case = Case(MemorySource({}, {"shm": none}), survey(NOTHING))
+    (found,) = examine(case, [check("shm", lambda case: passed(str(case.probe("shm"))))])
+    assert "ulimit -u" in found.finding.fix
+
+
 def test_every_result_says_how_long_it_took() -> None:
     assert all(each.seconds >= 0 for each in asked(check("a", BAD), check("b", BAD, "a")).values())

@@ -85,6 +85,15 @@ def test_a_driver_that_does_not_answer() -> None:
     assert finding.fix == "kubectl delete pod $HOSTNAME, so that it is started anew"
 
 
+def test_a_driver_that_does_not_answer_without_kubernetes() -> None:
+    gone = {"nvml": {"error": "NVML: Unknown Error", "gpus": []}}
+    host: Changes = {"/dev/nvidia0": ""}
+    again = "rdmatrain run, started again, so that it is started anew"
+    assert asked(bare(host, gone), "gpu-driver").fix == again
+    inside = {**host, "/.dockerenv": ""}
+    assert asked(bare(inside, gone), "gpu-driver").fix.startswith("docker restart $HOSTNAME,")
+
+
 def test_a_driver_that_is_slow_has_lost_nothing() -> None:
     late = {"nvml": {"error": "no answer within 1.3 s", "unanswered": True, "gpus": []}}
     case = healthy({"/dev/nvidia0": "", "/dev/nvidia1": ""}, late)

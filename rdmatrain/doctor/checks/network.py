@@ -22,7 +22,16 @@ from rdmatrain.doctor.checks.unresolved import unresolved
 from rdmatrain.doctor.define import check
 from rdmatrain.doctor.facts import own_variables
 from rdmatrain.doctor.meeting import Meeting, meeting, variables_of
-from rdmatrain.doctor.model import Case, Finding, failed, gravest, passed, skipped, warned
+from rdmatrain.doctor.model import (
+    Case,
+    Finding,
+    UnansweredError,
+    failed,
+    gravest,
+    passed,
+    skipped,
+    warned,
+)
 from rdmatrain.launcher.exit_codes import BAD_CONFIG, GANG_TIMEOUT
 
 GROUP = "network"
@@ -273,11 +282,12 @@ def clock(case: Case) -> Finding:
 
 def _other_clocks(case: Case) -> Iterator[tuple[str, float]]:
     """Yield whose clock was seen, and how far it is ahead of this one."""
-    for name, whose in (
-        ("cluster", _CLUSTERS),
-        ("checkpoint", "the clock of the file server of {path}"),
-    ):
-        facts = case.probe(name) or {}
+    clocks = {"cluster": _CLUSTERS, "checkpoint": "the clock of the file server of {path}"}
+    for name, whose in clocks.items():
+        try:
+            facts = case.probe(name) or {}
+        except UnansweredError:  # which checkpoint-dir tells
+            continue
         if isinstance(facts.get("ahead_s"), int | float):
             yield whose.format(path=facts.get("path")), number(facts, "ahead_s")
 

@@ -34,12 +34,12 @@ _PROVIDERS = {
     "mana_ib": "mana",
     "rdma_rxe": "rxe",
 }
-# ibv_reg_dmabuf_mr came with these.
 # A label of node-feature-discovery.
 _NEWER_KERNEL = (
     'spec: {nodeSelector: {feature.node.kubernetes.io/kernel-version.major: "6"}}, or another '
     "node with Linux 5.15 or later"
 )
+# ibv_reg_dmabuf_mr came with these.
 _DMABUF_KERNEL, _DMABUF_LIBRARY = (5, 12), "rdma-core 34"
 # memfd_create, which shm needs.
 _MEMFD_KERNEL = (3, 17)
