@@ -124,10 +124,15 @@ def _check(options: DoctorOptions) -> None:
         other = "--gang" if options.gang else "--json"
         raise SettingError(f"--dump and {other} cannot go to standard output together")
     _check_needs(options.needs)
-    if options.plot:
+    _check_kind(options.plot)
+
+
+def _check_kind(plot: str) -> None:
+    """Refuse a name that is of no drawing, on all pods."""
+    if plot:
         from rdmatrain.doctor.heatmap import kind_of  # noqa: PLC0415
 
-        kind_of(Path(options.plot))
+        kind_of(Path(plot))
 
 
 def _check_plot(plot: str, case: "Case") -> None:
