@@ -212,7 +212,8 @@ def closed() -> TextIO:
 def test_a_closed_output_does_not_change_the_exit_code_beside_a_probe_that_hangs(
     stdout: TextIO | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left, flushed = [], io.StringIO()
+    left: list[object] = []
+    flushed = io.StringIO()
     monkeypatch.setattr(deadline, "all_ended", lambda **_: False)
     monkeypatch.setattr(os, "_exit", left.append)
     monkeypatch.setattr(flushed, "flush", lambda: left.append("stderr"))
