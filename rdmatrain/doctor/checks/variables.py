@@ -370,8 +370,11 @@ def _position(case: Case, who: Identity) -> list[Finding]:
         find_position(options_of(case.needs, who, environ), who, environ)
     except RefusalError as error:
         # What is missing, an option of rdmatrain run may still say.
-        known = {"--nnodes N": nodes_of(case) or None, "--node-rank R": who.node_rank}
-        known |= {"--master-addr HOST": case.needs.leader or who.leader or None}
+        known: dict[str, object] = {
+            "--nnodes N": nodes_of(case) or None,
+            "--node-rank R": who.node_rank,
+            "--master-addr HOST": case.needs.leader or who.leader or None,
+        }
         lacking = [option for option, value in known.items() if value is None]
         fix = f"rdmatrain run {' '.join(lacking or known)}"
         return [(warned if lacking else failed)(shown(str(error)), fix)]
