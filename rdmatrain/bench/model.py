@@ -140,7 +140,8 @@ class Result:
         case: what.
         ranks: how many.
         hosts: that they were on.
-        transport: what really joined them: "shm", "tcp", "verbs", or several as "shm+tcp".
+        transport: what really joined them: "shm", "tcp", "verbs", or several as "shm+tcp"; "" where
+            that is not told.
         rounds: median seconds a call, of each round.
         seconds_p50: median of ``rounds``.
         seconds_p99: 99th percentile of all calls of all rounds; see ``Op.together``.

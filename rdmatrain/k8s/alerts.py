@@ -69,7 +69,7 @@ ALERTS = (
         f"sum by ({JOB}) (rdmatrain_workers) > 0 unless on ({JOB}) "
         f"sum by ({JOB}) (increase(rdmatrain_collectives_total[5m])) > 0",
         "10m", "critical",
-        "{{ $labels.job }} has done no collective for 10 minutes",
+        "{{ $labels.job }} has done no collective for at least 10 minutes",
         "rdmatrain_rank_waiting_seconds says which ranks wait; the one that does not is the one "
         "to look at.",
     ),

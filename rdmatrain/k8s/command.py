@@ -160,8 +160,7 @@ def _warnings(spec: Spec, name: str) -> Iterator[str]:
     if spec.nodes > 1 and not target(name).has_gang(spec):
         yield (
             f"nothing starts the {spec.nodes} pods together: two jobs that each get some of the "
-            "nodes wait for the rest until join-timeout. Gangs are volcano, kueue, and podgroup "
-            "on Kubernetes 1.37"
+            "nodes wait for the rest until join-timeout. rdmatrain k8s targets tells what is a gang"
         )
 
 

@@ -85,7 +85,7 @@ CASES = {
         {of("workers"): "1x60", of("collectives_total", rank=0): "0+100x20 2000x40"}
         | {of("workers", job="other"): "1x60",
            of("collectives_total", job="other", rank=0): "0+1x60"},
-        35, {}, "llm has done no collective for 10 minutes",
+        35, {}, "llm has done no collective for at least 10 minutes",
         # One rank goes on, an operation a minute; others have ended, or begin nine minutes late.
         {of("workers"): "2x120", of("collectives_total", rank=0): "9x120"}
         | {of("collectives_total", rank=1): "0+1x120"}

@@ -83,7 +83,7 @@ def job_set_part(
 
 def _metadata(spec: Spec, notes: Notes) -> Object:
     labels = dict(spec.labels)
-    why = "Without a queue pods are scheduled as they come: kueue, volcano and podgroup are gangs."
+    why = "Without a queue pods are scheduled as they come: rdmatrain k8s targets has gangs."
     if spec.queue:
         labels[QUEUE] = spec.queue
         why = "Where Kueue runs it admits the JobSet when this LocalQueue has quota for all of it."

@@ -63,7 +63,7 @@ def _note_script(spec: Spec, notes: Notes) -> None:
     notes.add("join_timeout_s", "RDMATRAIN_JOIN_TIMEOUT", spec.join_timeout_s, why)
     why = (
         "In place by the launcher; and by the script, of exit codes that may be retried, until "
-        "Slurm has started the job again so often."
+        "Slurm has started the job again so often: after faults, and because its time was up."
     )
     notes.add("max_restarts", "--max-restarts, scontrol requeue", spec.max_restarts, why)
     notes.add("", "restart epoch", "SLURM_RESTART_COUNT", "Slurm counts it; the launcher reads it.")
