@@ -140,7 +140,9 @@ def _imports(text: bytes) -> Iterator[tuple[int, tuple[str, ...]]]:
         package = _parts(base)
         if base:
             yield level, package
-        for name in _NAME.findall(names or plain):  # also what follows "as", which is no file
+        for name in _NAME.findall(
+            names or plain
+        ):  # what follows "as" too, and may be a file by chance
             yield level, (*package, *_parts(name))
 
 
