@@ -72,6 +72,7 @@ def test_a_rank_that_hangs_ends_the_job_and_is_named_first(
     }
     ends = ends_of(jobs)
     for kind, ended in zip(jobs, finish(list(jobs.values()), timeout_s=5.0), strict=True):
+        assert kind in ends, f"{kind} did not end: {ended.out}"
         took_s = ends[kind] - ended.of(1)["at"]
         with capsys.disabled():
             sys.stdout.write(f"\n{kind}: {took_s:.1f} s from the fault to the end of the job")

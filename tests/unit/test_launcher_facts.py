@@ -19,6 +19,11 @@ PACKAGES = "the installed packages (compare pip freeze, or give all nodes one im
 TWO = Gang(min_nodes=2, max_nodes=2)
 
 
+@pytest.fixture(autouse=True)
+def much_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MAX_S", 60.0)
+
+
 def job(script: str = "/nowhere/train.py", **fields: object) -> Job:
     return Job(program=Program(script=script), **{"gang": TWO, **fields})  # type: ignore[arg-type]
 

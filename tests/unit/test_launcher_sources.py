@@ -42,6 +42,11 @@ BESIDE = {
 }
 
 
+@pytest.fixture(autouse=True)
+def much_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MAX_S", 60.0)
+
+
 def write(folder: Path, tree: dict[str, str]) -> Path:
     for name, text in tree.items():
         path = folder / name
