@@ -20,7 +20,7 @@ LIMIT_S = 500  # a run takes half a minute; a test that hangs is ended, with its
         pytest.param("shm", 2, marks=pytest.mark.thorough),
         ("shm", 3),
         pytest.param("shm", 4, marks=pytest.mark.thorough),
-        ("shm", 8),
+        pytest.param("shm", 8, marks=pytest.mark.thorough),
         ("tcp", 3),
     ],
 )
