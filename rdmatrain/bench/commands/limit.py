@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from rdmatrain.bench.commands.sweep import WrongOption
+from rdmatrain.bench.commands.sweep import WrongOption, time_budget
 from rdmatrain.bench.options import SweepOptions
 from rdmatrain.errors import SettingError
 
@@ -34,14 +34,7 @@ from rdmatrain.errors import SettingError
     help="Of rdmatrain, each a contestant: auto, shm, tcp, verbs.",
 )
 @click.option("--rounds", type=int, default=5, show_default=True, help="How often all are timed.")
-@click.option(
-    "--time-budget",
-    "time_budget_s",
-    type=float,
-    default=0.0,
-    metavar="SECONDS",
-    help="Time for the rounds of all_reduce, and as much for the wire. [default: no bound]",
-)
+@time_budget("Time for the rounds of all_reduce, and as much for the wire.")
 @click.option("--json", default="", metavar="FILE", help="Append JSON lines.")
 @click.option("--html", default="", metavar="FILE", help="Write a report.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")

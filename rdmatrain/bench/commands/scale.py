@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from rdmatrain.bench.commands.sweep import WrongOption
+from rdmatrain.bench.commands.sweep import WrongOption, time_budget
 from rdmatrain.bench.sizes import parse_size
 from rdmatrain.errors import SettingError
 
@@ -103,14 +103,7 @@ def _refuse_beside_fed(ctx: click.Context, name: str) -> None:
     help="Results of rdmatrain bench write,pingpong between hosts without a switch, in place of "
     "--gbps, --latency-us and, where a write of 64 B or less is among them, --message-us.",
 )
-@click.option(
-    "--time-budget",
-    "time_budget_s",
-    type=float,
-    default=0.0,
-    metavar="SECONDS",
-    help="After which nothing more is begun. [default: no bound]",
-)
+@time_budget("After which nothing more is begun.")
 @click.option("--json", default="", metavar="FILE", help="Append JSON lines, as they are found.")
 @click.option("--png", default="", metavar="FILE", help="Draw the simulation.")
 @click.option("--svg", default="", metavar="FILE", help="Draw the simulation.")

@@ -2,7 +2,8 @@
 
 import shlex
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -10,11 +11,25 @@ from click.core import ParameterSource
 from rdmatrain.bench.options import DTYPES, REDOPS, SweepOptions
 from rdmatrain.errors import RdmatrainError, SettingError
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
 
 class WrongOption(click.ClickException):
     """A wrong option, as one line on stderr."""
 
     exit_code = 2
+
+
+def time_budget(text: str) -> Callable[[_Command], _Command]:
+    """Return the option of that name; the text says what of the command it bounds."""
+    return click.option(
+        "--time-budget",
+        "time_budget_s",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help=f"{text} [default: no bound]",
+    )
 
 
 @click.command(epilog="Exit code: 1 if a result is wrong or missing, 2 for wrong options.")
@@ -90,14 +105,7 @@ class WrongOption(click.ClickException):
     "Ceilings of an all_reduce: limit (memory alone), fake (a call that does nothing).",
 )
 @click.option("--rounds", type=int, default=5, show_default=True, help="How often all are timed.")
-@click.option(
-    "--time-budget",
-    "time_budget_s",
-    type=float,
-    default=0.0,
-    metavar="SECONDS",
-    help="Time for the rounds; fewer calls, then fewer rounds are made. [default: no bound]",
-)
+@time_budget("Time for the rounds; fewer calls, then fewer rounds are made.")
 @click.option("--json", default="", metavar="FILE", help="Append JSON lines.")
 @click.option("--csv", default="", metavar="FILE", help="Append CSV.")
 @click.option("--html", default="", metavar="FILE", help="Write a report.")

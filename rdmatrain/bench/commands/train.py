@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from rdmatrain.bench.commands.sweep import WrongOption
+from rdmatrain.bench.commands.sweep import WrongOption, time_budget
 from rdmatrain.errors import SettingError
 
 
@@ -28,14 +28,7 @@ from rdmatrain.errors import SettingError
 @click.option("--heads", type=int, default=6, show_default=True, help="Of attention.")
 @click.option("--seq-len", type=int, default=128, show_default=True, help="Bytes of a sequence.")
 @click.option("--batch", type=int, default=6, show_default=True, help="Sequences of each rank.")
-@click.option(
-    "--time-budget",
-    "time_budget_s",
-    type=float,
-    default=0.0,
-    metavar="SECONDS",
-    help="Time for the rounds; fewer are made. [default: no bound]",
-)
+@time_budget("Time for the rounds; fewer are made.")
 @click.option("--json", default="", metavar="FILE", help="Append JSON lines.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @click.pass_context
