@@ -126,8 +126,10 @@ def test_hardware_that_failed_is_told_from_programs_that_did(
 
 def test_memory_that_may_not_be_locked_is_a_matter_of_the_pod() -> None:
     """What a worker says whose NIC gets no memory, as far as the launcher sees it."""
-    argument = "rails=fake0/1/1 addr=127.0.0.1 fake=reg=1"
-    side, other = (Pair("verbs", argument, number, bytes(16)) for number in (0, 1))
+    # Two scripts are two devices: on one, whichever side comes first would find its end.
+    argument = "rails=fake0/1/1 addr=127.0.0.1 fake="
+    side = Pair("verbs", argument + "reg=1", 0, bytes(16))
+    other = Pair("verbs", argument + "seed=1", 1, bytes(16))
     before, most = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (64 << 10, most))
     addresses = side.address(), other.address()
@@ -139,8 +141,9 @@ def test_memory_that_may_not_be_locked_is_a_matter_of_the_pod() -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_MEMLOCK, (before, most))
             side.close()
-        assert dialer.exception() is not None
-    other.close()
+            failed = dialer.exception()
+            other.close()
+    assert failed is not None
     said = f"MemoryError: {caught.value}"
     fault = of_hardware(of_worker(1, "a", 11, 1, said), said, "")
     assert (fault.kind, fault.exit_code) == ("limit", 77)
