@@ -18,7 +18,8 @@
 #include "coll/recorder.h"
 
 #define REST_NS RDT_NS_PER_S             /* of the thread, with nothing pending; */
-#define LAZY_REST_NS (RDT_NS_PER_S / 10) /* where ranks that need this one may have to be let in */
+#define LAZY_REST_NS (RDT_NS_PER_S / 10) /* where ranks that need this one may have to be let in; */
+#define CALLED_REST_NS RDT_NS_PER_MS     /* and while one is */
 #define SLICE_NS (50 * RDT_NS_PER_MS)
 #define CHECK_NS (10 * RDT_NS_PER_MS)
 #define THREAD_SPIN_NS 5000ull  /* it takes its time from whoever computes */
@@ -329,25 +330,34 @@ static void drive(rdt_comm_t *comm, const drive_t *drive)
 }
 
 /* With nothing pending the peers are read all the same, now and then: a tcp peer whose data stays
- * unread for long would be given up by its kernel. Credits guarantee a slot for whatever comes. */
-static void look_after_peers(rdt_comm_t *comm)
+ * unread for long would be given up by its kernel. Credits guarantee a slot for whatever comes. Returns
+ * how long the thread may rest then. */
+static uint64_t look_after_peers(rdt_comm_t *comm)
 {
-    if (atomic_load(&comm->waiting) > 0 || !take_role(comm)) return;
+    uint64_t rest_ns = comm->cfg.lazy ? LAZY_REST_NS : REST_NS;
+
+    if (atomic_load(&comm->waiting) > 0 || !take_role(comm)) return rest_ns;
     progress_st(comm);
+    for (int i = 0; i < RDT_NUM_TRANSPORTS; i++)
+        if (comm->ctx[i] != NULL && comm->ctx[i]->ops->has_callers != NULL &&
+            comm->ctx[i]->ops->has_callers(comm->ctx[i]))
+            rest_ns = CALLED_REST_NS;
     leave(comm);
+    return rest_ns;
 }
 
 void *rdt_progress_thread(void *arg)
 {
     rdt_comm_t *comm = arg;
     drive_t thread_drive = {.deadline_ns = UINT64_MAX, .spin_ns = THREAD_SPIN_NS};
+    uint64_t rest_ns = 0;
 
     while (!atomic_load(&comm->stop)) {
         uint32_t kick = atomic_load(&comm->kick);
 
         if (atomic_load(&comm->pending) == 0 || atomic_load(&comm->waiting) > 0) {
-            rdt_futex_wait(&comm->kick, kick, comm->cfg.lazy ? LAZY_REST_NS : REST_NS);
-            look_after_peers(comm);
+            rdt_futex_wait(&comm->kick, kick, rest_ns);
+            rest_ns = look_after_peers(comm);
         } else if (take_role(comm)) {
             drive(comm, &thread_drive);
         } else {

@@ -14,8 +14,8 @@
 #include <netinet/in.h>
 
 #include "rdmatrain/transport.h"
+#include "transport/lazy.h"
 #include "transport/windows.h"
-#include "transport/wire.h"
 
 #define TCP_SLOTS 8        /* receive slots per lane */
 #define TCP_TX_FRAMES 32   /* frames accepted and not yet with the kernel; >= all credits + 2 */
@@ -69,8 +69,6 @@ typedef struct tcp_conn {
     uint8_t *rx_data; /* where its data goes, once the head is there */
     rdt_windows_t windows;
     bool ended; /* the peer's side of the stream is over, or has not begun: sock is -1 then */
-    uint64_t needed_ns; /* of one that is not made: since when it is needed, or 0; */
-    bool dials;         /* and whether this rank is to make it */
 } tcp_conn_t;
 
 typedef struct tcp_ctx {
@@ -80,9 +78,8 @@ typedef struct tcp_ctx {
     socklen_t addr_len;
     tcp_conn_t *conns;
     uint32_t num_conns;
-    uint32_t num_settled; /* connections that are made, or never will be */
-    rdt_sleep_t *sleep;   /* between arm and disarm: who is joined then is to be watched as well */
-    rdt_wire_t *wire; /* makes connections that are needed; NULL when there are none left to make */
+    rdt_sleep_t *sleep; /* between arm and disarm: who is joined then is to be watched as well */
+    rdt_lazy_t lazy;    /* zero where all are connected at once */
 } tcp_ctx_t;
 
 /* tcp_conn.c */
@@ -90,16 +87,12 @@ rdt_status_t rdt_tcp_connect(rdt_ctx_t *ctx, const rdt_peer_t *peers, uint32_t n
                              uint64_t deadline_ns, rdt_conn_t **conns);
 void rdt_tcp_cut(rdt_conn_t *conn);
 void rdt_tcp_disconnect(tcp_ctx_t *ctx);
-/* Of one that is not made yet. dials: this rank is to make it, because the peer need not know that the
- * two need each other. In a collective both know, and the higher rank does. */
+/* Of one that is not made yet: see rdt_lazy_need. */
 void rdt_tcp_need(tcp_conn_t *conn, bool dials);
 void rdt_tcp_expect(rdt_conn_t *conn);
-/* Makes what is needed, as far as it gets. */
-void rdt_tcp_join(tcp_ctx_t *ctx);
+bool rdt_tcp_has_callers(const rdt_ctx_t *ctx);
 /* Has the sleeper watch the connection's socket. */
 void rdt_tcp_watch(const tcp_conn_t *conn, rdt_sleep_t *sleep);
-/* Makes what was left to the peer, and has taken too long. */
-void rdt_tcp_hurry(tcp_ctx_t *ctx);
 
 /* tcp_data.c */
 rdt_status_t rdt_tcp_send(rdt_conn_t *conn, rdt_lane_t lane, const void *hdr, const void *data,

@@ -12,8 +12,6 @@
 #include "base/sock.h"
 #include "transport/tcp.h"
 
-/* How long a higher rank may take to call, before this one does as well. */
-#define PATIENCE_NS (20 * RDT_NS_PER_MS)
 /* How long a close waits, for all peers together, for them to end as well. */
 #define LINGER_NS (300 * RDT_NS_PER_MS)
 
@@ -79,7 +77,6 @@ static void on_joined(void *arg, uint32_t i, rdt_link_t *link)
     tcp_conn_t *conn = &ctx->conns[i];
     rdt_status_t st;
 
-    ctx->num_settled++;
     if (conn->base.status != RDT_OK) { /* it was cut */
         close(link->fd);
         return;
@@ -93,10 +90,7 @@ static void on_joined(void *arg, uint32_t i, rdt_link_t *link)
 
 static void on_failed(void *arg, uint32_t i, rdt_status_t status, const char *text)
 {
-    tcp_ctx_t *ctx = arg;
-
-    ctx->num_settled++;
-    fail_conn(&ctx->conns[i], status, text);
+    fail_conn(&((tcp_ctx_t *)arg)->conns[i], status, text);
 }
 
 static rdt_status_t connect_lazily(tcp_ctx_t *ctx, const rdt_dial_t *dial, const rdt_peer_t *peers,
@@ -110,24 +104,15 @@ static rdt_status_t connect_lazily(tcp_ctx_t *ctx, const rdt_dial_t *dial, const
         begin_conn(ctx, &ctx->conns[i], peers[i].rank);
         conns[i] = &ctx->conns[i].base;
     }
-    return rdt_wire_open(dial, peers, num, &listener, &ctx->wire);
+    return rdt_lazy_open(&ctx->lazy, dial, peers, num, &listener);
 }
 
-/* Called for each attempt to send, so what has been said before costs little. */
 void rdt_tcp_need(tcp_conn_t *conn, bool dials)
 {
     tcp_ctx_t *ctx = (tcp_ctx_t *)conn->base.ctx;
-    uint64_t now;
 
-    if (conn->needed_ns != 0 && conn->dials >= dials) return;
-    if (ctx->wire == NULL || conn->base.status != RDT_OK) return;
-    now = rdt_now_ns();
-    if (conn->needed_ns == 0) conn->needed_ns = now;
-    conn->dials = dials || ctx->base.cfg.rank > conn->base.peer;
-    rdt_wire_want(ctx->wire, (uint32_t)(conn - ctx->conns), conn->dials,
-                  ctx->base.cfg.timeout_ns == 0
-                      ? UINT64_MAX
-                      : rdt_deadline_after(now, ctx->base.cfg.timeout_ns));
+    if (conn->base.status == RDT_OK)
+        rdt_lazy_need(&ctx->lazy, (uint32_t)(conn - ctx->conns), dials);
 }
 
 void rdt_tcp_expect(rdt_conn_t *base)
@@ -135,25 +120,9 @@ void rdt_tcp_expect(rdt_conn_t *base)
     if (base->unjoined) rdt_tcp_need((tcp_conn_t *)base, false);
 }
 
-void rdt_tcp_join(tcp_ctx_t *ctx)
+bool rdt_tcp_has_callers(const rdt_ctx_t *base)
 {
-    rdt_wire_step(ctx->wire, 0);
-    if (ctx->num_settled < ctx->num_conns) return;
-    rdt_wire_close(ctx->wire);
-    ctx->wire = NULL;
-}
-
-/* The peer may not know that this rank needs it, or it may be gone, which dialling shows. */
-void rdt_tcp_hurry(tcp_ctx_t *ctx)
-{
-    uint64_t now = rdt_now_ns();
-
-    for (uint32_t i = 0; i < ctx->num_conns; i++) {
-        tcp_conn_t *conn = &ctx->conns[i];
-
-        if (conn->base.unjoined && conn->needed_ns != 0 && now - conn->needed_ns > PATIENCE_NS)
-            rdt_tcp_need(conn, true);
-    }
+    return rdt_lazy_has_callers(&((const tcp_ctx_t *)base)->lazy);
 }
 
 /* -- all at once -- */
@@ -213,7 +182,7 @@ void rdt_tcp_disconnect(tcp_ctx_t *ctx)
 {
     uint64_t deadline_ns = rdt_now_ns() + LINGER_NS;
 
-    if (ctx->wire != NULL) rdt_wire_close(ctx->wire);
+    rdt_lazy_close(&ctx->lazy);
     for (uint32_t i = 0; i < ctx->num_conns; i++)
         if (ctx->conns[i].sock >= 0) shutdown(ctx->conns[i].sock, SHUT_WR);
     for (uint32_t i = 0; i < ctx->num_conns; i++) {

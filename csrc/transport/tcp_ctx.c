@@ -57,6 +57,7 @@ const rdt_transport_ops_t rdt_tcp_ops = {
     .peek = rdt_tcp_peek,
     .release = rdt_tcp_release,
     .expect = rdt_tcp_expect,
+    .has_callers = rdt_tcp_has_callers,
     .poll = rdt_tcp_poll,
     .check = rdt_tcp_check,
     .arm = rdt_tcp_arm,

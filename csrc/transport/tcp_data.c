@@ -303,7 +303,7 @@ void rdt_tcp_poll(rdt_ctx_t *base)
 {
     tcp_ctx_t *ctx = (tcp_ctx_t *)base;
 
-    if (ctx->wire != NULL) rdt_tcp_join(ctx);
+    rdt_lazy_step(&ctx->lazy);
     for (uint32_t i = 0; i < ctx->num_conns; i++) {
         tcp_conn_t *conn = &ctx->conns[i];
 
@@ -317,9 +317,7 @@ void rdt_tcp_poll(rdt_ctx_t *base)
 /* poll() reads every socket anyway, and a read is how a death is seen. */
 void rdt_tcp_check(rdt_ctx_t *base)
 {
-    tcp_ctx_t *ctx = (tcp_ctx_t *)base;
-
-    if (ctx->wire != NULL) rdt_tcp_hurry(ctx);
+    rdt_lazy_hurry(&((tcp_ctx_t *)base)->lazy);
 }
 
 void rdt_tcp_watch(const tcp_conn_t *conn, rdt_sleep_t *sleep)
@@ -334,9 +332,7 @@ void rdt_tcp_arm(rdt_ctx_t *base, rdt_sleep_t *sleep)
     tcp_ctx_t *ctx = (tcp_ctx_t *)base;
 
     assert(!sleep->use_futex);
-    if (ctx->wire != NULL)
-        sleep->fds[sleep->num_fds++] =
-            (struct pollfd){.fd = rdt_wire_fd(ctx->wire), .events = POLLIN};
+    rdt_lazy_watch(&ctx->lazy, sleep);
     for (uint32_t i = 0; i < ctx->num_conns; i++) {
         const tcp_conn_t *conn = &ctx->conns[i];
 

@@ -336,6 +336,11 @@ int rdt_wire_fd(const rdt_wire_t *wire)
     return wire->epoll_fd;
 }
 
+bool rdt_wire_has_callers(const rdt_wire_t *wire)
+{
+    return wire->num_callers > 0;
+}
+
 /* -- from open to close -- */
 
 static rdt_status_t watch_listener(rdt_wire_t *wire)

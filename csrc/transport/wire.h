@@ -54,6 +54,8 @@ void rdt_wire_want(rdt_wire_t *wire, uint32_t i, bool dials, uint64_t deadline_n
 void rdt_wire_step(rdt_wire_t *wire, uint64_t until_ns);
 /* Readable when step has something to do. What times out is seen by stepping now and then. */
 int rdt_wire_fd(const rdt_wire_t *wire);
+/* Somebody is in the middle of a handshake with this rank, and waits for its next step. */
+bool rdt_wire_has_callers(const rdt_wire_t *wire);
 /* Gives up what is still being made. */
 void rdt_wire_close(rdt_wire_t *wire);
 

@@ -40,7 +40,7 @@ typedef struct rdt_ctx_cfg {
     uint32_t tuning;                 /* digest of what ranks must have equal besides */
     uint32_t stream_from, stream_to; /* bytes of data that shm writes past the caches */
     uint8_t token[RDT_TOKEN_BYTES];
-    bool lazy;           /* tcp: a peer is connected when it is first needed, not by connect */
+    bool lazy; /* tcp, verbs: a peer is connected when it is first needed, not by connect */
     uint64_t timeout_ns; /* of the group's operations: an upper bound of what a NIC retries for */
     /* tcp: numeric address to listen on. fake: its script. verbs: see transport/verbs.h. else unused */
     const char *addr;
@@ -160,6 +160,8 @@ struct rdt_transport_ops {
      * on the point-to-point lane, so it is to be there, or its loss to be seen. On the other lane to
      * peek says so, and on both to send. */
     void (*expect)(rdt_conn_t *conn);
+    /* Optional (NULL), likewise: a peer is about to join this rank, and waits for its poll. */
+    bool (*has_callers)(const rdt_ctx_t *ctx);
     /* Moves what the operating system or the NIC has: call between attempts. */
     void (*poll)(rdt_ctx_t *ctx);
     /* Asks the operating system whether the peers live, and latches what it says: a few system
