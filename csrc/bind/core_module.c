@@ -413,10 +413,11 @@ static PyTypeObject CommType = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "rdmatrain._core.Comm",
     .tp_basicsize = sizeof(CommObject),
     .tp_flags = Py_TPFLAGS_DEFAULT,
-    .tp_doc = "Comm(rank, world, token, spin_ns=0, tuning=None, hosts=None, lazy=False)\n--\n\n"
-              "A rank's end of a group. tuning: changes to the default table, see TUNING. hosts: a "
-              "number for the host of each rank, None when all are on one. lazy: tcp peers are "
-              "connected when they are first needed.",
+    .tp_doc =
+        "Comm(rank, world, token, spin_ns=0, tuning=None, hosts=None, lazy=False)\n--\n\n"
+        "A rank's end of a group. tuning: changes to the default table, see TUNING. hosts: a "
+        "number for the host of each rank, None when all are on one. lazy: peers over tcp and "
+        "verbs are connected when they are first needed.",
     .tp_new = comm_new,
     .tp_dealloc = (destructor)comm_dealloc,
     .tp_methods = comm_methods,

@@ -22,6 +22,10 @@
  * as asynchronous events. Drivers that cannot take a device from its users report nothing and only hide
  * it: that shows in sysfs.
  *
+ * An address is that of the socket, and a byte: whether the rank has an arena. Both ends know before they
+ * meet whether data can go into places. In large groups they meet when they first need each other:
+ * transport/lazy.h.
+ *
  * The argument of open, words separated by spaces:
  *   rails=DEV/PORT/GID[,GID...][+DEV/PORT/GID...]   GIDs: indexes to try in this order
  *   addr=ADDRESS     numeric; where the handshake listens
@@ -38,6 +42,7 @@
 
 #include "ibv/ibv_api.h"
 #include "rdmatrain/transport.h"
+#include "transport/lazy.h"
 
 #define VERBS_SLOTS 8 /* of a lane's inbox; a power of two */
 #define VERBS_MAX_RAILS 4
@@ -137,9 +142,13 @@ typedef struct verbs_ctx {
     socklen_t addr_len;
     verbs_rail_t rails[VERBS_MAX_RAILS];
     uint32_t num_rails;
+    bool places; /* this rank has an arena, as its address says */
     struct verbs_conn *conns;
     uint32_t num_conns, num_owing; /* connections that owe credits */
-    verbs_extent_t *extents;       /* in order of registration; grows */
+    rdt_lazy_t lazy;               /* zero where all are connected at once */
+    uint32_t num_joining;          /* peers that were met, and with which this rank still agrees */
+    rdt_sleep_t *sleep;      /* between arm and disarm: who is met then is to be watched as well */
+    verbs_extent_t *extents; /* in order of registration; grows */
     uint32_t num_extents, last_extent;
 } verbs_ctx_t;
 
@@ -208,10 +217,13 @@ typedef struct verbs_qp {
     union ibv_gid gid;
 } verbs_qp_t;
 
+typedef struct verbs_joining verbs_joining_t;
+
 typedef struct verbs_conn {
     rdt_conn_t base;
     uint32_t index;
-    int sock;
+    int sock;                 /* -1 before the peer was met */
+    verbs_joining_t *joining; /* owned; while the two agree */
     verbs_qp_t qps[VERBS_MAX_RAILS];
     uint32_t num_rails; /* the smaller number of both ends */
     verbs_lane_t lanes[RDT_NUM_LANES];
@@ -224,7 +236,7 @@ typedef struct verbs_conn {
     uint64_t active_ns;
     bool owes_credits; /* the queue pair was full when they were due */
     bool exposed;      /* the peer may put data here */
-    bool ended;        /* its process has closed the socket */
+    bool ended;        /* its process has closed the socket, or the two have not joined */
     /* The first completion that failed, for which see verbs_watch.c; failed_ns is 0 before. */
     uint64_t failed_ns;
     uint32_t failed_rail;
@@ -242,9 +254,24 @@ static inline uint8_t *rdt_verbs_slot(const verbs_conn_t *conn, bool out, int la
 /* verbs_conn.c */
 rdt_status_t rdt_verbs_connect(rdt_ctx_t *ctx, const rdt_peer_t *peers, uint32_t num,
                                uint64_t deadline_ns, rdt_conn_t **conns);
+/* Of one that is not made yet: see rdt_lazy_need. */
+void rdt_verbs_need(verbs_conn_t *conn, bool dials);
+void rdt_verbs_expect(rdt_conn_t *conn);
+bool rdt_verbs_has_callers(const rdt_ctx_t *ctx);
+/* Meets and joins whom this rank or its peers need, as far as it gets. */
+void rdt_verbs_join_some(verbs_ctx_t *ctx);
 void rdt_verbs_cut(rdt_conn_t *conn);
 void rdt_verbs_revoke(rdt_ctx_t *ctx, uint64_t from);
 void rdt_verbs_disconnect(verbs_ctx_t *ctx);
+
+/* verbs_join.c */
+/* Makes conn->joining; the connection has its socket, memory and queue pairs. */
+rdt_status_t rdt_verbs_join_begin(const verbs_ctx_t *ctx, verbs_conn_t *conn);
+/* As far as it gets without waiting. OK: both ends are joined. AGAIN: the socket has to have one of
+ * rdt_verbs_join_events first. With any other status the two have not agreed, and joining is freed. */
+rdt_status_t rdt_verbs_join_step(verbs_ctx_t *ctx, verbs_conn_t *conn);
+short rdt_verbs_join_events(const verbs_conn_t *conn);
+void rdt_verbs_join_end(verbs_conn_t *conn);
 
 /* verbs_qp.c */
 /* In state INIT, with all its receives posted. */
@@ -305,6 +332,8 @@ void rdt_verbs_failed_wc(verbs_conn_t *conn, uint32_t rail, enum ibv_wc_status s
 /* All connections that use the rail. */
 void rdt_verbs_rail_failed(verbs_ctx_t *ctx, uint32_t rail, const char *why);
 void rdt_verbs_check(rdt_ctx_t *ctx);
+/* Has the sleeper watch the connection's socket. */
+void rdt_verbs_watch(const verbs_conn_t *conn, rdt_sleep_t *sleep);
 void rdt_verbs_arm(rdt_ctx_t *ctx, rdt_sleep_t *sleep);
 void rdt_verbs_disarm(rdt_ctx_t *ctx);
 

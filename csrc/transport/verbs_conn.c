@@ -1,53 +1,35 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Joining the ranks: over the socket of the handshake each side offers its queue pairs and its inbox,
- * moves to the peer's, and says how that went. Where a GID turns out to be unusable, both begin again
- * with their next ones. */
+/* The connections of a context: made all at once or one by one, and ended. */
 #include <errno.h>
+#include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <unistd.h>
 
-#include "arena/arena.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/sock.h"
 #include "transport/verbs.h"
-#include "transport/wire.h"
 
-#define PSN_MASK 0xffffffu
 /* How long a close waits, for all peers together, for what is under way; how often it looks who is there. */
 #define LINGER_NS (300 * RDT_NS_PER_MS)
 #define LINGER_CHECK_NS RDT_NS_PER_MS
 
-typedef struct verbs_offer {
-    uint32_t num_rails, slots;
-    uint32_t places; /* this side has an arena */
-    uint32_t reserved;
-    uint64_t inbox;
-    verbs_offer_rail_t rails[VERBS_MAX_RAILS];
-} verbs_offer_t;
+/* A socket's address, and whether the rank has an arena. */
+static bool is_address(const rdt_peer_t *peer)
+{
+    return peer->wire_len > sizeof(struct sockaddr_in) && peer->wire_len <= sizeof(peer->wire);
+}
 
-_Static_assert(sizeof(verbs_offer_t) == 24 + VERBS_MAX_RAILS * 32, "a wire format has no padding");
-
-enum { VERDICT_JOINED = 1, VERDICT_NEXT_GID, VERDICT_FAILED };
-
-typedef struct joining {
-    verbs_offer_t mine, theirs;
-    uint32_t gid_choice[VERBS_MAX_RAILS];
-    uint8_t verdict;
-    bool done;
-} joining_t;
-
-static rdt_status_t dial(const rdt_peer_t *peer, int *fd_p)
+static rdt_status_t dial_verbs(const rdt_peer_t *peer, int *fd_p)
 {
     struct sockaddr_storage addr = {0};
 
-    if (peer->wire_len < sizeof(struct sockaddr_in) || peer->wire_len > sizeof(addr))
-        return rdt_fail(RDT_BAD_ARG, "not an address of the verbs transport");
-    memcpy(&addr, peer->wire, peer->wire_len);
-    return rdt_sock_dial((struct sockaddr *)&addr, peer->wire_len, fd_p);
+    _Static_assert(sizeof(peer->wire) <= sizeof(addr) + 1, "an address fits");
+    memcpy(&addr, peer->wire, peer->wire_len - 1);
+    return rdt_sock_dial((struct sockaddr *)&addr, peer->wire_len - 1, fd_p);
 }
 
 /* -- memory -- */
@@ -78,167 +60,46 @@ static rdt_status_t register_memory(const verbs_rail_t *rail, verbs_conn_t *conn
     return qp->mr != NULL ? RDT_OK : rdt_verbs_reg_failed(rail->dev, conn->memory_bytes, errno);
 }
 
-static rdt_status_t set_up(verbs_ctx_t *ctx, verbs_conn_t *conn, const rdt_peer_t *peer, int sock)
-{
-    rdt_status_t st;
+/* -- one connection -- */
 
-    conn->base = (rdt_conn_t){.ops = &rdt_verbs_ops, .ctx = &ctx->base, .peer = peer->rank};
-    conn->sock = sock;
+static void begin_conn(verbs_ctx_t *ctx, verbs_conn_t *conn, const rdt_peer_t *peer)
+{
+    conn->base = (rdt_conn_t){.ops = &rdt_verbs_ops,
+                              .ctx = &ctx->base,
+                              .peer = peer->rank,
+                              .places = ctx->places && peer->wire[peer->wire_len - 1] != 0,
+                              .unjoined = true};
+    conn->sock = -1;
+    conn->ended = true;
     conn->index = ctx->num_conns++;
-    conn->active_ns = rdt_now_ns();
     for (uint32_t i = 0; i < VERBS_RECV_DEPTH; i++)
         conn->recv_wrs[i] =
             (struct ibv_recv_wr){.wr_id = VERBS_WR_RECV | (uint64_t)conn->index << 32,
                                  .next = i + 1 < VERBS_RECV_DEPTH ? &conn->recv_wrs[i + 1] : NULL};
-    st = rdt_sock_keep_alive(sock);
+}
+
+/* Takes the socket over, and begins to agree with the peer on the rest. */
+static rdt_status_t set_up(verbs_ctx_t *ctx, verbs_conn_t *conn, int sock)
+{
+    rdt_status_t st = rdt_sock_keep_alive(sock);
+
+    conn->sock = sock;
     if (st == RDT_OK) st = map_memory(conn, ctx->base.cfg.chunk_bytes);
     for (uint32_t r = 0; r < ctx->num_rails && st == RDT_OK; r++) {
         st = register_memory(&ctx->rails[r], conn, &conn->qps[r]);
         if (st == RDT_OK) st = rdt_verbs_qp_create(ctx, conn, r);
     }
-    return st;
+    return st == RDT_OK ? rdt_verbs_join_begin(ctx, conn) : st;
 }
 
-/* -- offers -- */
-
-static rdt_status_t fill_rail(const verbs_ctx_t *ctx, verbs_conn_t *conn, joining_t *j, uint32_t r)
+static void joined(verbs_conn_t *conn)
 {
-    const verbs_rail_t *rail = &ctx->rails[r];
-    verbs_offer_rail_t *offer = &j->mine.rails[r];
-    uint8_t index = rail->gid_index[j->gid_choice[r]];
-    uint8_t mtu = (uint8_t)rail->attr.active_mtu;
-    union ibv_gid gid;
-
-    /* enum ibv_mtu: 1 is 256 bytes, and each one more doubles it. */
-    while (ctx->options.mtu > 0 && mtu > IBV_MTU_256 && (128u << mtu) > ctx->options.mtu)
-        mtu--;
-    if (rail->dev->api.query_gid(rail->dev->context, rail->port, index, &gid) != 0)
-        return rdt_fail(RDT_IO_ERROR, "GID index %u of %s/%u cannot be read: %s", index, rail->name,
-                        rail->port, strerror(errno));
-    *offer = (verbs_offer_rail_t){.qpn = conn->qps[r].qp->qp_num,
-                                  .rkey = conn->qps[r].mr->rkey,
-                                  .lid = rail->attr.lid,
-                                  .mtu = mtu,
-                                  .link_layer = rail->attr.link_layer};
-    memcpy(offer->gid, &gid, sizeof(offer->gid));
-    conn->qps[r].gid_index = index;
-    conn->qps[r].gid = gid;
-    if (getrandom(&offer->psn, sizeof(offer->psn), 0) < 0) offer->psn = conn->index;
-    offer->psn &= PSN_MASK;
-    return RDT_OK;
+    conn->base.unjoined = false;
+    conn->ended = false;
+    conn->active_ns = rdt_now_ns();
 }
 
-static rdt_status_t make_offer(const verbs_ctx_t *ctx, verbs_conn_t *conn, joining_t *j)
-{
-    rdt_status_t st = RDT_OK;
-
-    j->mine = (verbs_offer_t){.num_rails = ctx->num_rails,
-                              .slots = VERBS_SLOTS,
-                              .places = rdt_arena_is_open(),
-                              .inbox = (uintptr_t)conn->memory};
-    for (uint32_t r = 0; r < ctx->num_rails && st == RDT_OK; r++)
-        st = fill_rail(ctx, conn, j, r);
-    return st;
-}
-
-static bool is_sane(const verbs_offer_t *offer)
-{
-    if (offer->num_rails == 0 || offer->num_rails > VERBS_MAX_RAILS || offer->slots != VERBS_SLOTS)
-        return false;
-    for (uint32_t r = 0; r < offer->num_rails; r++)
-        if (offer->rails[r].mtu < IBV_MTU_256 || offer->rails[r].mtu > IBV_MTU_4096 ||
-            offer->rails[r].qpn > PSN_MASK || offer->rails[r].psn > PSN_MASK)
-            return false;
-    return true;
-}
-
-static rdt_status_t take_offer(verbs_ctx_t *ctx, verbs_conn_t *conn, joining_t *j)
-{
-    if (!is_sane(&j->theirs))
-        return rdt_fail(RDT_PROTOCOL, "what it offers is not understood by this version");
-    conn->num_rails = ctx->num_rails < j->theirs.num_rails ? ctx->num_rails : j->theirs.num_rails;
-    for (uint32_t r = 0; r < conn->num_rails; r++) {
-        if (j->theirs.rails[r].link_layer != ctx->rails[r].attr.link_layer)
-            return rdt_fail(RDT_PEER_REFUSED,
-                            "rail %u is RoCE on one side and InfiniBand on the other", r);
-        conn->qps[r].rkey = j->theirs.rails[r].rkey;
-    }
-    conn->peer_inbox = j->theirs.inbox;
-    conn->base.places = j->mine.places != 0 && j->theirs.places != 0;
-    return RDT_OK;
-}
-
-/* -- joining -- */
-
-static bool has_next_gid(const verbs_ctx_t *ctx, const joining_t *j, uint32_t r)
-{
-    return j->gid_choice[r] + 1 < ctx->rails[r].num_gids;
-}
-
-/* The verdict of this side on what the two have offered. */
-static void join_rails(verbs_ctx_t *ctx, verbs_conn_t *conn, joining_t *j)
-{
-    j->verdict = VERDICT_JOINED;
-    for (uint32_t r = 0; r < conn->num_rails; r++) {
-        if (rdt_verbs_qp_join(ctx, conn, r, j->gid_choice[r], &j->mine.rails[r],
-                              &j->theirs.rails[r]) == RDT_OK)
-            continue;
-        j->verdict = has_next_gid(ctx, j, r) ? VERDICT_NEXT_GID : VERDICT_FAILED;
-        return;
-    }
-}
-
-static rdt_status_t offer_one(verbs_ctx_t *ctx, verbs_conn_t *conn, joining_t *j,
-                              uint64_t deadline_ns)
-{
-    rdt_status_t st = make_offer(ctx, conn, j);
-
-    if (st == RDT_OK) st = rdt_sock_send(conn->sock, &j->mine, sizeof(j->mine), NULL, deadline_ns);
-    return st;
-}
-
-static rdt_status_t answer_one(verbs_ctx_t *ctx, verbs_conn_t *conn, joining_t *j,
-                               uint64_t deadline_ns)
-{
-    rdt_status_t st = rdt_sock_recv(conn->sock, &j->theirs, sizeof(j->theirs), NULL, deadline_ns);
-
-    if (st == RDT_OK) st = take_offer(ctx, conn, j);
-    if (st != RDT_OK) return st;
-    join_rails(ctx, conn, j);
-    st = rdt_sock_send(conn->sock, &j->verdict, 1, NULL, deadline_ns);
-    /* The text is the reason why this side could not join. */
-    return j->verdict == VERDICT_FAILED ? RDT_IO_ERROR : st;
-}
-
-/* Both sides go on to their next GIDs, as the two of a pair are of one kind: where one's IPv4 address
- * cannot be used, the other's would not be reached from IPv6. */
-static rdt_status_t start_again(verbs_ctx_t *ctx, verbs_conn_t *conn, joining_t *j)
-{
-    rdt_status_t st = RDT_OK;
-
-    for (uint32_t r = 0; r < conn->num_rails && st == RDT_OK; r++) {
-        if (has_next_gid(ctx, j, r)) j->gid_choice[r]++;
-        st = rdt_verbs_qp_reset(ctx, conn, r);
-    }
-    return st;
-}
-
-static rdt_status_t settle_one(verbs_ctx_t *ctx, verbs_conn_t *conn, joining_t *j,
-                               uint64_t deadline_ns)
-{
-    uint8_t theirs;
-    rdt_status_t st = rdt_sock_recv(conn->sock, &theirs, 1, NULL, deadline_ns);
-
-    if (st != RDT_OK) return st;
-    if (theirs == VERDICT_FAILED)
-        return rdt_fail(RDT_PEER_REFUSED,
-                        "it cannot move a queue pair to this rank's: its own error "
-                        "says why");
-    if (theirs != VERDICT_JOINED && theirs != VERDICT_NEXT_GID)
-        return rdt_fail(RDT_PROTOCOL, "its verdict is not understood by this version");
-    j->done = theirs == VERDICT_JOINED && j->verdict == VERDICT_JOINED;
-    return j->done ? RDT_OK : start_again(ctx, conn, j);
-}
+/* -- all at once -- */
 
 /* Puts what was done, and with which rank, in front of the last error. */
 static rdt_status_t named(rdt_status_t st, const char *doing, uint32_t rank)
@@ -250,68 +111,167 @@ static rdt_status_t named(rdt_status_t st, const char *doing, uint32_t rank)
     return rdt_fail(st, "%s rank %u: %.400s", doing, rank, cause);
 }
 
-typedef rdt_status_t (*step_fn)(verbs_ctx_t *, verbs_conn_t *, joining_t *, uint64_t);
-
-static rdt_status_t step_all(verbs_ctx_t *ctx, joining_t *joinings, step_fn step,
-                             uint64_t deadline_ns)
+/* How many are still to come: fds has what they wait for, and *next_p the rank of one of them. */
+static rdt_status_t join_more(verbs_ctx_t *ctx, struct pollfd *fds, uint32_t *num_p,
+                              uint32_t *next_p)
 {
+    *num_p = 0;
     for (uint32_t i = 0; i < ctx->num_conns; i++) {
+        verbs_conn_t *conn = &ctx->conns[i];
         rdt_status_t st;
 
-        if (joinings[i].done) continue;
-        st = step(ctx, &ctx->conns[i], &joinings[i], deadline_ns);
-        if (st != RDT_OK) return named(st, "joining", ctx->conns[i].base.peer);
+        if (!conn->base.unjoined) continue;
+        st = rdt_verbs_join_step(ctx, conn);
+        if (st == RDT_OK) joined(conn);
+        if (st == RDT_AGAIN) {
+            fds[(*num_p)++] =
+                (struct pollfd){.fd = conn->sock, .events = rdt_verbs_join_events(conn)};
+            *next_p = conn->base.peer;
+        } else if (st != RDT_OK)
+            return named(st, "joining", conn->base.peer);
     }
     return RDT_OK;
 }
 
-static bool all_done(const verbs_ctx_t *ctx, const joining_t *joinings)
-{
-    for (uint32_t i = 0; i < ctx->num_conns; i++)
-        if (!joinings[i].done) return false;
-    return true;
-}
-
-/* Each step is done for all peers before the next one, so nobody waits in a circle: what is sent fits
- * in a socket's buffer. Ends, since who asks for another round uses up a GID. */
 static rdt_status_t join_all(verbs_ctx_t *ctx, uint64_t deadline_ns)
 {
-    joining_t *joinings = calloc(ctx->num_conns, sizeof(*joinings));
-    rdt_status_t st = RDT_OK;
+    struct pollfd *fds = calloc(ctx->num_conns, sizeof(*fds));
+    uint32_t num, next = 0;
+    rdt_status_t st;
 
-    if (joinings == NULL) return rdt_fail(RDT_NO_MEMORY, "verbs connections: out of memory");
-    while (st == RDT_OK && !all_done(ctx, joinings)) {
-        st = step_all(ctx, joinings, offer_one, deadline_ns);
-        if (st == RDT_OK) st = step_all(ctx, joinings, answer_one, deadline_ns);
-        if (st == RDT_OK) st = step_all(ctx, joinings, settle_one, deadline_ns);
-    }
-    free(joinings);
+    if (fds == NULL) return rdt_fail(RDT_NO_MEMORY, "verbs connections: out of memory");
+    while ((st = join_more(ctx, fds, &num, &next)) == RDT_OK && num > 0)
+        if (poll(fds, num, rdt_ms_until(deadline_ns)) == 0) {
+            st = rdt_fail(RDT_CONNECT_TIMEOUT, "joining rank %u: no answer before the deadline",
+                          next);
+            break;
+        }
+    free(fds);
     return st;
+}
+
+/* -- one by one -- */
+
+/* The peer sees its socket end. */
+static void fail_conn(verbs_ctx_t *ctx, verbs_conn_t *conn, rdt_status_t status, const char *text)
+{
+    rdt_verbs_join_end(conn);
+    rdt_verbs_qp_error(ctx, conn);
+    if (conn->sock >= 0) shutdown(conn->sock, SHUT_RDWR);
+    if (conn->base.status != RDT_OK) return;
+    conn->base.status = status;
+    snprintf(conn->base.detail, sizeof(conn->base.detail), "%s", text);
+}
+
+static void on_met(void *arg, uint32_t i, rdt_link_t *link)
+{
+    verbs_ctx_t *ctx = arg;
+    verbs_conn_t *conn = &ctx->conns[i];
+    rdt_status_t st;
+
+    if (conn->base.status != RDT_OK) { /* it was cut */
+        close(link->fd);
+        return;
+    }
+    st = set_up(ctx, conn, link->fd);
+    if (st != RDT_OK) {
+        fail_conn(ctx, conn, st, rdt_last_error());
+        return;
+    }
+    ctx->num_joining++;
+    if (ctx->sleep != NULL) rdt_verbs_watch(conn, ctx->sleep);
+}
+
+static void on_failed(void *arg, uint32_t i, rdt_status_t status, const char *text)
+{
+    verbs_ctx_t *ctx = arg;
+
+    fail_conn(ctx, &ctx->conns[i], status, text);
+}
+
+static rdt_status_t step_or_give_up(verbs_ctx_t *ctx, verbs_conn_t *conn)
+{
+    rdt_status_t st =
+        conn->base.status != RDT_OK ? conn->base.status : rdt_verbs_join_step(ctx, conn);
+
+    if (st != RDT_AGAIN || rdt_now_ns() < rdt_lazy_deadline(&ctx->lazy, conn->index)) return st;
+    return rdt_fail(RDT_CONNECT_TIMEOUT, "no answer before the deadline");
+}
+
+void rdt_verbs_join_some(verbs_ctx_t *ctx)
+{
+    rdt_lazy_step(&ctx->lazy);
+    for (uint32_t i = 0; i < ctx->num_conns && ctx->num_joining > 0; i++) {
+        verbs_conn_t *conn = &ctx->conns[i];
+        rdt_status_t st;
+
+        if (conn->joining == NULL) continue;
+        st = step_or_give_up(ctx, conn);
+        if (st == RDT_AGAIN) continue;
+        ctx->num_joining--;
+        if (st == RDT_OK)
+            joined(conn);
+        else
+            fail_conn(ctx, conn, st, rdt_last_error());
+    }
+}
+
+void rdt_verbs_need(verbs_conn_t *conn, bool dials)
+{
+    verbs_ctx_t *ctx = (verbs_ctx_t *)conn->base.ctx;
+
+    if (conn->base.status == RDT_OK) rdt_lazy_need(&ctx->lazy, conn->index, dials);
+}
+
+void rdt_verbs_expect(rdt_conn_t *base)
+{
+    if (base->unjoined) rdt_verbs_need((verbs_conn_t *)base, false);
+}
+
+bool rdt_verbs_has_callers(const rdt_ctx_t *base)
+{
+    const verbs_ctx_t *ctx = (const verbs_ctx_t *)base;
+
+    return ctx->num_joining > 0 || rdt_lazy_has_callers(&ctx->lazy);
+}
+
+/* -- both -- */
+
+static rdt_status_t connect_all(verbs_ctx_t *ctx, const rdt_dial_t *dial, const rdt_peer_t *peers,
+                                uint32_t num, uint64_t deadline_ns)
+{
+    rdt_link_t *links = calloc(num, sizeof(*links));
+    rdt_status_t st;
+    uint32_t i = 0;
+
+    if (links == NULL) return rdt_fail(RDT_NO_MEMORY, "verbs connections: out of memory");
+    st = rdt_wire_connect(dial, peers, num, deadline_ns, links);
+    for (; st == RDT_OK && i < num; i++)
+        st = set_up(ctx, &ctx->conns[i], links[i].fd);
+    for (; i < num; i++) /* those that set_up did not take over */
+        if (links[i].fd >= 0) close(links[i].fd);
+    free(links);
+    return st == RDT_OK ? join_all(ctx, deadline_ns) : st;
 }
 
 rdt_status_t rdt_verbs_connect(rdt_ctx_t *base, const rdt_peer_t *peers, uint32_t num,
                                uint64_t deadline_ns, rdt_conn_t **conns)
 {
     verbs_ctx_t *ctx = (verbs_ctx_t *)base;
-    rdt_dial_t d = {&base->cfg, ctx->listen_fd, RDT_NO_FDS, dial};
-    rdt_link_t *links = calloc(num, sizeof(*links));
-    rdt_status_t st;
-    uint32_t i = 0;
+    rdt_dial_t dial = {&base->cfg, ctx->listen_fd, RDT_NO_FDS, dial_verbs};
+    rdt_wire_listener_t listener = {on_met, on_failed, ctx};
 
     ctx->conns = calloc(num, sizeof(*ctx->conns));
-    if (links == NULL || ctx->conns == NULL) {
-        free(links);
-        return rdt_fail(RDT_NO_MEMORY, "verbs connections: out of memory");
-    }
-    st = rdt_wire_connect(&d, peers, num, deadline_ns, links);
-    for (; st == RDT_OK && i < num; i++) {
+    if (ctx->conns == NULL) return rdt_fail(RDT_NO_MEMORY, "verbs connections: out of memory");
+    for (uint32_t i = 0; i < num; i++) {
+        if (!is_address(&peers[i]))
+            return rdt_fail(RDT_BAD_ARG, "rank %u: not an address of the verbs transport",
+                            peers[i].rank);
+        begin_conn(ctx, &ctx->conns[i], &peers[i]);
         conns[i] = &ctx->conns[i].base;
-        st = set_up(ctx, &ctx->conns[i], &peers[i], links[i].fd);
     }
-    for (; i < num; i++) /* those that set_up did not take over */
-        if (links[i].fd >= 0) close(links[i].fd);
-    free(links);
-    return st == RDT_OK ? join_all(ctx, deadline_ns) : st;
+    if (base->cfg.lazy) return rdt_lazy_open(&ctx->lazy, &dial, peers, num, &listener);
+    return connect_all(ctx, &dial, peers, num, deadline_ns);
 }
 
 /* -- ends -- */
@@ -352,7 +312,7 @@ void rdt_verbs_cut(rdt_conn_t *base)
     verbs_conn_t *conn = (verbs_conn_t *)base;
 
     rdt_verbs_qp_error((verbs_ctx_t *)base->ctx, conn);
-    shutdown(conn->sock, SHUT_RDWR);
+    if (conn->sock >= 0) shutdown(conn->sock, SHUT_RDWR);
     base->status = RDT_CLOSED;
 }
 
@@ -372,8 +332,18 @@ void rdt_verbs_revoke(rdt_ctx_t *base, uint64_t from)
             rdt_verbs_cut(&ctx->conns[i].base);
 }
 
+/* Whoever is being met meets nobody: what this rank had to say it has said. */
+static void give_up_joining(verbs_ctx_t *ctx)
+{
+    rdt_lazy_close(&ctx->lazy);
+    for (uint32_t i = 0; i < ctx->num_conns; i++)
+        rdt_verbs_join_end(&ctx->conns[i]);
+    ctx->num_joining = 0;
+}
+
 void rdt_verbs_disconnect(verbs_ctx_t *ctx)
 {
+    give_up_joining(ctx);
     if (ctx->num_conns > 0) drain(ctx);
     for (uint32_t i = 0; i < ctx->num_conns; i++) {
         verbs_conn_t *conn = &ctx->conns[i];
@@ -385,7 +355,7 @@ void rdt_verbs_disconnect(verbs_ctx_t *ctx)
             if (conn->qps[r].mr != NULL) api->dereg_mr(conn->qps[r].mr);
         }
         if (conn->memory != NULL) munmap(conn->memory, conn->memory_bytes);
-        close(conn->sock);
+        if (conn->sock >= 0) close(conn->sock);
         free(conn->keys);
     }
     free(ctx->conns);

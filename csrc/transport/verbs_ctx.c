@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "arena/arena.h"
 #include "base/error.h"
 #include "base/sock.h"
 #include "transport/verbs.h"
@@ -200,6 +201,7 @@ static rdt_status_t verbs_open(const rdt_ctx_cfg_t *cfg, rdt_ctx_t **ctx_p)
     if (ctx == NULL) return rdt_fail(RDT_NO_MEMORY, "verbs context: out of memory");
     ctx->base = (rdt_ctx_t){.ops = &rdt_verbs_ops, .cfg = *cfg};
     ctx->listen_fd = -1;
+    ctx->places = rdt_arena_is_open();
     st = parse(ctx, cfg->addr);
     if (st == RDT_OK)
         st = rdt_sock_listen_at(ctx->options.addr, &ctx->addr, &ctx->addr_len, &ctx->listen_fd);
@@ -217,8 +219,10 @@ static uint32_t verbs_address(const rdt_ctx_t *base, uint8_t *wire)
 {
     const verbs_ctx_t *ctx = (const verbs_ctx_t *)base;
 
+    _Static_assert(sizeof(struct sockaddr_in6) < RDT_WIRE_BYTES, "an address and a byte fit");
     memcpy(wire, &ctx->addr, ctx->addr_len);
-    return ctx->addr_len;
+    wire[ctx->addr_len] = ctx->places;
+    return ctx->addr_len + 1;
 }
 
 const rdt_transport_ops_t rdt_verbs_ops = {
@@ -235,6 +239,8 @@ const rdt_transport_ops_t rdt_verbs_ops = {
     .store = rdt_verbs_store,
     .peek = rdt_verbs_peek,
     .release = rdt_verbs_release,
+    .expect = rdt_verbs_expect,
+    .has_callers = rdt_verbs_has_callers,
     .poll = rdt_verbs_poll,
     .check = rdt_verbs_check,
     .arm = rdt_verbs_arm,

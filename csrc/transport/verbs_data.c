@@ -222,6 +222,10 @@ static rdt_status_t may_send(verbs_conn_t *conn, rdt_lane_t lane_id, uint32_t le
     const verbs_lane_t *lane = &conn->lanes[lane_id];
 
     if (__builtin_expect(conn->base.status != RDT_OK, 0)) return conn->base.status;
+    if (__builtin_expect(conn->base.unjoined, 0)) {
+        rdt_verbs_need(conn, lane_id == RDT_LANE_P2P);
+        return RDT_AGAIN;
+    }
     if (__builtin_expect(lane->num_told < ctx->num_extents, 0)) {
         rdt_status_t st = tell_keys(conn, lane_id);
 

@@ -104,6 +104,8 @@ void rdt_verbs_poll(rdt_ctx_t *base)
 {
     verbs_ctx_t *ctx = (verbs_ctx_t *)base;
 
+    if (__builtin_expect(ctx->lazy.wire != NULL || ctx->num_joining > 0, 0))
+        rdt_verbs_join_some(ctx);
     for (uint32_t r = 0; r < ctx->num_rails; r++) {
         struct ibv_wc wcs[BATCH];
         int num;
@@ -133,12 +135,20 @@ static bool consume_keys(verbs_conn_t *conn, rdt_lane_t lane, const void *keys, 
     return true;
 }
 
+/* What the peer may have said waits, too, until this rank has heard that the two are joined. */
+static __attribute__((noinline)) rdt_status_t await_peer(verbs_conn_t *conn, rdt_lane_t lane_id)
+{
+    if (lane_id == RDT_LANE_COLL) rdt_verbs_need(conn, false);
+    return conn->base.status != RDT_OK ? conn->base.status : RDT_AGAIN;
+}
+
 /* HOT. */
 rdt_status_t rdt_verbs_peek(rdt_conn_t *base, rdt_lane_t lane_id, rdt_msg_t *msg_p)
 {
     verbs_conn_t *conn = (verbs_conn_t *)base;
     verbs_lane_t *lane = &conn->lanes[lane_id];
 
+    if (__builtin_expect(base->unjoined, 0)) return await_peer(conn, lane_id);
     while (lane->consumed < lane->arrived) {
         const verbs_head_t *head = head_of(conn, lane_id);
         /* Read once: the peer can write here again. */

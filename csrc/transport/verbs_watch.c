@@ -193,12 +193,13 @@ void rdt_verbs_check(rdt_ctx_t *base)
     verbs_ctx_t *ctx = (verbs_ctx_t *)base;
     uint64_t now_ns = rdt_now_ns();
 
+    rdt_lazy_hurry(&ctx->lazy);
     for (uint32_t r = 0; r < ctx->num_rails; r++)
         check_rail(ctx, r, now_ns);
     for (uint32_t i = 0; i < ctx->num_conns; i++) {
         verbs_conn_t *conn = &ctx->conns[i];
 
-        if (conn->base.status != RDT_OK) continue;
+        if (conn->base.status != RDT_OK || conn->base.unjoined) continue;
         check_qps(ctx, conn);
         check_socket(ctx, conn, now_ns);
         if (conn->failed_ns != 0 && now_ns > conn->failed_ns + CAUSE_NS) latch_failed_wc(conn);
@@ -208,9 +209,14 @@ void rdt_verbs_check(rdt_ctx_t *base)
 
 /* -- sleeping -- */
 
-static void watch(rdt_sleep_t *sleep, int fd)
+static void watch(rdt_sleep_t *sleep, int fd, short events)
 {
-    sleep->fds[sleep->num_fds++] = (struct pollfd){.fd = fd, .events = POLLIN};
+    sleep->fds[sleep->num_fds++] = (struct pollfd){.fd = fd, .events = events};
+}
+
+void rdt_verbs_watch(const verbs_conn_t *conn, rdt_sleep_t *sleep)
+{
+    watch(sleep, conn->sock, conn->joining != NULL ? rdt_verbs_join_events(conn) : POLLIN);
 }
 
 void rdt_verbs_arm(rdt_ctx_t *base, rdt_sleep_t *sleep)
@@ -222,11 +228,14 @@ void rdt_verbs_arm(rdt_ctx_t *base, rdt_sleep_t *sleep)
 
         if (rail->dev->api.req_notify_cq(rail->cq, 0) != 0)
             rdt_verbs_rail_failed(ctx, r, "its completion queue cannot be armed");
-        watch(sleep, rail->channel->fd);
-        watch(sleep, rail->dev->context->async_fd);
+        watch(sleep, rail->channel->fd, POLLIN);
+        watch(sleep, rail->dev->context->async_fd, POLLIN);
     }
+    rdt_lazy_watch(&ctx->lazy, sleep);
     for (uint32_t i = 0; i < ctx->num_conns; i++)
-        if (!ctx->conns[i].ended) watch(sleep, ctx->conns[i].sock);
+        if (!ctx->conns[i].ended || ctx->conns[i].joining != NULL)
+            rdt_verbs_watch(&ctx->conns[i], sleep);
+    ctx->sleep = sleep;
 }
 
 /* Events are acknowledged when the queue is destroyed, all at once: each time costs a lock. */
@@ -234,6 +243,7 @@ void rdt_verbs_disarm(rdt_ctx_t *base)
 {
     verbs_ctx_t *ctx = (verbs_ctx_t *)base;
 
+    ctx->sleep = NULL;
     for (uint32_t r = 0; r < ctx->num_rails; r++) {
         verbs_rail_t *rail = &ctx->rails[r];
         struct ibv_cq *cq;

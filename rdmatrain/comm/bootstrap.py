@@ -47,7 +47,7 @@ FIRST_POLL_SECONDS = 0.001
 LAST_POLL_SECONDS = 0.2
 # Who gives up stays for this long, or until all have heard: its end may be the end of the store.
 FAREWELL_SECONDS = 2.5
-# Of larger groups, pairs are connected over tcp when they first need each other: few ever do.
+# Of larger groups, pairs on two hosts are connected when they first need each other: few ever do.
 EAGER_RANKS = 16
 # A waiter polls this long before it sleeps: longer than most collectives of a training step last.
 SPIN_NS = 50_000

@@ -207,6 +207,9 @@ static void run_lazy(const rdt_transport_ops_t *ops, const char *arg)
 int main(void)
 {
     run_lazy(&rdt_tcp_ops, "127.0.0.1");
+    run_lazy(&rdt_verbs_ops, "rails=fake0/1/1+fake1/1/1 addr=127.0.0.1 fake=delay=5;seed=7");
+    run_lazy(&rdt_verbs_ops,
+             "rails=fake0/1/1,3 addr=127.0.0.1 fake=rtr=19@1"); /* with its next GID */
     run(&rdt_shm_ops, NULL);
     run(&rdt_tcp_ops, "127.0.0.1");
     run(&rdt_verbs_ops, "rails=fake0/1/1 addr=127.0.0.1 fake=");

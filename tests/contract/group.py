@@ -44,6 +44,7 @@ LISTENS: dict[str, list[tuple[str, str | None]]] = {
     "shm": [("shm", None)],
     "tcp": [("tcp", LOOPBACK)],
     "tcp-lazy": [("tcp", LOOPBACK)],  # ranks are connected when they need each other
+    "verbs-fake-lazy": [("verbs", on_fake("fake0/1/1"))],
     "mixed": [("shm", None), ("tcp", LOOPBACK)],  # two hosts: even ranks and odd ranks
     "tcp-arena-place": [("tcp", LOOPBACK)],
     "shm-arena": [("shm", None)],
@@ -58,10 +59,10 @@ LISTENS: dict[str, list[tuple[str, str | None]]] = {
     "fake-delay-place": [("fake", "delay=4,slots=2,seed=11,place=1")],
 }
 if DEVICE:
-    LISTENS |= {"verbs": [("verbs", on_device())], "verbs-arena": [("verbs", on_device())]}
+    LISTENS |= {f"verbs{kind}": [("verbs", on_device())] for kind in ("", "-arena", "-lazy")}
 TRANSPORTS = tuple(LISTENS)
 # Of these, what every dtype, size and reduction runs over: the rest differ in how ranks are joined.
-MATRIX = tuple(name for name in LISTENS if name not in {"tcp-lazy", "mixed-verbs"})
+MATRIX = tuple(name for name in LISTENS if "-lazy" not in name and name != "mixed-verbs")
 REAL = ("shm", "tcp", "verbs") if DEVICE else ("shm", "tcp")
 
 

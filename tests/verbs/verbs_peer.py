@@ -14,19 +14,15 @@ from pyverbs.cq import CQ
 from pyverbs.mr import MR
 from pyverbs.qp import QP, QPAttr, QPCap, QPInitAttr
 from pyverbs.wr import SGE, RecvWR, SendWR
+from verbs_offer import JOINED, OFFER, OFFER_BYTES, RAIL, SLOTS, pack_offer
 from wire_peer import ANSWER_BYTES, DIALLED, HELLO, MAC_BYTES, WELCOME, Claim
 
-OFFER = struct.Struct("=IIIIQ")
-RAIL = struct.Struct("=16sIIIHBB")
-MAX_RAILS, SLOTS = 4, 8
-OFFER_BYTES = OFFER.size + MAX_RAILS * RAIL.size
 HDR = struct.Struct("=BBBBIiIQQQQQ16s")
 HEAD = struct.Struct(f"={HDR.size}sIHH")
 DATA_OFFSET = 128
 COLL, P2P, CREDIT = 0, 1, 2  # lanes, and what an immediate number says
 KIND_DATA = 0
 EAGER, BYE = 3, 7  # of coll/comm.h
-JOINED, FAILED = 1, 3
 PORT = 1
 RECV_DEPTH = 40
 WAIT_S = 10.0
@@ -79,18 +75,12 @@ class Peer:
         self.mr = MR(self.pd, self.inbox_bytes + self.slot_bytes, access)
 
     def offer(self, **changes):
-        mine = {"num_rails": 1, "slots": SLOTS, "places": 0, "inbox": self.mr.buf}
-        rail = {"qpn": self.qp.qp_num, "psn": self.psn, "rkey": self.mr.rkey, "lid": 0}
-        rail |= {"mtu": e.IBV_MTU_1024, "link_layer": e.IBV_LINK_LAYER_ETHERNET}
-        mine |= {name: changes[name] for name in changes if name in mine}
-        rail |= {name: changes[name] for name in changes if name in rail}
-        first = RAIL.pack(self.gid, *rail.values())
-        text = OFFER.pack(mine["num_rails"], mine["slots"], mine["places"], 0, mine["inbox"])
-        return text + first + bytes((MAX_RAILS - 1) * RAIL.size)
+        mine = {"qpn": self.qp.qp_num, "psn": self.psn, "rkey": self.mr.rkey, "inbox": self.mr.buf}
+        return pack_offer(self.gid, **(mine | changes))
 
     def hear_offer(self):
         text = wire_peer.hear(self.sock, OFFER_BYTES)
-        _, slots, _, _, self.inbox = OFFER.unpack_from(text)
+        _, slots, self.inbox = OFFER.unpack_from(text)
         assert slots == SLOTS
         gid, self.qpn, self.their_psn, self.rkey, _, mtu, _ = RAIL.unpack_from(text, OFFER.size)
         self.their_gid, self.mtu = gid, min(mtu, e.IBV_MTU_1024)

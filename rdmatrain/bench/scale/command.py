@@ -161,7 +161,7 @@ class _Run:
 
     def setup(self) -> None:
         """Form groups, and let them meet."""
-        self.show("# set-up: ranks are threads, each as if on a host of its own, over tcp")
+        self.show("# set-up: ranks are threads, each as if on a host of its own")
         self.show(report.HEADERS["setup"])
         for kind in self.options.kinds:
             for ranks in self.options.setup_ranks:

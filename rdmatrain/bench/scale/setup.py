@@ -1,8 +1,9 @@
 """How long a group takes to form, and to meet, by the number of its ranks.
 
-Ranks are threads of this process, each as if on a host of its own. Ranks of ``eager`` and ``lazy``
-know each other's addresses; those of ``hash`` and ``tcp`` form the group through that store of
-torch, as ``init_process_group`` does, with a client of its own for each.
+Ranks are threads of this process, each as if on a host of its own. Ranks of ``eager``, ``lazy``
+and ``verbs`` know each other's addresses; those of ``hash`` and ``tcp`` form the group through that
+store of torch, as ``init_process_group`` does, with a client of its own for each. All are over tcp,
+but ``verbs``: as ``lazy``, over the scripted device of csrc/ibv, whose one lock all ranks share.
 """
 
 import os
@@ -22,8 +23,10 @@ from rdmatrain.comm import host
 from rdmatrain.comm.bootstrap import Place, connect, forming
 from rdmatrain.config import Settings
 
-KINDS = ("eager", "lazy", "hash", "tcp")
+KINDS = ("eager", "lazy", "verbs", "hash", "tcp")
+ALONE = KINDS[:3]  # without a store
 LOOPBACK = "127.0.0.1"
+FAKE = f"rails=fake0/1/1 addr={LOOPBACK} fake="
 FIRST_BYTES = 8
 SHARERS = "LOCAL_WORLD_SIZE"
 SPARE_FILES = 256
@@ -124,9 +127,10 @@ def _form_alone(kind: str, world: int) -> tuple[Form, list[CountingStore]]:
     token = os.urandom(16)
     hosts = list(range(world))
     comms = [
-        _core.Comm(rank, world, token, hosts=hosts, lazy=kind == "lazy") for rank in range(world)
+        _core.Comm(rank, world, token, hosts=hosts, lazy=kind != "eager") for rank in range(world)
     ]
-    peers = [("tcp", comm.listen("tcp", LOOPBACK), "") for comm in comms]
+    listen = ("verbs", FAKE) if kind == "verbs" else ("tcp", LOOPBACK)
+    peers = [(listen[0], comm.listen(*listen), "") for comm in comms]
 
     def form(rank: int) -> _core.Comm:
         comms[rank].connect(peers, LIMIT_S)
@@ -162,7 +166,7 @@ def _meet(comm: _core.Comm) -> None:
 
 
 def _measure_once(kind: str, world: int) -> dict[str, float]:
-    alone = kind in ("eager", "lazy")
+    alone = kind in ALONE
     form, stores = (_form_alone if alone else _form_through)(kind, world)
     before = _num_sockets() + (0 if alone else world)
     formed = at_once(world, form)

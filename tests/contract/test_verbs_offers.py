@@ -1,0 +1,135 @@
+"""A rank of verbs that proves itself, and then does not agree as it should."""
+
+import os
+import threading
+
+import numpy as np
+import pytest
+import wire_peer
+from group import LISTENS, call, run_threads
+from verbs_offer import FAILED, INFINIBAND, JOINED, OFFER, OFFER_BYTES, RAIL, pack_offer
+from wire_peer import ANSWER_BYTES, DIALLED, HELLO, MAC_BYTES, WELCOME, Claim
+
+from rdmatrain import _core
+from rdmatrain.errors import CommError, CommTimeoutError
+
+SOON_S = 3.0
+SHORT_S = 0.6
+((_, LISTEN),) = LISTENS["verbs-fake"]
+UNKNOWN = "not understood by this version"
+
+
+# name: (fields of rank 1's offer, bytes of it that are said, the verdict), status, part of the text
+MISTAKES = {
+    "no rails": (({"num_rails": 0}, OFFER_BYTES, b""), "PROTOCOL", UNKNOWN),
+    "other slots": (({"slots": 9}, OFFER_BYTES, b""), "PROTOCOL", UNKNOWN),
+    "InfiniBand": (
+        ({"link_layer": INFINIBAND}, OFFER_BYTES, b""),
+        "PEER_REFUSED",
+        "RoCE on one side and InfiniBand on the other",
+    ),
+    "wrong verdict": (({}, OFFER_BYTES, b"\x09"), "PROTOCOL", "its verdict is not understood"),
+    "cannot join": (({}, OFFER_BYTES, bytes([FAILED])), "PEER_REFUSED", "its own error says why"),
+    "leaves in an offer": (({}, 50, None), "PEER_LOST", "closed the connection"),
+    "leaves without a verdict": (({}, OFFER_BYTES, None), "PEER_LOST", "closed the connection"),
+}
+
+
+class Stranger:
+    """Rank 1 as a socket; rank 0 is real, and listens."""
+
+    def __init__(self, lazy):
+        self.token = os.urandom(16)
+        self.comm = _core.Comm(0, 2, self.token, lazy=lazy)
+        self.lazy = lazy
+        self.wire = self.comm.listen("verbs", LISTEN)
+        self.ended = threading.Event()
+
+    def run(self, timeout):
+        """Rank 0's part: an all_reduce."""
+        peers = [("verbs", self.wire, "ours"), ("verbs", self.wire, "host h")]
+        try:
+            self.comm.connect(peers, 5.0 if self.lazy else timeout)
+            call(self.comm, "all_reduce", out=np.zeros(8, np.uint8), timeout=timeout)
+        finally:
+            self.ended.set()
+
+    def prove(self):
+        """The handshake: whoever does not know the token yet learns the rest from an answer."""
+        with wire_peer.dial(self.wire) as sock:
+            sock.sendall(Claim(1, 2, bytes(16), 0).hello())
+            told = HELLO.unpack(wire_peer.hear(sock, ANSWER_BYTES)[: HELLO.size])
+        claim = Claim(1, 2, self.token, told[4], told[5])
+        sock = wire_peer.dial(self.wire)
+        sock.sendall(claim.hello())
+        answer = wire_peer.hear(sock, ANSWER_BYTES)[: HELLO.size]
+        sock.sendall(claim.code(DIALLED, claim.hello(), answer))
+        assert wire_peer.hear(sock, MAC_BYTES) == claim.code(WELCOME, claim.hello(), answer)
+        return sock
+
+    def meet(self, **changes):
+        """The socket, and an offer with these fields on the device that rank 0 offers."""
+        sock = self.prove()
+        theirs = wire_peer.hear(sock, OFFER_BYTES)
+        gid, qpn, *_ = RAIL.unpack_from(theirs, OFFER.size)
+        return sock, pack_offer(gid, 4096, **({"qpn": qpn} | changes))
+
+
+@pytest.fixture(params=[False, True], ids=["at once", "when needed"])
+def stranger(request):
+    made = Stranger(request.param)
+    yield made
+    made.comm.close()
+
+
+def outcome_of(stranger, part, timeout=10.0):
+    """How rank 0 ends beside that part of rank 1's."""
+    ours, theirs = run_threads([lambda: stranger.run(timeout), part])
+    assert theirs.error is None, theirs.error
+    assert isinstance(ours.error, CommError), ours.error
+    return ours
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_what_it_does_wrong_is_named_at_once(stranger, name):
+    (changes, num_bytes, verdict), status, text = MISTAKES[name]
+
+    def part():
+        sock, offer = stranger.meet(**changes)
+        with sock:
+            sock.sendall(offer[:num_bytes] + (verdict or b""))
+            if verdict is not None:
+                assert stranger.ended.wait(SOON_S)
+
+    ours = outcome_of(stranger, part)
+    assert ours.error.status == status, ours.error
+    assert text in str(ours.error)
+    assert "rank 1" in str(ours.error)
+    assert ours.seconds < SOON_S
+
+
+@pytest.mark.parametrize("num_bytes", [0, OFFER_BYTES - 1, OFFER_BYTES])
+def test_one_who_says_no_more_is_waited_for_no_longer_than_asked(stranger, num_bytes):
+    def part():
+        sock, offer = stranger.meet()
+        with sock:
+            sock.sendall(offer[:num_bytes])
+            assert stranger.ended.wait(SOON_S)
+
+    ours = outcome_of(stranger, part, SHORT_S)
+    assert isinstance(ours.error, CommTimeoutError)
+    assert "rank 1" in str(ours.error)
+    assert ours.seconds < 2 * SHORT_S
+
+
+def test_an_offer_may_come_in_pieces(stranger):
+    def part():
+        sock, offer = stranger.meet()
+        with sock:
+            for byte in offer:
+                sock.sendall(bytes([byte]))
+            assert wire_peer.hear(sock, 1) == bytes([JOINED])
+            sock.sendall(bytes([FAILED]))
+            assert stranger.ended.wait(SOON_S)
+
+    assert "its own error says why" in str(outcome_of(stranger, part).error)
