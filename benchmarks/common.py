@@ -193,7 +193,7 @@ def run_job(
         errors = [Path(folder, f"{index}.err") for index in range(len(commands))]
         out = Path(folder, "0.out")
         running: list[subprocess.Popen[bytes]] = []
-        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        before = exit_on_sigterm()
         try:
             for (argv, extra), error in zip(commands, errors, strict=True):
                 with error.open("wb") as err, (out if not running else error).open("ab") as to:
@@ -208,6 +208,11 @@ def run_job(
             code = running[failed].returncode
             raise JobError(f"{' '.join(commands[failed][0])}\nexit status {code}:\n{text}")
         return out.read_text(errors="replace")
+
+
+def exit_on_sigterm() -> object:
+    """Let SIGTERM unwind as Ctrl-C does, so that what was started ends; return what it did."""
+    return signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _wait(

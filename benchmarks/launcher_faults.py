@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from common import append_records, commit, machine, where
+from common import append_records, commit, exit_on_sigterm, machine, where
 from launcher_jobs import LIMIT_S, OURS, THEIRS, alive, running, wait_for
 from two_hosts import ADDRESSES, hosts, ip
 
@@ -263,6 +263,7 @@ def main() -> int:
     parser.add_argument("--ours", action="store_true", help="leave torchrun out")
     parser.add_argument("--json", type=Path, help="append a record a fault and launcher")
     args = parser.parse_args()
+    exit_on_sigterm()
     launchers = [OURS] if args.ours else [OURS, THEIRS]
     print(f"# {machine()}, commit {commit()}")
     print(f"# {'fault':28} {'rdmatrain run':52} torchrun")

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from common import ROOT, append_records, commit, machine, where
+from common import ROOT, append_records, commit, exit_on_sigterm, machine, where
 from two_hosts import ADDRESSES, hosts
 
 from rdmatrain.bench.stats import percentile
@@ -260,6 +260,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of when and whom to kill")
     parser.add_argument("--json", type=Path, help="append a record to this file")
     args = parser.parse_args()
+    exit_on_sigterm()
     random.seed(args.seed)
     print(f"# {machine()}, commit {commit()}", flush=True)
     record: dict[str, object] = where()

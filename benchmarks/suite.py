@@ -8,8 +8,10 @@ SKIP. Exit code 1: a step failed, or missed its line.
 """
 
 import argparse
+import contextlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +24,8 @@ from typing import NamedTuple
 
 from common import ROOT, commit, machine
 
+from rdmatrain.launcher.process import descendants
+
 JSON = "{json}"  # stands for the file of a step's records
 RDMATRAIN = ("-m", "rdmatrain.cli", "bench")
 CONNECT = ("--setup-ranks", "2,32,128", "--kinds", "lazy,hash,tcp")
@@ -29,6 +33,7 @@ GUEST = ("tests/vm/vm_run.py", "--limit-s", "420", ".venv/bin/python")
 WIRE = ("--transport", "verbs", "--vs", "perftest", "--rounds", "3")
 WRITE = ("write", *WIRE, "-b", "64K", "-e", "4M", "-f", "8", "-n", "20")
 WAITING_AT_ONCE = 2
+children: set["subprocess.Popen[bytes]"] = set()  # steps that run
 PINGPONG = ("pingpong", *WIRE, "-b", "8", "-e", "4K", "-f", "8", "-n", "200")
 
 
@@ -131,22 +136,34 @@ def run(step: Step, out: Path, stem: str) -> tuple[int, float]:
     began = time.monotonic()
     with (out / f"{stem}.txt").open("w", encoding="utf-8") as text:
         print(f"$ {shlex.join(shown)}\n# {machine()}, commit {commit()}", file=text, flush=True)
-        try:
-            done = subprocess.run(
-                argv,
-                cwd=ROOT,
-                stdout=text,
-                stderr=subprocess.STDOUT,
-                timeout=step.limit_s,
-                check=False,
-            )
-            code = done.returncode
-        except subprocess.TimeoutExpired:
-            print(f"# did not end within {step.limit_s:g} s", file=text)
-            code = 124
+        with subprocess.Popen(argv, cwd=ROOT, stdout=text, stderr=subprocess.STDOUT) as child:
+            children.add(child)
+            try:
+                code = child.wait(step.limit_s)
+            except subprocess.TimeoutExpired:
+                print(f"# did not end within {step.limit_s:g} s", file=text)
+                code = 124
+            finally:
+                end(child)
+                children.discard(child)
     if step.guest and records.exists():
         records.replace(out / records.name)
     return code, time.monotonic() - began
+
+
+def end(child: "subprocess.Popen[bytes]") -> None:
+    """Kill a step and all that it started, in whatever session: cut short, it tidies nothing."""
+    if child.poll() is None:
+        for pid in (*descendants(child.pid), child.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def end_all(number: int, _frame: object) -> None:
+    """End with what runs, on SIGTERM or Ctrl-C."""
+    for child in [*children]:
+        end(child)
+    os._exit(128 + number)
 
 
 def slug() -> str:
@@ -157,5 +174,12 @@ def slug() -> str:
     return f"{family}-{os.cpu_count()}core"
 
 
-if __name__ == "__main__":
+def run_as_program() -> None:
+    """Run main, and end with all that runs when told to."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end_all)
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    run_as_program()

@@ -3,8 +3,10 @@
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,62 @@ def test_only_steps_that_wait_are_made_at_once() -> None:
     assert {len(group) for group in groups if not group[0].waits} == {1}
     (together,) = [group for group in groups if group[0].waits]
     assert [step.name for step in together] == ["launcher-faults", "restarts", "fault-corpus"]
+
+
+LEAVES = """
+import subprocess, sys, time
+from pathlib import Path
+command = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
+child = subprocess.Popen(command, start_new_session=True)
+Path(sys.argv[1]).write_text(str(child.pid))
+time.sleep(600)
+"""
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def wait_for_pid(path: Path) -> int:
+    deadline = time.monotonic() + 20
+    while not (text := path.read_text() if path.exists() else ""):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return int(text)
+
+
+def test_a_step_that_is_late_leaves_no_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = tmp_path / "pid"
+    steps = [suite.Step("late", ("-c", LEAVES, str(note)), limit_s=3)]
+    monkeypatch.setattr(suite, "STEPS", steps)
+    monkeypatch.setattr(sys, "argv", ["suite.py", "--out", str(tmp_path)])
+    assert suite.main() == 1
+    assert "FAILED, exit code 124" in capsys.readouterr().out
+    assert not is_alive(wait_for_pid(note))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_stops_the_suite_stops_its_step(tmp_path: Path, number: signal.Signals) -> None:
+    note = tmp_path / "pid"
+    program = f"""
+import sys
+sys.path.insert(0, {str(suite.ROOT / "benchmarks")!r})
+import suite
+suite.STEPS = [suite.Step("long", ("-c", {LEAVES!r}, {str(note)!r}))]
+sys.argv = ["suite.py", "--out", {str(tmp_path)!r}]
+suite.run_as_program()
+"""
+    with subprocess.Popen([sys.executable, "-c", program]) as running:
+        left = wait_for_pid(note)
+        running.send_signal(number)
+        assert running.wait(20) == 128 + number
+    assert not is_alive(left)
 
 
 def test_a_step_that_left_something_out_says_so(
