@@ -2,8 +2,7 @@
 /* Plays a trace of alloc_trace.py against torch's default CPU allocator (posix_memalign of 64 bytes,
  * glibc) and against the arena as it is installed: blocks of 64 KiB and up, the others glibc's.
  *
- *   gcc -O2 -D_GNU_SOURCE -Icsrc/include -Icsrc benchmarks/alloc_replay.c csrc/arena/[a-z]*.c \
- *       csrc/base/status.c -o build/alloc_replay && build/alloc_replay benchmarks/traces/gpt-11m.csv
+ *   build/c-plain/tests/c/bench_alloc_replay benchmarks/traces/gpt-11m.csv
  *
  * Every page of every block is written when it comes. Each run is a process of its own, and the two
  * alternate: the first pass through the trace is cold, then the mean of PASSES more; all that is left

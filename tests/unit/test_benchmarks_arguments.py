@@ -68,7 +68,13 @@ def parse_only(monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> None:
 def test_each_step_is_a_command_that_its_program_takes(
     step: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    argv = [str(tmp_path / "x.jsonl") if word == suite.JSON else word for word in step.argv]
+    files = {suite.JSON: str(tmp_path / "x.jsonl"), suite.SVG: str(tmp_path / "x.svg")}
+    argv = [files.get(word, word) for word in step.argv]
+    if argv[0].startswith(suite.BUILT):
+        name = argv[0].removeprefix(suite.BUILT)
+        sources = (f"tests/c/{name}.c", f"benchmarks/{name.removeprefix('bench_')}.c")
+        assert any((suite.ROOT / source).exists() for source in sources)
+        return
     if step.guest:
         argv = argv[argv.index(".venv/bin/python") + 1 :]
     if argv[0] == "-m":
@@ -139,6 +145,17 @@ suite.run_as_program()
         running.send_signal(number)
         assert running.wait(20) == 128 + number
     assert not is_alive(left)
+
+
+def test_steps_that_take_too_long_together_are_missed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(suite, "STEPS", [suite.Step("short", ("-c", ""))])
+    monkeypatch.setattr(sys, "argv", ["suite.py", "--out", str(tmp_path)])
+    assert suite.main() == 0
+    monkeypatch.setattr(suite, "ALL_S", 0.0)
+    assert suite.main() == 1
+    assert "MISSED: 0 s" in capsys.readouterr().out
 
 
 def test_a_step_that_left_something_out_says_so(
