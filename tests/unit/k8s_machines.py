@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """A node, and what kubelet, device plugins, Multus and DRA drivers of it give to a pod.
 
-The node has as many pairs of a GPU and a NIC as are asked for, each below a PCIe root of its own.
+The node has as many pairs of a GPU and a NIC as are asked for, each below a PCIe root of its own;
+where a claim asks for more of one than of the other, these share the roots.
 What is returned is a scenario of ``pod_scenarios``. Only what the pod asks for counts.
 """
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from itertools import permutations
 from typing import Any
 
+from k8s_allocator import Device, allocate, choices
 from k8s_pods import Object, Pod
 
 MULTUS = "k8s.v1.cni.cncf.io/networks"
 STATUS = "k8s.v1.cni.cncf.io/network-status"
 _DRIVER = "sriovnetwork.k8snetworkplumbingwg.io"
 _PCIE, _NUMA = "resource.kubernetes.io/pcieRoot", "resource.kubernetes.io/numaNode"
-Place = tuple[str, int]  # kind and number of a device
 
 
 def root_of(number: int) -> tuple[str, ...]:
@@ -26,14 +27,15 @@ def root_of(number: int) -> tuple[str, ...]:
     return f"pci0000:{bus:02x}", f"0000:{bus:02x}:01.0", f"0000:{bus + 1:02x}:00.0"
 
 
-def gpu(number: int) -> dict[str, Any]:
+def gpu(number: int, root: int | None = None) -> dict[str, Any]:
+    root = number if root is None else root
     bus = 0x10 * (number + 1) + 4
     return {
         "pci": f"0000:{bus:02x}:00.0",
         "uuid": f"GPU-{number}a5b0a8e-0000-0000-0000-000000000000",
         "minor": number,
-        "numa": number % 2,
-        "under": [*root_of(number), f"0000:{bus - 2:02x}:02.0"],
+        "numa": root % 2,
+        "under": [*root_of(root), f"0000:{bus - 2:02x}:02.0"],
     }
 
 
@@ -41,16 +43,17 @@ def vf_pci(number: int) -> str:
     return f"0000:{0x10 * (number + 1) + 3:02x}:00.2"
 
 
-def _vf(number: int, interface: str) -> dict[str, Any]:
+def _vf(number: int, interface: str, root: int | None = None) -> dict[str, Any]:
+    root = number if root is None else root
     bus = 0x10 * (number + 1) + 1
     return {
         "pci": vf_pci(number),
         "ids": "15b3:101e",
         "netdev": interface,
         "ip": f"10.{number + 1}.0.7/24",
-        "numa": number % 2,
+        "numa": root % 2,
         "uverbs": f"uverbs{number}",
-        "under": [*root_of(number), f"0000:{bus:02x}:01.0"],
+        "under": [*root_of(root), f"0000:{bus:02x}:01.0"],
     }
 
 
@@ -96,7 +99,7 @@ def node(pod: Pod, objects: Iterable[Object], resource: str, gpus: str) -> dict[
     asked = limits_of(pod.container())
     seen: dict[str, Any] = {"environment": {}, "status": [_eth0()], "nics": {}, "gpus": []}
     seen["netdevs"] = {"eth0": {"addresses": ["10.244.1.5/24"]}}
-    _give_gpus(seen, [*range(int(asked.get(gpus, 0)))])
+    _give_gpus(seen, [gpu(number) for number in range(int(asked.get(gpus, 0)))])
     networks = networks_of(pod.annotations, pod.namespace)
     if not pod.spec.get("hostNetwork"):
         count = int(asked.get(resource, 0))
@@ -117,9 +120,9 @@ def _eth0() -> Object:
     }
 
 
-def _give_gpus(seen: dict[str, Any], numbers: list[int]) -> None:
-    seen["gpus"] = [gpu(number) for number in numbers]
-    if numbers:
+def _give_gpus(seen: dict[str, Any], gpus: list[dict[str, Any]]) -> None:
+    seen["gpus"] = gpus
+    if gpus:
         # kubelet hands them out in any order.
         ids = [each["uuid"] for each in reversed(seen["gpus"])]
         seen["environment"]["NVIDIA_VISIBLE_DEVICES"] = ",".join(ids)
@@ -190,71 +193,57 @@ def _give_claims(seen: dict[str, Any], pod: Pod, objects: list[Object]) -> None:
         assert claim["name"] in used
         assert template["metadata"].get("namespace", "default") == pod.namespace
         devices = template["spec"]["spec"]["devices"]
-        given = allocate(devices)
-        _give_gpus(seen, sorted(number for kind, number in given.values() if kind == "gpu"))
+        given = allocate(devices, free(devices))
+        assert given, "no node satisfies the claim"
+        results = {f"{name}/{sub}" if sub else name: each for name, (sub, each) in given.items()}
+        gpus = sorted(_place(each) for each in results.values() if "sriov" not in each.kind)
+        _give_gpus(seen, [gpu(number, root) for number, root in gpus])
         if seen["gpus"]:
             seen["environment"]["NVIDIA_VISIBLE_DEVICES"] = "void"
-        _give_claimed_nics(seen, given, devices.get("config", []))
+        nics = {name: _place(each) for name, each in results.items() if "sriov" in each.kind}
+        _give_claimed_nics(seen, nics, devices.get("config", []))
+
+
+def free(devices: Object) -> list[Device]:
+    """The devices of a node that has as many as a claim asks for, spread over its PCIe roots.
+
+    NICs are in another order than they are asked for, so that only constraints pair them.
+    """
+    kinds = [choices(request)[0].kind for request in devices["requests"]]
+    counts = Counter(kinds)
+    roots = min(counts.values())
+    return [
+        Device(str(number), kind, {_PCIE: root, _NUMA: root % 2})
+        for kind, count in counts.items()
+        for number, root in reversed([(each, each * roots // count) for each in range(count)])
+    ]
+
+
+def _place(device: Device) -> tuple[int, int]:
+    """Its number, and the PCIe root that it is below."""
+    return int(device.name), device.attributes[_PCIE]
 
 
 def _give_claimed_nics(
-    seen: dict[str, Any], given: Mapping[str, Place], config: list[Object]
+    seen: dict[str, Any], given: Mapping[str, tuple[int, int]], config: list[Object]
 ) -> None:
+    """As dra-driver-sriov does, which knows a configuration by the name in the allocation alone.
+
+    For ``firstAvailable`` that is the request's and the choice's, ``nic-0/pcie``.
+    """
     env = {}
-    for request, (kind, number) in given.items():
-        if kind != "nic":
-            continue
+    for result, (number, root) in given.items():
         told = next(
             each["opaque"]["parameters"]
             for each in config
-            if request in each["requests"] and each["opaque"]["driver"] == _DRIVER
+            if result in each["requests"] and each["opaque"]["driver"] == _DRIVER
         )
         device, name = vf_pci(number).replace(":", "_").replace(".", "_"), f"mlx5_{number + 2}"
         env[f"SRIOVNETWORK_VF_DEVICE_{device}"] = vf_pci(number)
         env[f"SRIOVNETWORK_{device}_RDMA_UVERB"] = f"/dev/infiniband/uverbs{number}"
         env[f"SRIOVNETWORK_{device}_RDMA_DEVICE"] = name
-        seen["nics"][name] = _vf(number, told["ifName"])
+        seen["nics"][name] = _vf(number, told["ifName"], root)
     if env:
         every = [value for key, value in env.items() if "_VF_DEVICE_" in key]
         env["SRIOVNETWORK_PCI_ADDRESSES"] = ",".join(every)
     seen["environment"] |= env
-
-
-def allocate(devices: Object) -> dict[str, Place]:
-    """Devices for the requests of a claim, such that the constraints hold.
-
-    Each device of a node with its own PCIe root; two neighbours share a NUMA node. The first
-    alternative is always to be had.
-    """
-    kinds = {}
-    for request in devices["requests"]:
-        wanted = request.get("exactly") or request["firstAvailable"][0]
-        assert wanted.get("count", 1) == 1
-        kinds[request["name"]] = "nic" if "sriov" in wanted["deviceClassName"] else "gpu"
-    chosen = {
-        request["name"]: f"{request['name']}/{request['firstAvailable'][0]['name']}"
-        for request in devices["requests"]
-        if "firstAvailable" in request
-    }
-    counts = {kind: [*kinds.values()].count(kind) for kind in ("gpu", "nic")}
-    gpus = [name for name, kind in kinds.items() if kind == "gpu"]
-    nics = [name for name, kind in kinds.items() if kind == "nic"]
-    for order in permutations(range(counts["nic"])):
-        given: dict[str, Place] = {name: ("gpu", place) for place, name in enumerate(gpus)}
-        # The NICs in another order than they are asked for, unless the constraints say so.
-        given |= {name: ("nic", order[-place - 1]) for place, name in enumerate(nics)}
-        if all(_holds(each, given, chosen) for each in devices.get("constraints", [])):
-            return given
-    raise AssertionError("no node satisfies the claim")
-
-
-def _holds(constraint: Object, given: Mapping[str, Place], chosen: Mapping[str, str]) -> bool:
-    attribute = constraint["matchAttribute"]
-    assert attribute in {_PCIE, _NUMA}
-    named = {
-        name
-        for name in given
-        if name in constraint["requests"] or chosen.get(name) in constraint["requests"]
-    }
-    places = {given[name][1] % 2 if attribute == _NUMA else given[name][1] for name in named}
-    return len(places) <= 1

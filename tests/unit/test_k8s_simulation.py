@@ -12,7 +12,7 @@ from k8s_injection import Seen, inside
 from k8s_pods import Object, Pod
 from k8s_specs import KUBERNETES, queued, rendered, small
 
-from rdmatrain.k8s.spec import DEVICES, DRA, SHARED, SRIOV, TCP, Spec
+from rdmatrain.k8s.spec import DEVICES, DRA, SHARED, SRIOV, TCP, Network, Spec
 
 # By target: what discovery calls it, and whether it counts restarts of the whole job.
 ORCHESTRATORS = {
@@ -132,10 +132,24 @@ def check_devices(spec: Spec, seen: Seen) -> None:
         check_pairs(seen)
 
 
-def check_pairs(seen: Seen) -> None:
+@pytest.mark.parametrize("aligned", ["pcie", "numa", "prefer"])
+@pytest.mark.parametrize(("gpus", "vfs"), [(2, 2), (4, 2), (2, 4), (4, 1), (1, 3)])
+def test_a_claims_gpus_and_nics_are_paired(aligned: str, gpus: int, vfs: int) -> None:
+    """Whatever the ratio, and where the scheduler chooses among several levels of nearness."""
+    network = Network(devices=DRA, vfs=vfs, networks=("rail",), aligned=aligned)
+    spec = small(DRA, gpus=gpus, network=network)
+    with ExitStack() as stack:
+        for seen in look(stack, "podgroup", spec)[2]:
+            assert len(granted(seen)[0]) == gpus
+            assert len(granted(seen)[1]) == vfs
+            if aligned != "numa":
+                check_pairs(seen, gpus)
+
+
+def check_pairs(seen: Seen, gpus: int = 2) -> None:
     """Each worker's NIC is below the PCIe root of its GPU."""
     pairs = seen.survey.pairs
-    assert len(pairs) == 2
+    assert len(pairs) == gpus
     for pair in pairs:
         assert pair.nic is not None
         assert pair.gpu.path[0] == pair.nic.path[0]

@@ -64,7 +64,7 @@ def claim_template(spec: Spec, cluster: Cluster) -> Part:
     constraints = [each for group in groups for each in _constraints(group, levels)]
     if constraints:
         devices["constraints"] = constraints
-    configurations = _configurations(spec)
+    configurations = _configurations(spec, levels)
     if configurations:
         devices["config"] = configurations
     made: Object = {
@@ -175,21 +175,28 @@ def _constraints(group: Group, levels: tuple[str, ...]) -> list[Object]:
     Where there is a choice, a constraint names the choice too, ``nic-0/numa``, and holds for what
     was chosen so. It holds for the GPUs at any rate, which must have the attribute.
     """
-    chosen = len(levels) > 1
     if not group.nics:
         return []
     return [
         {
-            "requests": [*group.gpus, *(f"{nic}/{level}" if chosen else nic for nic in group.nics)],
+            "requests": [*group.gpus, *(_choices(nic, levels)[place] for nic in group.nics)],
             "matchAttribute": ATTRIBUTES[level],
         }
-        for level in levels
+        for place, level in enumerate(levels)
         if level in ATTRIBUTES
     ]
 
 
-def _configurations(spec: Spec) -> list[Object]:
+def _choices(nic: str, levels: tuple[str, ...]) -> list[str]:
+    """Return how an allocation calls what it gives for a NIC's request, for each level."""
+    return [f"{nic}/{level}" for level in levels] if len(levels) > 1 else [nic]
+
+
+def _configurations(spec: Spec, levels: tuple[str, ...]) -> list[Object]:
     """Return what the driver is told of each NIC: its interface, and the network to attach it to.
+
+    dra-driver-sriov looks for the name that is in the allocation, and knows no request by the name
+    of its choices.
 
     Raises:
         SettingError: a network is missing, which this driver needs for InfiniBand too.
@@ -206,7 +213,7 @@ def _configurations(spec: Spec) -> list[Object]:
         )
     return [
         {
-            "requests": [f"nic-{number}"],
+            "requests": _choices(f"nic-{number}", levels),
             "opaque": {"driver": SRIOV_DRIVER, "parameters": _vf_config(name, number, spec)},
         }
         for number, name in enumerate(names)
