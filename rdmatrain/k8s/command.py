@@ -15,7 +15,7 @@ from rdmatrain.k8s.parts import Note, Object, Part
 from rdmatrain.k8s.reading import SpecError, read_file, spelled
 from rdmatrain.k8s.render import render
 from rdmatrain.k8s.spec import DRA, TCP, Spec
-from rdmatrain.k8s.targets.target import TARGETS, target
+from rdmatrain.k8s.targets.target import TARGETS
 from rdmatrain.k8s.text import document, stream
 from rdmatrain.spelling import closest
 from rdmatrain.topo.terminal import item, printable
@@ -64,9 +64,9 @@ def run_render(
         SettingError: an option is wrong, the spec cannot be, or a file cannot be written.
 
     """
-    spec, part = _rendered(options)
-    for warning in _warnings(spec, options.target):
-        tell(f"note: {warning}")
+    _, part = _rendered(options)
+    for why in dict.fromkeys(each.why for each in part.notes if each.urgent):
+        tell(f"note: {printable(why)}")
     if options.output:
         for name in _save(part, Path(options.output)):
             tell(name)
@@ -87,7 +87,7 @@ def run_explain(
         options: what is rendered.
         asked: fields, or sections, of the spec; none for all.
         write: where it goes.
-        as_json: a list of objects with field, became and why.
+        as_json: a list of objects with field, became, why and urgent.
 
     Raises:
         SettingError: an option is wrong, there is no such field, or the spec cannot be.
@@ -148,20 +148,6 @@ def _rendered(options: RenderOptions) -> tuple[Spec, Part]:
         return spec, render(spec, name, cluster, with_cluster=options.with_cluster)
     except SettingError as error:
         raise SpecError([f"{shown(options.spec)} for {name}: {error}"]) from error
-
-
-def _warnings(spec: Spec, name: str) -> Iterator[str]:
-    """Return what a person has to know before the objects are applied."""
-    if spec.network.host_network:
-        yield (
-            "the pods see the host's network, and no NetworkPolicy guards them. "
-            f"The spec's reason: {printable(spec.network.host_network_reason)}"
-        )
-    if spec.nodes > 1 and not target(name).has_gang(spec):
-        yield (
-            f"nothing starts the {spec.nodes} pods together: two jobs that each get some of the "
-            "nodes wait for the rest until join-timeout. rdmatrain k8s targets tells what is a gang"
-        )
 
 
 def _save(part: Part, folder: Path) -> Iterator[str]:

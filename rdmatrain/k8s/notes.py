@@ -18,7 +18,7 @@ class Notes:
         self.owner = owner
         self._notes: list[Note] = []
 
-    def add(self, field: str, path: str, value: Any, why: str) -> None:
+    def add(self, field: str, path: str, value: Any, why: str, *, urgent: bool = False) -> None:
         """Note what a field of the spec became.
 
         Args:
@@ -26,12 +26,13 @@ class Notes:
             path: in this object.
             value: there; anything but text is shown as JSON.
             why: one sentence.
+            urgent: ``render`` prints the sentence, too: what a person must do, or is deprived of.
 
         """
         # The path of a part goes on with a dot, that of an object begins after a space.
         joint = "." if " " in self.owner else " "
         text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-        self._notes.append(Note(field, f"{self.owner}{joint}{path}: {text}", why))
+        self._notes.append(Note(field, f"{self.owner}{joint}{path}: {text}", why, urgent))
 
     def all(self) -> tuple[Note, ...]:
         """Return them, in order."""

@@ -16,12 +16,14 @@ class Note:
         field: of the spec, with dots: ``network.vfs``; empty for what no field asked for.
         became: object, path and value: ``Job/llm spec.completions: 16``.
         why: one sentence.
+        urgent: whoever renders has to know it before the objects are applied.
 
     """
 
     field: str
     became: str
     why: str
+    urgent: bool = False
 
 
 @dataclass(frozen=True)

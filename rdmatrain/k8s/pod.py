@@ -214,8 +214,11 @@ def _note_host_network(spec: Spec, notes: Notes) -> None:
         notes.add("network.host_network", path, False, why)
         return
     reason = network.host_network_reason or "the spec asks for it"
-    why = "The job asked for it; no NetworkPolicy applies, and its ports are the node's."
-    notes.add("network.host_network", path, True, why)
+    why = (
+        "The pods see the host's network, no NetworkPolicy guards them, and their ports are the "
+        f"node's. The spec's reason: {reason}"
+    )
+    notes.add("network.host_network", path, True, why, urgent=True)
     notes.add("network.host_network_reason", path, True, reason)
 
 

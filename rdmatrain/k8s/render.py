@@ -3,10 +3,10 @@
 from rdmatrain.k8s.cluster import Cluster
 from rdmatrain.k8s.devices import cluster_devices, job_devices
 from rdmatrain.k8s.monitoring import cluster_monitoring, monitoring
-from rdmatrain.k8s.parts import Object, Part, together
+from rdmatrain.k8s.parts import Note, Object, Part, together
 from rdmatrain.k8s.spec import Spec
 from rdmatrain.k8s.surroundings import surroundings
-from rdmatrain.k8s.targets.target import target
+from rdmatrain.k8s.targets.target import Target, target
 
 # What others name comes first, so that a pod that starts at once misses nothing. Kinds that are not
 # here are the targets' own; a workload's kind stands at the end.
@@ -46,9 +46,21 @@ def render(spec: Spec, name: str, cluster: Cluster, *, with_cluster: bool = Fals
         job_devices(spec, cluster),
         monitoring(spec, cluster),
         workload,
+        _without_gang(spec, chosen),
     ]
     whole = together(parts)
     return Part(tuple(sorted(whole.objects, key=_rank)), whole.notes, whole.texts)
+
+
+def _without_gang(spec: Spec, chosen: Target) -> Part:
+    """Return a note where nobody starts the pods together."""
+    if spec.nodes == 1 or chosen.has_gang(spec):
+        return Part()
+    why = (
+        f"Nothing starts the {spec.nodes} pods together: two jobs that each get some of the nodes "
+        "wait for the rest until join-timeout. rdmatrain k8s targets tells what is a gang."
+    )
+    return Part(notes=(Note("nodes", "gang: none", why, urgent=True),))
 
 
 def _rank(thing: Object) -> int:

@@ -162,7 +162,7 @@ def test_what_is_no_gang_is_told(spec, name, queue, told):
         Path(spec).write_text(text.replace("nodes: 2", f"nodes: {nodes}"))
         result = k8s("render", spec, "--for", name)
         assert result.exit_code == 0, result.output
-        said = "nothing starts the 2 pods together" in result.stderr
+        said = "Nothing starts the 2 pods together" in result.stderr
         assert said == (told and nodes > 1)
         assert "together" not in result.stdout
 

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """JobSets: how they end and restart, and what a queue of Kueue has for them."""
 
+from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import k8s_schemas
 import pytest
+import yaml
 from k8s_outcomes import job_failure, job_set_action
 from k8s_semantics import quantity
-from k8s_specs import NEW, small
+from k8s_specs import NETWORKS, NEW, small
 
 from rdmatrain.errors import SettingError
+from rdmatrain.k8s.devices import job_devices
 from rdmatrain.k8s.parts import Part
 from rdmatrain.k8s.spec import DEVICES, DRA, SRIOV, TCP, Spec, Topology
-from rdmatrain.k8s.targets import jobset, kueue
+from rdmatrain.k8s.targets import jobset, kueue, lws
 
 RACK = Topology("example.com/rack")
 # By the launcher's table, and what the fabric or memory does to a worker: ABRT, BUS, SEGV.
@@ -169,6 +173,36 @@ def test_quota_of_devices_of_dra_is_by_their_class() -> None:
         "gpu.nvidia.com",
         "sriovnetwork.k8snetworkplumbingwg.io",
     ]
+
+
+def test_kueue_is_told_what_a_claims_devices_are() -> None:
+    """A DeviceClass that its Configuration does not map makes a job inadmissible."""
+    spec = small(DRA, queue="research")
+    part = kueue.render_cluster(spec, NEW)
+    ((name, text),) = part.texts
+    assert name == "kueue.configuration"
+    mappings = yaml.safe_load(text)["resources"]["deviceClassMappings"]
+    (group,) = of_cluster(spec)["ClusterQueue"]["spec"]["resourceGroups"]
+    for each in mappings:
+        assert each["name"] in group["coveredResources"]
+    (made,) = job_devices(spec, NEW).objects
+    requests = made["spec"]["spec"]["devices"]["requests"]
+    classes = {name for each in mappings for name in each["deviceClassNames"]}
+    assert classes == {each["exactly"]["deviceClassName"] for each in requests}
+    (note,) = [each for each in kueue.render(spec, NEW).notes if each.urgent]
+    assert "kueue.configuration" in note.why
+    assert kueue.render_cluster(small(queue="research"), NEW).texts == ()
+
+
+@pytest.mark.parametrize("target", [kueue, jobset, lws])
+def test_a_claim_that_kueue_cannot_count_is_refused(target: ModuleType) -> None:
+    prefer = replace(NETWORKS[DRA], aligned="prefer")
+    with pytest.raises(SettingError, match=r"network\.aligned is prefer in the queue research"):
+        target.render(small(DRA, queue="research", network=prefer), NEW)
+    # There is nothing to choose where there are no GPUs.
+    assert target.render(small(DRA, queue="research", network=prefer, gpus=0), NEW).objects
+    if target is not kueue:
+        assert target.render(small(DRA, network=prefer), NEW).objects
 
 
 def test_the_queue_stands_on_its_flavor_and_topology() -> None:

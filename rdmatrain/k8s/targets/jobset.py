@@ -9,6 +9,7 @@ from rdmatrain.k8s.pod import Wants, pod_template
 from rdmatrain.k8s.spec import Spec
 from rdmatrain.k8s.targets import jobset_parts
 from rdmatrain.k8s.targets.names import LONGEST, check_name
+from rdmatrain.k8s.targets.needs import check_counted
 from rdmatrain.k8s.targets.placing import drawn_together, refuse_tier, without_tiers
 from rdmatrain.k8s.targets.target import Target, by_queue
 
@@ -52,6 +53,7 @@ def job_set_part(
 
     """
     check_name(spec, "JobSet", jobset_parts.last_pod(spec, GROUP))
+    check_counted(spec, notes)
     notes.add(
         "nodes",
         "pods' variable PET_NNODES",

@@ -6,9 +6,10 @@ from rdmatrain.k8s.notes import Notes
 from rdmatrain.k8s.parts import Object, Part
 from rdmatrain.k8s.spec import DRA, SRIOV, Spec
 from rdmatrain.k8s.targets.jobset import POD, job_set_part
-from rdmatrain.k8s.targets.needs import needs
+from rdmatrain.k8s.targets.needs import claimed_devices, needs
 from rdmatrain.k8s.targets.placing import refuse_tier, without_tiers
 from rdmatrain.k8s.targets.target import Target
+from rdmatrain.k8s.text import document
 
 TOPOLOGY = "kueue.x-k8s.io/podset-{}-topology"
 HOST = "kubernetes.io/hostname"
@@ -58,7 +59,15 @@ def render_cluster(spec: Spec, cluster: Cluster) -> Part:
     local["metadata"]["namespace"] = spec.namespace
     levels = _topology(spec)
     made = (*levels, _object("ResourceFlavor", spec.queue, flavor), queue, local)
-    return Part(made, notes.all() + quota.all())
+    return Part(made, notes.all() + quota.all(), _configuration(spec))
+
+
+def _configuration(spec: Spec) -> tuple[tuple[str, str], ...]:
+    """Return what Kueue's Configuration, a text in a ConfigMap, is to say of a claim's devices."""
+    if spec.network.devices != DRA:
+        return ()
+    mappings = [{"name": each, "deviceClassNames": [each]} for each in claimed_devices(spec)]
+    return (("kueue.configuration", document({"resources": {"deviceClassMappings": mappings}})),)
 
 
 def _object(kind: str, name: str, spec: Object) -> Object:
@@ -108,10 +117,6 @@ def _cluster_queue(spec: Spec, cluster: Cluster, notes: Notes) -> tuple[Object, 
     resources = [{"name": name, "nominalQuota": each} for name, each in quota.items()]
     why = "All that a pod requests: a job with a resource that no group covers is never admitted."
     notes.add("network.resource", "spec.resourceGroups[0].coveredResources", list(quota), why)
-    if spec.network.devices == DRA:
-        classes = [spec.network.gpu_class, spec.network.device_class]
-        why = "Kueue counts them where deviceClassMappings of its configuration name them so."
-        notes.add("network.device_class", "resources of DeviceClasses", classes, why)
     why = "What this job needs: raise it for more than one."
     notes.add("queue", "spec.resourceGroups[0].flavors[0].resources", quota, why)
     group = {

@@ -7,6 +7,7 @@ from rdmatrain.k8s.pod import Wants, near, pod_template
 from rdmatrain.k8s.spec import Spec
 from rdmatrain.k8s.surroundings import metadata
 from rdmatrain.k8s.targets.names import check_name
+from rdmatrain.k8s.targets.needs import check_counted
 from rdmatrain.k8s.targets.placing import note_topology, refuse_tier
 from rdmatrain.k8s.targets.target import Target, by_queue
 
@@ -28,6 +29,7 @@ def render(spec: Spec, cluster: Cluster) -> Part:
     refuse_tier(spec)
     owner = f"LeaderWorkerSet/{spec.name}"
     notes = Notes(owner)
+    check_counted(spec, notes)
     template = pod_template(
         spec,
         cluster,

@@ -1,7 +1,10 @@
-"""What a whole job takes of a queue's quota."""
+"""What a whole job takes of a queue's quota, and what a queue cannot count."""
 
+from rdmatrain.errors import SettingError
 from rdmatrain.k8s.cluster import Cluster
 from rdmatrain.k8s.container import quantity
+from rdmatrain.k8s.devices import dra
+from rdmatrain.k8s.notes import Notes
 from rdmatrain.k8s.pod import Wants, pod_template
 from rdmatrain.k8s.spec import DRA, Spec
 
@@ -25,7 +28,36 @@ def needs(spec: Spec, cluster: Cluster, *, claimed: str = "") -> dict[str, int |
         if name != "memory"
     }
     total["memory"] = quantity(spec.memory_bytes * spec.nodes)
-    devices = {spec.network.gpu_class: spec.gpus, spec.network.device_class: spec.network.vfs}
     if spec.network.devices == DRA:
-        total |= {f"{claimed}{name}": each * spec.nodes for name, each in devices.items() if each}
+        devices = claimed_devices(spec).items()
+        total |= {f"{claimed}{name}": each * spec.nodes for name, each in devices}
     return total
+
+
+def check_counted(spec: Spec, notes: Notes) -> None:
+    """Refuse a claim of DRA that Kueue does not count, and note what it needs for the others.
+
+    Raises:
+        SettingError: the claim leaves a choice, which makes the job inadmissible.
+
+    """
+    network = spec.network
+    if network.devices != DRA or not spec.queue:
+        return
+    if network.aligned == dra.PREFER and spec.gpus and network.vfs:
+        raise SettingError(
+            f"network.aligned is prefer in the queue {spec.queue}: Kueue admits no claim with a "
+            "choice of devices, give pcie or numa, or leave out queue"
+        )
+    why = (
+        "Kueue admits a claim only where its Configuration maps the DeviceClasses to resources: "
+        "render --for kueue --with-cluster -o DIR writes what to merge, kueue.configuration."
+    )
+    classes = list(claimed_devices(spec))
+    notes.add("queue", "resources.deviceClassMappings of Kueue", classes, why, urgent=True)
+
+
+def claimed_devices(spec: Spec) -> dict[str, int]:
+    """Return how many devices of each DeviceClass a pod's claim has."""
+    devices = {spec.network.gpu_class: spec.gpus, spec.network.device_class: spec.network.vfs}
+    return {name: count for name, count in devices.items() if count}
