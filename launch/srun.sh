@@ -18,5 +18,7 @@ while (($# > 0)) && [[ $1 != -- ]]; do
 done
 
 # The launcher ends the workers itself, and tells why: srun is not to kill a node that still saves.
-exec srun --ntasks-per-node 1 --kill-on-bad-exit=0 --wait=0 "${options[@]}" \
+# And it does not take the CPUs of a task from salloc or sbatch.
+exec srun --ntasks-per-node 1 ${SLURM_CPUS_PER_TASK:+--cpus-per-task "$SLURM_CPUS_PER_TASK"} \
+  --kill-on-bad-exit=0 --wait=0 "${options[@]}" \
   rdmatrain run "$here/train_gpt.py" "${@:2}"

@@ -125,7 +125,7 @@ class Spec:
         namespace: where it runs.
         image: what its pods run.
         command: the whole command line, exec form; ``rdmatrain run`` and what follows it.
-        nodes: pods, one on each node.
+        nodes: pods, each on a node of its own as long as there are enough with room.
         gpus: of a node; 0 trains on CPUs.
         gpu_resource: what the device plugin calls GPUs.
         workers: processes of a node; 0: one for each GPU, or one.
@@ -184,6 +184,12 @@ class Spec:
     def nproc(self) -> int:
         """Processes of a node."""
         return self.workers or self.gpus or 1
+
+    @property
+    def has_nvidia_gpus(self) -> bool:
+        """Whether there are GPUs, and by the name that they are asked for they are NVIDIA's."""
+        name = self.network.gpu_class if self.network.devices == DRA else self.gpu_resource
+        return bool(self.gpus) and f".{name.partition('/')[0]}".endswith(".nvidia.com")
 
     @property
     def labels(self) -> dict[str, str]:

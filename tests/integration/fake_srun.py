@@ -18,6 +18,7 @@ def options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--kill-on-bad-exit", choices=["0"], required=True)
     parser.add_argument("--wait", choices=["0"], required=True)
     parser.add_argument("--comment")
+    parser.add_argument("-c", "--cpus-per-task", type=int)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     return parser.parse_args(argv)
 
@@ -61,6 +62,8 @@ def task(number: int, each: int) -> dict[str, str]:
 
 def main() -> int:
     asked = options(sys.argv[1:])
+    if "SLURM_CPUS_PER_TASK" in os.environ and asked.cpus_per_task is None:
+        sys.exit("srun: the task has one CPU: --cpus-per-task is not taken from salloc")
     common = os.environ | job(asked.nodes, asked.ntasks_per_node)
     tasks = [
         subprocess.Popen(asked.command, env=common | task(number, asked.ntasks_per_node))

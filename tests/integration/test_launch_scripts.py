@@ -78,6 +78,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
         "PATH": f"{srun.parent}:{os.environ['PATH']}",
         "RDMATRAIN_SECRET_FILE": str(secret),
         "MASTER_PORT": str(free_port()),
+        "SLURM_CPUS_PER_TASK": "2",
     }
 
 

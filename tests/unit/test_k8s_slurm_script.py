@@ -41,7 +41,12 @@ def run(spec: Spec, folder: Path, **more: str) -> tuple[int, list[str], dict[str
     program.chmod(0o755)
     script = folder / "job.sh"
     script.write_text(text)
-    env = {"HOME": str(folder), "PATH": f"{program.parent}:{os.defpath}", "SLURM_JOB_ID": "4711"}
+    env = {
+        "HOME": str(folder),
+        "PATH": f"{program.parent}:{os.defpath}",
+        "SLURM_JOB_ID": "4711",
+        "SLURM_CPUS_PER_TASK": str(spec.cpus),
+    }
     done = subprocess.run(
         ["bash", str(script)], env={**env, **more}, timeout=60, check=False, capture_output=True
     )
@@ -109,6 +114,7 @@ def test_every_task_finds_its_place(tmp_path: Path) -> None:
     code, words, variables = run(spec, tmp_path)
     assert code == 0
     assert "--ntasks-per-node=1" in words
+    assert f"--cpus-per-task={spec.cpus}" in words
     assert variables["GREETING"] == "it's; $HOME"
     jobs = [decided(words, variables, node, spec.nodes).job for node in (0, spec.nodes - 1)]
     assert [job.gang.node_rank for job in jobs] == [0, spec.nodes - 1]

@@ -208,6 +208,7 @@ class Slurm:
             "LOG": str(self.folder),
             "CODE": str(code),
             "SLURM_JOB_ID": "1234567",
+            "SLURM_CPUS_PER_TASK": str(spec.cpus),
             **variables,
         }
         path = self.folder / "job.sbatch"
@@ -239,11 +240,13 @@ def slurm(tmp_path):
 def test_srun_starts_one_launcher_on_each_node(slurm):
     assert slurm.run(SPEC) == (0, "")
     words = slurm.asked("srun")
-    assert words[:3] == ["--ntasks-per-node=1", "--kill-on-bad-exit=0", "--wait=0"]
-    assert words[3] == "--container-image=registry.example#team/train:1"
+    # srun does not take it from sbatch since Slurm 22.05, and would give the launcher one CPU.
+    assert words[:2] == ["--ntasks-per-node=1", f"--cpus-per-task={SPEC.cpus}"]
+    assert words[2:4] == ["--kill-on-bad-exit=0", "--wait=0"]
+    assert words[4] == "--container-image=registry.example#team/train:1"
     home = slurm.folder / "home/.rdmatrain"
-    assert words[4] == f"--container-mounts={home}:{home}"
-    assert words[5:] == [
+    assert words[5] == f"--container-mounts={home}:{home}"
+    assert words[6:] == [
         "rdmatrain", "run", "--nproc-per-node", "8", "--max-restarts", "2", "--metrics-port",
         "9400", "--preflight", "train.py", "--text", "two words",
     ]  # fmt: skip
@@ -260,8 +263,33 @@ def test_srun_starts_one_launcher_on_each_node(slurm):
 def test_a_checkpoints_folder_is_mounted_and_tcp_demands_nothing(slurm):
     spec = replace(SPEC, checkpoint=Checkpoint("ckpt", "/data"), network=Network(devices=TCP))
     assert slurm.run(spec)[0] == 0
-    assert slurm.asked("srun")[4].endswith("/.rdmatrain,/data:/data")
+    assert slurm.asked("srun")[5].endswith("/.rdmatrain,/data:/data")
     assert "RDMATRAIN_REQUIRE" not in slurm.variables()
+
+
+@pytest.mark.parametrize(
+    ("resource", "network", "visible"),
+    [
+        ("nvidia.com/gpu", Network(devices=TCP), {"NVIDIA_VISIBLE_DEVICES": "all"}),
+        ("nvidia.com/mig-1g.10gb", Network(devices=TCP), {"NVIDIA_VISIBLE_DEVICES": "all"}),
+        ("amd.com/gpu", Network(vfs=8), {"MELLANOX_VISIBLE_DEVICES": "all"}),
+        ("amd.com/gpu", Network(devices=TCP), {}),
+    ],
+)
+def test_the_hooks_of_enroot_mount_the_jobs_devices(slurm, resource, network, visible):
+    """They mount nothing where these are not set, as in an image that sets none."""
+    spec = replace(SPEC, gpu_resource=resource, network=network)
+    assert slurm.run(spec)[0] == 0
+    found = slurm.variables()
+    assert {name: found[name] for name in found if name.endswith("_VISIBLE_DEVICES")} == visible
+    by_driver = {"compute", "utility"} if "NVIDIA_VISIBLE_DEVICES" in visible else {""}
+    assert {*found.get("NVIDIA_DRIVER_CAPABILITIES", "").split(",")} == by_driver
+
+
+def test_a_digest_is_refused_where_enroot_imports_the_image():
+    image = f"registry.example/team/train@sha256:{'0' * 64}"
+    with pytest.raises(SettingError, match=r"^image: registry.example.* has a digest"):
+        render(replace(SPEC, image=image), "slurm", Cluster())
 
 
 # A worker's own codes, those of signals, and one that says nothing.

@@ -1,5 +1,7 @@
 """A script for sbatch: one launcher on each node, started by srun."""
 
+from rdmatrain.discovery.claims.values import shown
+from rdmatrain.errors import SettingError
 from rdmatrain.k8s.cluster import Cluster
 from rdmatrain.k8s.container import has_secret
 from rdmatrain.k8s.notes import Notes
@@ -14,10 +16,15 @@ def render(spec: Spec, cluster: Cluster) -> Part:
     """Return the script, as a text: there is no object of Kubernetes.
 
     Raises:
-        SettingError: it has a tier of more than one switch, and no label.
+        SettingError: it has a tier of more than one switch, and no label; or a digest of an image.
 
     """
     del cluster
+    if "@" in spec.image:
+        raise SettingError(
+            f"image: {shown(spec.image, 80)} has a digest, which Pyxis and enroot do not take: "
+            "give a tag"
+        )
     if not script.switches(spec):
         refuse_tier(spec)
     name = f"{spec.name}.sbatch"
@@ -36,7 +43,7 @@ def _note_request(spec: Spec, notes: Notes) -> None:
     notes.add("workers", "--ntasks-per-node 1, --nproc-per-node", spec.nproc, why)
     why = "Of each node; the whole node is the job's, as its NICs are shared."
     notes.add("gpus", "--gpus-per-node", spec.gpus or "none", why)
-    why = "All of them are the launcher's task's, which deals them out to its workers."
+    why = "The launcher's task's, which deals them out to its workers; said to srun, too."
     notes.add("cpus", "--cpus-per-task", spec.cpus, why)
     why = "Of a node; what lies in /dev/shm counts."
     notes.add("memory_bytes", "--mem", script.memory(spec), why)
@@ -54,6 +61,9 @@ def _note_script(spec: Spec, notes: Notes) -> None:
     notes.add("image", "srun --container-image", script.pyxis_image(spec.image), why)
     notes.add("command", "srun", list(spec.command), "The same on each node.")
     notes.add("env", "export", sorted(spec.env), "srun passes all variables on.")
+    visible = sorted(script.visible(spec))
+    why = "By these the hooks of Pyxis' enroot mount devices, and none where they are not set."
+    notes.add("", "export", visible or "no *_VISIBLE_DEVICES", why)
     why = (
         "The signal comes so early; the script passes SIGTERM on, and asks for a new start if the "
         "launchers end with 143, having saved."

@@ -83,10 +83,23 @@ def _environment(spec: Spec) -> Iterator[str]:
     }
     if spec.network.devices != TCP:
         own["RDMATRAIN_REQUIRE"] = "verbs"
-    for name, value in {**own, **spec.env}.items():
+    for name, value in {**own, **visible(spec), **spec.env}.items():
         yield f"export {name}={shlex.quote(value)}"
     yield "# A port of this job's own, the same on every node."
     yield f"export MASTER_PORT=$(({_FIRST_PORT} + SLURM_JOB_ID % 10000))"
+
+
+def visible(spec: Spec) -> dict[str, str]:
+    """Return what enroot's hooks mount devices by, of which it mounts none if they are not set.
+
+    Slurm's own limits hold all the same: a GPU that is not the job's is refused when it is opened.
+    """
+    found: dict[str, str] = {}
+    if spec.has_nvidia_gpus:
+        found |= {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}
+    if spec.network.devices != TCP:
+        found["MELLANOX_VISIBLE_DEVICES"] = "all"
+    return found
 
 
 def _secret(spec: Spec) -> Iterator[str]:
@@ -124,8 +137,10 @@ def _step(spec: Spec) -> Iterator[str]:
     yield "step() {"
     yield "  local code=0"
     yield "  trap : TERM USR1"
+    yield "  # srun does not take the CPUs of a task from sbatch, and would give it one."
     yield "  # Each launcher sees to its own workers, and hears of the others' ends by itself."
-    yield '  srun --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=0 "${container[@]}" \\'
+    yield '  srun --ntasks-per-node=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \\'
+    yield '    --kill-on-bad-exit=0 --wait=0 "${container[@]}" \\'
     yield f"    {line} || code=$?"
     yield '  echo "$code" >"$ended"'
     yield "}"
