@@ -14,7 +14,7 @@ from rdmatrain.k8s.cluster import read_cluster
 from rdmatrain.k8s.parts import Note, Object, Part
 from rdmatrain.k8s.reading import SpecError, read_file, spelled
 from rdmatrain.k8s.render import render
-from rdmatrain.k8s.spec import DRA, TCP, Spec
+from rdmatrain.k8s.spec import DRA, TCP, Network, Spec
 from rdmatrain.k8s.targets.target import TARGETS
 from rdmatrain.k8s.text import document, stream
 from rdmatrain.spelling import closest
@@ -65,8 +65,6 @@ def run_render(
 
     """
     _, part = _rendered(options)
-    for why in dict.fromkeys(each.why for each in part.notes if each.urgent):
-        tell(f"note: {printable(why)}")
     if options.output:
         for name in _save(part, Path(options.output)):
             tell(name)
@@ -76,6 +74,9 @@ def run_render(
         if part.objects:
             for name, _ in part.texts:
                 tell(f"note: {name}, which is no object, is written with --output")
+    # What was rendered may be long, and be piped on: this is what a person sees last.
+    for why in dict.fromkeys(each.why for each in part.notes if each.urgent):
+        tell(f"note: {printable(why)}")
 
 
 def run_explain(
@@ -201,7 +202,16 @@ def _why_silent(spec: Spec, field: str, *, with_cluster: bool) -> str:
         return "TCP over the pods' own network needs no device."
     if field in _OF_NICS and not with_cluster:
         return "What an administrator applies once has it: see --with-cluster."
-    return "Nothing that is rendered has it."
+    return _why_no_interface(spec.network, field)
+
+
+def _why_no_interface(network: Network, field: str) -> str:
+    """Say why no network or node policy has a field."""
+    if field == "network.mtu" and not network.mtu:
+        return "It is not given: interfaces keep the one that they have."
+    if not network.networks:
+        return "No network is rendered, as the spec names none: devices are as the nodes have them."
+    return "Only the node policy sets it, and none is rendered without network.pfs."
 
 
 def _in_order(part: Part, known: list[str], why: Callable[[str], str]) -> list[Note]:

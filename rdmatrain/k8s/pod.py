@@ -22,11 +22,13 @@ from rdmatrain.k8s.container import (
 from rdmatrain.k8s.devices import pod_devices
 from rdmatrain.k8s.notes import Notes
 from rdmatrain.k8s.parts import Note, Object
-from rdmatrain.k8s.spec import Spec
+from rdmatrain.k8s.spec import SHARED, Spec
 
 CONTAINER = "trainer"
 MULTUS = "k8s.v1.cni.cncf.io/networks"
 SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+HOSTNAME = "kubernetes.io/hostname"
+PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 # What the launcher takes after the workers' grace: to kill, to say farewell, to write why.
 LAUNCHER_END_S = 30
 # The Secret's files belong to root and the pod's fsGroup.
@@ -84,6 +86,7 @@ def pod_template(spec: Spec, cluster: Cluster, wants: Wants) -> Template:
         "containers": [made],
         **{key: value for key, value in fields.items() if key != "container"},
         **wants.pod,
+        **_affinity(spec, wants.pod.get("affinity", {})),
     }
     if spec.preflight:
         pod["initContainers"] = [preflight(spec, wants.env, deepcopy(needs))]
@@ -113,7 +116,19 @@ def near(spec: Spec) -> Object:
     if spec.topology.required:
         return {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
     weighted = {"weight": 100, "podAffinityTerm": term}
-    return {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [weighted]}}
+    return {"podAffinity": {PREFERRED: [weighted]}}
+
+
+def _affinity(spec: Spec, wanted: Object) -> Object:
+    """Return ``affinity`` with what a target wants of it, and pods apart where there is room.
+
+    Not where there must be: a cluster of one node, such as kind, runs all pods of a small job.
+    """
+    if spec.nodes == 1:
+        return {"affinity": wanted} if wanted else {}
+    term = {"labelSelector": {"matchLabels": dict(spec.labels)}, "topologyKey": HOSTNAME}
+    apart = {PREFERRED: [{"weight": 100, "podAffinityTerm": term}]}
+    return {"affinity": {**wanted, "podAntiAffinity": apart}}
 
 
 def termination_grace(spec: Spec) -> int:
@@ -170,6 +185,12 @@ def _note_metadata(spec: Spec, metadata: Object, notes: Notes) -> None:
     labels, annotations = metadata["labels"], metadata["annotations"]
     why = "Service, NetworkPolicy and PodDisruptionBudget know the job's pods by them."
     notes.add("name", "metadata.labels", {key: labels[key] for key in spec.labels}, why)
+    if len({*spec.network.networks}) > 1 and spec.network.devices != SHARED:
+        why = (
+            "Any function may end up in any of these networks, as all are of one resource: their "
+            "subnets must reach each other."
+        )
+        notes.add("network.networks", "networks", list(spec.network.networks), why, urgent=True)
     notes.add(
         "network.networks",
         f"metadata.annotations[{MULTUS}]",
@@ -199,6 +220,9 @@ def _note_pod(spec: Spec, pod: Object, notes: Notes) -> None:
     named = spec.priority or "none"
     why = "Whom the scheduler preempts for whom." if spec.priority else "The cluster's default."
     notes.add("priority", "spec.priorityClassName", named, why)
+    if spec.nodes > 1:
+        why = "Each pod on a node of its own, as long as there are enough that have room."
+        notes.add("nodes", "spec.affinity.podAntiAffinity.preferred", HOSTNAME, why)
     _note_host_network(spec, notes)
     _note_volumes(spec, notes)
     why = "The doctor has what the trainer will: the same devices, limits and mounts."

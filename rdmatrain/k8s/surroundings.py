@@ -45,10 +45,16 @@ def metadata(spec: Spec, name: str) -> Object:
 def _secret(spec: Spec) -> Part:
     notes = Notes(f"Secret/{spec.secret_name}")
     if not spec.secret.create:
-        why = "It is to be there: head -c 32 /dev/urandom | base64 makes what it holds."
-        if not has_secret(spec):
+        why = (
+            f"The Secret is to be there, or no pod starts: kubectl -n {spec.namespace} create "
+            f"secret generic {spec.secret_name} --from-literal={SECRET_KEY}="
+            '"$(openssl rand -hex 32)".'
+        )
+        mounted = has_secret(spec)
+        if not mounted:
             why = "One node has nobody to prove anything to."
-        notes.add("secret.create", f"stringData.{SECRET_KEY}", "not rendered", why)
+        path = f"stringData.{SECRET_KEY}"
+        notes.add("secret.create", path, "not rendered", why, urgent=mounted)
         return Part((), notes.all())
     value = base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
     made: Object = {
@@ -68,9 +74,14 @@ def _claim(spec: Spec) -> Part:
     want = spec.checkpoint
     notes = Notes(f"PersistentVolumeClaim/{want.claim or 'none'}")
     if not want.claim or not want.size_bytes:
-        why = "It is to be there." if want.claim else "There is no volume for checkpoints."
+        why = "There is no volume for checkpoints."
+        if want.claim:
+            why = (
+                f"The claim {want.claim} is to be there, ReadWriteMany, or no pod starts; "
+                "checkpoint.size makes it."
+            )
         for field in ("checkpoint.size_bytes", "checkpoint.storage_class"):
-            notes.add(field, "spec", "not rendered", why)
+            notes.add(field, "spec", "not rendered", why, urgent=bool(want.claim))
         return Part((), notes.all())
     claim: Object = {
         "accessModes": ["ReadWriteMany"],

@@ -99,7 +99,8 @@ def test_files_sort_as_they_are_to_be_applied(spec, tmp_path):
     assert result.exit_code == 0, result.output
     assert result.stdout == ""
     paths = sorted(folder.iterdir())
-    assert result.stderr.splitlines() == [str(path) for path in paths]
+    told = [line for line in result.stderr.splitlines() if not line.startswith("note: ")]
+    assert told == [str(path) for path in paths]
     found = [yaml.safe_load(path.read_text()) for path in paths]
     assert found[-1]["kind"] == "MPIJob"
     assert paths[-1].name.endswith("-mpijob-llm.yaml")
@@ -165,6 +166,46 @@ def test_what_is_no_gang_is_told(spec, name, queue, told):
         said = "Nothing starts the 2 pods together" in result.stderr
         assert said == (told and nodes > 1)
         assert "together" not in result.stdout
+
+
+VFS = "{vfs: 2, networks: [a, b]}"
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [
+        ("indexed-job", "", "kubectl -n default create secret generic llm-secret --from-literal"),
+        ("indexed-job", "checkpoint: {claim: ckpt}", "claim ckpt is to be there, ReadWriteMany"),
+        ("pytorchjob", "", "operator runs with --gang-scheduler-name"),
+        ("pytorchjob", "", "Burstable"),
+        ("mpijob", "", "operator runs with --gang-scheduling"),
+        ("lws", "", "delete it when the job is done"),
+        (
+            "trainjob",
+            "",
+            "plugin coscheduling of this scheduler",
+        ),
+        ("volcano", "topology: {tier: 2}", "HyperNode"),
+        ("trainjob", "topology: {tier: 2}", "HyperNode"),
+        ("volcano", f"network: {VFS}", "Any function may end up in any of these networks"),
+    ],
+)
+def test_what_a_person_must_do_or_know_is_told_once_and_explained(spec, name, more, said):
+    text = SPEC.replace("network: {devices: tcp}\n", "") if "network" in more else SPEC
+    Path(spec).write_text(f"{text}{more}\n")
+    result = k8s("render", spec, "--for", name)
+    assert result.exit_code == 0, result.output
+    (line,) = [each for each in result.stderr.splitlines() if said in each]
+    notes = json.loads(k8s("explain", spec, "--for", name, "--json").stdout)
+    assert line in {f"note: {each['why']}" for each in notes if each["urgent"]}
+
+
+@pytest.mark.parametrize("name", [each for each in TARGETS if each not in {"podgroup", "kueue"}])
+def test_a_job_of_one_node_that_needs_nothing_is_told_nothing(spec, name):
+    queue = "queue: research\n" if name == "trainjob" else ""
+    Path(spec).write_text(SPEC.replace("nodes: 2", "nodes: 1") + queue)
+    told = k8s("render", spec, "--for", name).stderr.splitlines()
+    assert len(told) == (name == "lws"), told
 
 
 def test_all_that_is_wrong_with_a_spec_is_a_line_each(spec):
@@ -271,9 +312,16 @@ def test_explain_says_why_nothing_has_a_field(spec):
     assert all("--with-cluster" in found[each] for each in nics)
     found = silent(spec, "{vfs: 2, mtu: 4220, pfs: [eth0]}", "--with-cluster")
     assert found.keys() == claims | reason
-    assert silent(spec, "{vfs: 2}", "--with-cluster")["network.mtu"] == (
-        "Nothing that is rendered has it."
+    assert "is not given" in silent(spec, "{vfs: 2}", "--with-cluster")["network.mtu"]
+    infiniband = "{vfs: 2, mtu: 4092, link: infiniband}"
+    assert (
+        "none is rendered without network.pfs"
+        in (silent(spec, infiniband, "--with-cluster")["network.mtu"])
     )
+    bare = "{vfs: 2, mtu: 4092, link: infiniband, networks: [], resource: rdma/ib}"
+    found = silent(spec, bare, "--with-cluster")
+    assert found.keys() == claims | reason | {"network.mtu", "network.subnet"}
+    assert "No network is rendered" in found["network.subnet"]
     assert silent(spec, "{devices: dra, vfs: 2}").keys() == nics | reason
     assert all("TCP" in silent(spec, "{devices: tcp}")[each] for each in nics)
     assert silent(spec, "{vfs: 2}", target="slurm") == {}

@@ -35,6 +35,10 @@ def the(spec: Spec, kind: str) -> Object:
     return found
 
 
+def urgent(spec: Spec) -> list[str]:
+    return [each.why for each in cluster_devices(spec, NEW).notes if each.urgent]
+
+
 def oci(file: str, name: str, loader: Any = yaml.SafeLoader) -> Object:
     path = OCI / file
     if not path.is_file():
@@ -148,8 +152,13 @@ def test_the_network_is_that_of_a_cloud() -> None:
 
 
 def test_without_names_of_nics_there_is_no_policy_that_takes_all() -> None:
-    assert of_kind(job(Network(vfs=2)), "SriovNetworkNodePolicy") == []
-    assert len(of_kind(job(Network(vfs=2)), "SriovNetwork")) == 1
+    spec = job(Network(vfs=2))
+    assert of_kind(spec, "SriovNetworkNodePolicy") == []
+    # Nor is the RDMA mode of all nodes with such NICs changed.
+    assert of_kind(spec, "SriovNetworkPoolConfig") == []
+    assert len(of_kind(spec, "SriovNetwork")) == 1
+    (why,) = urgent(spec)
+    assert "rdmaMode: exclusive" in why
 
 
 @pytest.mark.parametrize(("vfs", "pfs", "each"), [(1, 8, 1), (8, 8, 1), (16, 8, 2), (9, 8, 2)])
@@ -161,9 +170,10 @@ def test_a_node_has_as_many_functions_as_a_pod_requests(vfs: int, pfs: int, each
 
 
 def test_rdma_devices_are_of_one_pod_only() -> None:
-    pool = the(job(Network(vfs=2)), "SriovNetworkPoolConfig")["spec"]
+    spec = job(Network(vfs=2, pfs=("eth1",)))
+    pool = the(spec, "SriovNetworkPoolConfig")["spec"]
     assert pool["rdmaMode"] == "exclusive"
-    policy = the(job(Network(vfs=2, pfs=("eth1",))), "SriovNetworkNodePolicy")["spec"]
+    policy = the(spec, "SriovNetworkNodePolicy")["spec"]
     assert pool["nodeSelector"]["matchLabels"] == policy["nodeSelector"]
 
 
@@ -207,7 +217,7 @@ def test_a_subnet_has_a_block_for_each_node(
         parts = [ip_network(each["spec"]["subnet"]) for each in pools]
         assert all(each.subnet_of(ip_network(subnet)) for each in parts)
         assert len({*parts}) == len(networks)
-    said = rf"^network\.subnet is {subnet}, .* each node of .* {most + 1}: give a /{length}, "
+    said = rf"^network\.subnet is {subnet}, .* each node with .* {most + 1}: give a /{length}, "
     with pytest.raises(SettingError, match=said):
         cluster_devices(job(network, nodes=most + 1), NEW)
     wider = replace(network, subnet=f"0.0.0.0/{length}")
@@ -302,7 +312,12 @@ def test_dra_attaches_its_networks_itself() -> None:
     assert json.loads(a["spec"]["config"])["type"] == "sriov"
     (offered,) = the(spec, "SriovResourcePolicy")["spec"]["configs"]
     assert offered["resourceFilters"] == [
-        {"vendors": ["15b3"], "pfNames": ["eth1"], "pfPciAddresses": ["0000:0c:00.0"]}
+        {
+            "vendors": ["15b3"],
+            "linkType": "eth",
+            "pfNames": ["eth1"],
+            "pfPciAddresses": ["0000:0c:00.0"],
+        }
     ]
     asked = claim(spec.network, 2)["config"]
     told = [(each["requests"], each["opaque"]["parameters"]) for each in asked]
@@ -311,6 +326,34 @@ def test_dra_attaches_its_networks_itself() -> None:
         (each["ifName"], each["netAttachDefNamespace"], each["netAttachDefName"])
         for _, each in told
     ] == [("net1", "default", "a"), ("net2", "x", "b")]
+
+
+def test_what_the_driver_of_claims_does_not_do_is_said() -> None:
+    """It installs one CNI plugin, and chains none that keeps NICs of one fabric apart."""
+    (why,) = urgent(job(Network(DRA, 8)))
+    assert "arp_ignore=1" in why
+    assert urgent(job(Network(DRA, 1))) == []
+    infiniband = job(Network(DRA, 8, link=INFINIBAND))
+    (why,) = urgent(infiniband)
+    assert "install ib-sriov-cni" in why
+    (offered,) = the(infiniband, "SriovResourcePolicy")["spec"]["configs"]
+    assert offered["resourceFilters"][0]["linkType"] == "ib"
+
+
+def test_addresses_are_for_nodes_with_such_nics_alone() -> None:
+    pool = the(job(Network(vfs=2)), "IPPool")["spec"]
+    (term,) = pool["nodeSelector"]["nodeSelectorTerms"]
+    assert term["matchExpressions"] == [
+        {"key": "feature.node.kubernetes.io/pci-15b3.present", "operator": "In", "values": ["true"]}
+    ]
+
+
+def test_gpus_that_are_not_nvidias_need_no_operator_of_theirs() -> None:
+    spec = job(Network(vfs=2), gpu_resource="amd.com/gpu")
+    assert {name for name, _ in cluster_devices(spec, NEW).texts} == {"network-operator.values"}
+    claimed = values(Network(DRA, 8, gpu_class="gpu.amd.com"))
+    assert set(claimed) == {"network-operator.values", "dra-driver-sriov.values"}
+    assert "gpu-operator.values" in values(Network(DRA, 8, gpu_class="mig.nvidia.com"))
 
 
 def test_another_drivers_devices_are_claimed_without_our_words() -> None:

@@ -88,6 +88,14 @@ def test_an_mpijob_has_one_pod_for_each_node_and_the_gang_counts_all():
     assert list(workload("mpijob", nodes=1)["spec"]["mpiReplicaSpecs"]) == ["Launcher"]
 
 
+def test_the_queue_that_an_mpijob_names_is_made():
+    found = render(SPEC, "mpijob", Cluster(), with_cluster=True).objects
+    (queue,) = [each for each in found if each["kind"] == "Queue"]
+    named = workload("mpijob")["spec"]["runPolicy"]["schedulingPolicy"]["queue"]
+    assert queue["metadata"]["name"] == named
+    assert queue["spec"]["capability"]["nvidia.com/gpu"] == 24
+
+
 @pytest.mark.parametrize(
     ("target", "length", "nodes"),
     # Of a StatefulSet's label with its hash; of a pod of the launcher's Job; of the last worker.

@@ -71,7 +71,24 @@ def test_a_gang_starts_whole_and_is_preempted_whole() -> None:
     pod = job["spec"]["template"]["spec"]
     assert pod["schedulingGroup"] == {"podGroupName": group["metadata"]["name"]}
     assert pod["priorityClassName"] == "training"
-    assert "affinity" not in pod
+    assert "podAffinity" not in pod["affinity"]
+
+
+def test_what_a_cluster_must_have_for_a_gang_is_said() -> None:
+    """All of it is off by default in 1.37: the pods would be scheduled one by one, silently."""
+
+    def urgent(spec: Spec) -> str:
+        notes = rendered("podgroup", spec, with_cluster=False).notes
+        (why,) = [each.why for each in notes if each.urgent and "PodGroup" in each.why]
+        return why
+
+    why = urgent(small())
+    assert "--runtime-config=scheduling.k8s.io/v1beta1=true" in why
+    assert "GenericWorkload" in why
+    assert "TopologyAware" not in why
+    assert "TopologyAwareWorkloadScheduling" in urgent(small(topology=Topology("example.com/rack")))
+    preferred = Topology("example.com/rack", required=False)
+    assert "TopologyAware" not in urgent(small(topology=preferred))
 
 
 def test_the_group_is_applied_before_the_pods_that_name_it() -> None:
@@ -94,7 +111,8 @@ def test_what_should_be_near_has_an_affinity() -> None:
     ]:
         pod = one(target, spec)["spec"]["template"]["spec"]
         assert list(pod["affinity"]["podAffinity"]) == [key]
-    assert "affinity" not in one("indexed-job", small())["spec"]["template"]["spec"]
+    alone = one("indexed-job", small())["spec"]["template"]["spec"]
+    assert "podAffinity" not in alone["affinity"]
 
 
 @pytest.mark.parametrize("target", BOTH)

@@ -136,7 +136,7 @@ def test_queues_and_tiers_are_volcanos(
     assert runtime["spec"]["podGroupPolicy"] == policy
     pod = pod_of(runtime)
     assert pod["schedulerName"] == scheduler
-    assert ("affinity" in pod) == (topology == RACK)
+    assert ("podAffinity" in pod["affinity"]) == (topology == RACK)
     annotations = runtime["spec"]["template"].get("metadata", {}).get("annotations", {})
     assert annotations == ({"scheduling.volcano.sh/queue-name": queue} if queue else {})
     notes = trainjob.render(small(queue=queue, topology=topology), NEW).notes

@@ -111,7 +111,7 @@ def test_a_label_without_a_tier_draws_pods_together() -> None:
 
 def test_a_tier_draws_nobody_together_besides() -> None:
     spec = job(topology=Topology("example.com/rack", tier=2))["spec"]
-    assert "affinity" not in spec["tasks"][0]["template"]["spec"]
+    assert "podAffinity" not in spec["tasks"][0]["template"]["spec"]["affinity"]
 
 
 def test_pods_keep_volcanos_scheduler_and_are_never_restarted_in_place() -> None:

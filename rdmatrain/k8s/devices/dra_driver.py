@@ -28,7 +28,10 @@ def parts(spec: Spec) -> Part:
 
 def _policy(network: Network) -> Part:
     name = object_name(network)
-    chosen: Object = {"vendors": [MELLANOX]}
+    chosen: Object = {
+        "vendors": [MELLANOX],
+        "linkType": "ib" if network.link == INFINIBAND else "eth",
+    }
     names, addresses = interfaces(network), physical_functions(network)[1]
     if names:
         chosen["pfNames"] = names
@@ -63,8 +66,18 @@ def _network(network: Network, attachment: Attachment) -> Part:
     # The driver writes the device's address into a plugin, and none into a list of them.
     why = "One plugin: this driver chains no other to it, so RDMA devices stay in shared mode."
     notes.add("network.networks", "spec.config", made["spec"]["config"], why)
-    why = "Which plugin attaches the device."
-    notes.add("network.link", "spec.config.type", config["type"], why)
+    infiniband = network.link == INFINIBAND
+    why = "Which plugin attaches the device; the driver's chart installs it."
+    if infiniband:
+        why = "The driver's chart installs sriov alone: install ib-sriov-cni on the nodes."
+    notes.add("network.link", "spec.config.type", config["type"], why, urgent=infiniband)
+    if not infiniband and network.vfs > 1:
+        why = (
+            "The driver chains no plugin that keeps several NICs of one fabric from answering for "
+            "each other's addresses: set net.ipv4.conf.all.arp_ignore=1 and arp_announce=2 on the "
+            "nodes, from which pods' namespaces inherit them."
+        )
+        notes.add("network.vfs", "spec.config", "no tuning, no sbr", why, urgent=True)
     if network.mtu:
         why = "The plugin sets none: set it on the physical functions."
         notes.add("network.mtu", "spec.config.mtu", "none", why)

@@ -46,7 +46,7 @@ class Attachment:
         """What a person has to know of it."""
         return (
             f"Addresses are of the IPPool {self.name}, which has {self.subnet} of the subnet: "
-            f"{self.block} for each node of the cluster, whether it has pods of this job or not."
+            f"{self.block} for each node with such NICs, whether it has pods of this job or not."
         )
 
     @property
@@ -66,8 +66,14 @@ class Attachment:
                 "subnet": str(self.subnet),
                 "perNodeBlockSize": self.block,
                 "gateway": str(self.subnet[1]),
+                "nodeSelector": {"nodeSelectorTerms": [{"matchExpressions": _with_nics()}]},
             },
         }
+
+
+def _with_nics() -> list[Object]:
+    """Return how a selector of nodes' fields and labels, and not a map of labels, says NODES."""
+    return [{"key": key, "operator": "In", "values": [value]} for key, value in NODES.items()]
 
 
 def attachments(spec: Spec, count: int) -> tuple[Attachment, ...]:
@@ -100,7 +106,7 @@ def attachments(spec: Spec, count: int) -> tuple[Attachment, ...]:
 def _refuse_small(spec: Spec, attachment: Attachment, halvings: int) -> None:
     """Refuse a subnet whose part for a network has no block of addresses for each node.
 
-    Each node of the cluster takes one; only those that the job needs are known here.
+    Each node with such NICs takes one; only those that the job needs are known here.
 
     Raises:
         SettingError: with the length that these need.
@@ -112,7 +118,7 @@ def _refuse_small(spec: Spec, attachment: Attachment, halvings: int) -> None:
         length = attachment.subnet.max_prefixlen - (needed - 1).bit_length() - halvings
         raise SettingError(
             f"network.subnet is {spec.network.subnet}, and network {attachment.name} takes "
-            f"{attachment.block} addresses on each node of the cluster, of which this job has "
+            f"{attachment.block} addresses on each node with such NICs, of which this job has "
             f"{spec.nodes}: give a /{length}, a larger one where there are more, or fewer nodes"
         )
 

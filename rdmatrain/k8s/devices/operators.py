@@ -37,7 +37,12 @@ def nic_cluster_policy(spec: Spec) -> Part:
         if plugin in components:
             why = "What the plugin hands out, and as what."
             config = components[plugin]["config"]
-            notes.add("network.resource", f"spec.{plugin}.config", config, why)
+            path = f"spec.{plugin}.config"
+            notes.add("network.resource", path, config, why)
+            why = "It offers devices of this link layer alone."
+            notes.add("network.link", f"{path} linkTypes", _link_type(spec.network), why)
+            why = "It offers these ports alone; all that there are, where none is named."
+            notes.add("network.pfs", path, list(spec.network.pfs) or "all", why)
     return Part((made,), notes.all())
 
 
@@ -116,10 +121,10 @@ def values(spec: Spec) -> dict[str, Object]:
     network = spec.network
     if network.devices != TCP:
         found["network-operator"] = _network_operator(network)
-    if spec.gpus:
+    if spec.has_nvidia_gpus:
         found["gpu-operator"] = _gpu_operator(network)
     if network.devices == DRA:
-        if spec.gpus:
+        if spec.has_nvidia_gpus:
             found["dra-driver-nvidia-gpu"] = {"resources": {"gpus": {"enabled": True}}}
         if network.device_class == SRIOV_DRIVER:
             found[dra_driver.NAMESPACE] = {"kubeletPlugin": {"configurationMode": "STANDALONE"}}

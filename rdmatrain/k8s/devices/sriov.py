@@ -47,8 +47,12 @@ def _policy(network: Network) -> Part:
     name = object_name(network)
     notes = Notes(f"SriovNetworkNodePolicy/{name}")
     if not network.pfs:
-        why = "Without names, a policy would take every NIC, the node's own among them."
-        notes.add("network.pfs", "spec", "not rendered", why)
+        why = (
+            "Without network.pfs neither the node policy nor its nodes' RDMA mode are rendered: "
+            "they would be of every NIC, the node's own among them. Whoever makes the functions "
+            "sets rdmaMode: exclusive."
+        )
+        notes.add("network.pfs", "spec", "not rendered", why, urgent=True)
         return Part((), notes.all())
     names, addresses = physical_functions(network)
     selector: Object = {"vendor": MELLANOX}
@@ -93,6 +97,10 @@ def _note_policy(spec: Object, notes: Notes) -> None:
 def _pool_config(network: Network) -> Part:
     name = object_name(network)
     notes = Notes(f"SriovNetworkPoolConfig/{name}")
+    if not network.pfs:
+        why = "Who makes the node policy knows which nodes have the functions."
+        notes.add("network.devices", "spec.rdmaMode", "not rendered", why)
+        return Part((), notes.all())
     why = "A pod sees its own RDMA devices alone; in shared mode it sees, and picks, all of them."
     notes.add("network.devices", "spec.rdmaMode", "exclusive", why)
     spec = {
@@ -121,6 +129,9 @@ def _network(network: Network, attachment: Attachment) -> Part:
     notes.add("network.networks", "spec.networkNamespace", attachment.namespace, why)
     why = "The plugin rdma moves the VF's RDMA device into the pod with its interface."
     notes.add("network.link", "spec.metaPlugins", spec["metaPlugins"], why)
+    if network.mtu and not infiniband:
+        why = "The plugin tuning sets it on the pod's interface."
+        notes.add("network.mtu", "spec.metaPlugins mtu", network.mtu, why)
     notes.add("network.subnet", "spec.ipam", spec["ipam"], attachment.why_pool)
     return Part((_object(kind, attachment.name, spec), attachment.pool), notes.all())
 

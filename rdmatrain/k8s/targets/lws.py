@@ -74,8 +74,9 @@ def _note(spec: Spec, notes: Notes) -> None:
         "",
         "spec.leaderWorkerTemplate.restartPolicy",
         "RecreateGroupOnPodRestart",
-        "Peers of a pod that is gone can only start again with it; each ended job is started "
-        "again, one that succeeded too: delete the set when the job is done.",
+        "A LeaderWorkerSet starts each ended job again, one that succeeded too: delete it when the "
+        "job is done.",
+        urgent=True,
     )
     why = (
         "Kueue admits all pods of the group, or none."

@@ -16,6 +16,7 @@ from rdmatrain.k8s.surroundings import metadata
 from rdmatrain.k8s.targets.names import check_name
 from rdmatrain.k8s.targets.placing import note_topology, refuse_tier
 from rdmatrain.k8s.targets.target import Target
+from rdmatrain.k8s.targets.volcano import render_cluster
 
 _REPLICAS = "spec.mpiReplicaSpecs"
 
@@ -95,8 +96,12 @@ def _note(spec: Spec, leader: str, notes: Notes) -> None:
     notes.add("namespace", "metadata.namespace", spec.namespace, "Where all objects are.")
     why = "One pod is the launcher, which is node 0; --nnodes tells all how many there are."
     notes.add("nodes", f"{_REPLICAS}.Worker.replicas", spec.nodes - 1, why)
-    why = "The gang is all pods, the launcher too; the operator needs --gang-scheduling for it."
-    notes.add("nodes", "spec.runPolicy.schedulingPolicy.minAvailable", spec.nodes, why)
+    why = (
+        "All pods, the launcher too, start together or not at all only where the operator runs "
+        "with --gang-scheduling."
+    )
+    path = "spec.runPolicy.schedulingPolicy.minAvailable"
+    notes.add("nodes", path, spec.nodes, why, urgent=spec.nodes > 1)
     why = "Each pod starts its own launcher: no sshd, no host keys, no variables lost on the way."
     notes.add("", "spec.runLauncherAsWorker", True, why)
     why = "A gang that counts the launcher would wait for ever for one that waits for the others."
@@ -117,4 +122,4 @@ def _note(spec: Spec, leader: str, notes: Notes) -> None:
     notes.add("max_restarts", "spec.runPolicy.backoffLimit", spec.max_restarts, why)
 
 
-TARGET = Target("mpijob", render, has_service=True)
+TARGET = Target("mpijob", render, has_service=True, cluster_render=render_cluster)

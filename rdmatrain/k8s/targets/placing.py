@@ -83,8 +83,12 @@ def network_topology(spec: Spec, notes: Notes, path: str) -> Object:
     mode = "hard" if topology.required else "soft"
     why = "Hard: the job waits for such a place; soft: it takes the nearest that there is."
     notes.add("topology.required", f"{path}.mode", mode, why)
-    why = "All pods come below one HyperNode of at most this tier; an administrator makes those."
-    notes.add("topology.tier", f"{path}.highestTierAllowed", topology.tier, why)
+    why = (
+        "All pods come below one HyperNode of at most this tier: an administrator makes those, and "
+        "where there are none a job whose topology is required waits for ever."
+    )
+    path_of_tier = f"{path}.highestTierAllowed"
+    notes.add("topology.tier", path_of_tier, topology.tier, why, urgent=topology.required)
     why = "The HyperNodes stand for it."
     notes.add("topology.label", path, "none", why)
     return {"networkTopology": {"mode": mode, "highestTierAllowed": topology.tier}}

@@ -11,6 +11,8 @@ from rdmatrain.k8s.targets.indexed_job import job, refuse_queue
 from rdmatrain.k8s.targets.placing import refuse_tier
 from rdmatrain.k8s.targets.target import Target
 
+_VERSION = "scheduling.k8s.io/v1beta1"
+
 
 def render(spec: Spec, cluster: Cluster) -> Part:
     """Return the PodGroup, and the Job whose pods are in it.
@@ -44,6 +46,7 @@ def _refuse(spec: Spec, cluster: Cluster) -> None:
 def _group(spec: Spec, notes: Notes) -> Object:
     why = "All of them or none: the scheduler binds no pod until it has found room for the last."
     notes.add("nodes", "spec.schedulingPolicy.gang.minCount", spec.nodes, why)
+    _note_gates(spec, notes)
     group: Object = {
         "schedulingPolicy": {"gang": {"minCount": spec.nodes}},
         # A gang that loses one pod is of no use to anybody.
@@ -59,7 +62,7 @@ def _group(spec: Spec, notes: Notes) -> Object:
     path = "spec.schedulingConstraints.topology"
     if label and required:
         group["schedulingConstraints"] = {"topology": [{"key": label}]}
-        why = "All pods on nodes with one value of it; needs TopologyAwareWorkloadScheduling."
+        why = "All pods on nodes with one value of it."
     elif label:
         why = "A PodGroup knows only what must be: pods have an affinity that they should have."
     else:
@@ -69,11 +72,23 @@ def _group(spec: Spec, notes: Notes) -> Object:
     notes.add("topology.tier", path, "none", "Of Volcano's HyperNodes alone.")
     notes.add("queue", "spec", "none", "Kubernetes alone has no queues.")
     return {
-        "apiVersion": "scheduling.k8s.io/v1beta1",
+        "apiVersion": _VERSION,
         "kind": "PodGroup",
         "metadata": metadata(spec, spec.name),
         "spec": group,
     }
+
+
+def _note_gates(spec: Spec, notes: Notes) -> None:
+    gates = ["GenericWorkload"]
+    if spec.topology.label and spec.topology.required:
+        gates.append("TopologyAwareWorkloadScheduling")
+    why = (
+        f"Kubernetes has PodGroups only with --runtime-config={_VERSION}=true and the feature "
+        f"{'gates' if len(gates) > 1 else 'gate'} {' and '.join(gates)}, all off by default: "
+        "elsewhere the pods start one by one."
+    )
+    notes.add("nodes", "apiVersion", _VERSION, why, urgent=True)
 
 
 TARGET = Target("podgroup", render)

@@ -76,7 +76,9 @@ def _scheduling(spec: Spec, notes: Notes, path: str) -> Object:
         "nodes",
         f"{path}.minAvailable",
         spec.nodes,
-        "Pods start together or not at all, where the operator runs with --gang-scheduler-name.",
+        "Pods start together or not at all only where the operator runs with "
+        "--gang-scheduler-name.",
+        urgent=spec.nodes > 1,
     )
     why = "After so long the scheduler's plugin coscheduling lets go of a gang that is incomplete."
     notes.add("join_timeout_s", f"{path}.scheduleTimeoutSeconds", spec.join_timeout_s, why)
@@ -114,8 +116,10 @@ def _replicas(spec: Spec, template: Object, notes: Notes) -> Object:
         "cpus",
         "spec.pytorchReplicaSpecs.Worker",
         "Burstable",
-        "The operator gives workers an initContainer that waits for the Master, and requests less "
-        "than it may use; its flag --pytorch-init-container-template-file takes a better one.",
+        "Workers are Burstable, so that no CPUs are their own: the operator gives them an "
+        "initContainer that requests less than it may use; its flag "
+        "--pytorch-init-container-template-file takes a better one.",
+        urgent=spec.nodes > 1,
     )
     notes.add(
         "",

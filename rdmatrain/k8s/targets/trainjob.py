@@ -107,10 +107,11 @@ def _gang(spec: Spec, notes: Notes) -> tuple[Object, Object]:
     )
     name = "scheduler-plugins-scheduler"
     why = (
-        "Its plugin coscheduling schedules gangs without queues; for a queue of Kueue render --for "
-        "kueue."
+        "The plugin coscheduling of this scheduler schedules gangs without queues, and pods wait "
+        "for ever where it is not installed: give a queue for Volcano, or for one of Kueue render "
+        "--for kueue."
     )
-    notes.add("queue", scheduler, name, why)
+    notes.add("queue", scheduler, name, why, urgent=True)
     return {"coscheduling": wait}, {"schedulerName": name, **drawn_together(spec, notes, POD)}
 
 
