@@ -28,6 +28,11 @@ def quantity(size: int) -> str:
     return str(size)
 
 
+def data_volume(place: int) -> str:
+    """Return what the pod calls a claim of ``spec.volumes``, by its place there."""
+    return f"data-{place}"
+
+
 def has_secret(spec: Spec) -> bool:
     """Tell whether its pods mount a Secret: a job of one node has nobody to prove anything to."""
     return spec.nodes > 1 or spec.secret.create or bool(spec.secret.name)
@@ -151,7 +156,9 @@ def _mounts(spec: Spec) -> list[Object]:
         mounts.append({"name": SECRET, "mountPath": SECRET_FOLDER, "readOnly": True})
     if spec.checkpoint.claim:
         mounts.append({"name": CHECKPOINTS, "mountPath": spec.checkpoint.path})
-    return mounts
+    return mounts + [
+        {"name": data_volume(place), "mountPath": path} for place, path in enumerate(spec.volumes)
+    ]
 
 
 def note_trainer(spec: Spec, made: Object, notes: Notes) -> None:

@@ -5,6 +5,7 @@ from ipaddress import IPv4Network
 
 LABEL = 63
 SUBDOMAIN = 253
+EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 _DNS_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _QUALIFIED = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?", re.ASCII)
 _SUBDOMAIN = re.compile(rf"{_DNS_LABEL}(\.{_DNS_LABEL})*", re.ASCII)
@@ -65,6 +66,15 @@ def label_value(text: str) -> str:
     if not text or (len(text) <= LABEL and _QUALIFIED.fullmatch(text)):
         return ""
     return "give at most 63 letters, digits, -, _ and ., a letter or digit first and last"
+
+
+def taint(text: str) -> str:
+    """Of a taint, as kubectl writes it; what it leaves out is any."""
+    rest, colon, effect = text.partition(":")
+    key, _, value = rest.partition("=")
+    if (colon and effect not in EFFECTS) or qualified(key) or label_value(value):
+        return f"give KEY=VALUE:EFFECT, or less of it; the effects are {', '.join(EFFECTS)}"
+    return ""
 
 
 def variable(text: str) -> str:

@@ -12,6 +12,7 @@ from rdmatrain.k8s.container import (
     SCRATCH,
     SECRET,
     SHM,
+    data_volume,
     has_secret,
     note_trainer,
     preflight,
@@ -22,13 +23,12 @@ from rdmatrain.k8s.container import (
 from rdmatrain.k8s.devices import pod_devices
 from rdmatrain.k8s.notes import Notes
 from rdmatrain.k8s.parts import Note, Object
+from rdmatrain.k8s.scheduling import note_scheduling, scheduling
 from rdmatrain.k8s.spec import SHARED, Spec
 
 CONTAINER = "trainer"
 MULTUS = "k8s.v1.cni.cncf.io/networks"
 SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
-HOSTNAME = "kubernetes.io/hostname"
-PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 # What the launcher takes after the workers' grace: to kill, to say farewell, to write why.
 LAUNCHER_END_S = 30
 # The Secret's files belong to root and the pod's fsGroup.
@@ -86,7 +86,7 @@ def pod_template(spec: Spec, cluster: Cluster, wants: Wants) -> Template:
         "containers": [made],
         **{key: value for key, value in fields.items() if key != "container"},
         **wants.pod,
-        **_affinity(spec, wants.pod.get("affinity", {})),
+        **scheduling(spec, wants.pod.get("affinity", {})),
     }
     if spec.preflight:
         pod["initContainers"] = [preflight(spec, wants.env, deepcopy(needs))]
@@ -99,36 +99,6 @@ def pod_template(spec: Spec, cluster: Cluster, wants: Wants) -> Template:
     _note_pod(spec, pod, notes)
     note_trainer(spec, made, notes)
     return Template({"metadata": metadata, "spec": pod}, notes.all())
-
-
-def near(spec: Spec) -> Object:
-    """Return the ``affinity`` by which the pods come to nodes with one value of a label.
-
-    For schedulers without a word of their own for it. The first pod may go anywhere, as the
-    scheduler lets a pod pass that matches its own affinity while none runs.
-    """
-    if not spec.topology.label:
-        return {}
-    term: Object = {
-        "labelSelector": {"matchLabels": spec.labels},
-        "topologyKey": spec.topology.label,
-    }
-    if spec.topology.required:
-        return {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
-    weighted = {"weight": 100, "podAffinityTerm": term}
-    return {"podAffinity": {PREFERRED: [weighted]}}
-
-
-def _affinity(spec: Spec, wanted: Object) -> Object:
-    """Return ``affinity`` with what a target wants of it, and pods apart where there is room.
-
-    Not where there must be: a cluster of one node, such as kind, runs all pods of a small job.
-    """
-    if spec.nodes == 1:
-        return {"affinity": wanted} if wanted else {}
-    term = {"labelSelector": {"matchLabels": dict(spec.labels)}, "topologyKey": HOSTNAME}
-    apart = {PREFERRED: [{"weight": 100, "podAffinityTerm": term}]}
-    return {"affinity": {**wanted, "podAntiAffinity": apart}}
 
 
 def termination_grace(spec: Spec) -> int:
@@ -155,6 +125,8 @@ def _identity(spec: Spec, wants: Wants) -> Object:
         pod["restartPolicy"] = wants.restart_policy
     if spec.priority:
         pod["priorityClassName"] = spec.priority
+    if spec.pull_secrets:
+        pod["imagePullSecrets"] = [{"name": each} for each in spec.pull_secrets]
     if spec.network.host_network:
         pod["hostNetwork"] = True
         pod["dnsPolicy"] = "ClusterFirstWithHostNet"
@@ -175,10 +147,12 @@ def _volumes(spec: Spec) -> list[Object]:
     if has_secret(spec):
         secret = {"secretName": spec.secret_name, "defaultMode": GROUP_MAY_READ}
         volumes.append({"name": SECRET, "secret": secret})
-    if spec.checkpoint.claim:
-        claim = {"claimName": spec.checkpoint.claim}
-        volumes.append({"name": CHECKPOINTS, "persistentVolumeClaim": claim})
-    return volumes
+    claims = {CHECKPOINTS: spec.checkpoint.claim} if spec.checkpoint.claim else {}
+    claims |= {data_volume(place): claim for place, claim in enumerate(spec.volumes.values())}
+    return volumes + [
+        {"name": name, "persistentVolumeClaim": {"claimName": claim}}
+        for name, claim in claims.items()
+    ]
 
 
 def _note_metadata(spec: Spec, metadata: Object, notes: Notes) -> None:
@@ -217,12 +191,12 @@ def _note_pod(spec: Spec, pod: Object, notes: Notes) -> None:
     notes.add("", "spec.automountServiceAccountToken", False, why)
     why = "A namespace with many Services would fill the environment with their variables."
     notes.add("", "spec.enableServiceLinks", False, why)
+    why = "What the image is pulled with." if spec.pull_secrets else "The nodes may pull the image."
+    notes.add("pull_secrets", "spec.imagePullSecrets", list(spec.pull_secrets) or "none", why)
     named = spec.priority or "none"
     why = "Whom the scheduler preempts for whom." if spec.priority else "The cluster's default."
     notes.add("priority", "spec.priorityClassName", named, why)
-    if spec.nodes > 1:
-        why = "Each pod on a node of its own, as long as there are enough that have room."
-        notes.add("nodes", "spec.affinity.podAntiAffinity.preferred", HOSTNAME, why)
+    note_scheduling(spec, notes)
     _note_host_network(spec, notes)
     _note_volumes(spec, notes)
     why = "The doctor has what the trainer will: the same devices, limits and mounts."
@@ -256,6 +230,10 @@ def _note_volumes(spec: Spec, notes: Notes) -> None:
     if not has_secret(spec):
         why = "One node has nobody to prove anything to."
     notes.add("secret.name", "spec.volumes[secret].secret.secretName", named, why)
+    why = "Claims that are there already, by the paths that the script knows."
+    if not spec.volumes:
+        why = "No volume besides: the image has all that the script reads."
+    notes.add("volumes", "spec.containers[].volumeMounts[data-*]", dict(spec.volumes), why)
     claim = spec.checkpoint.claim
     path = "spec.volumes[checkpoints].persistentVolumeClaim.claimName"
     why = "All pods write their shards there." if claim else "No volume: checkpoints go elsewhere."

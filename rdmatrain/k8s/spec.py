@@ -137,6 +137,12 @@ class Spec:
         queue: of Volcano or Kueue; empty: none.
         priority: PriorityClass; empty: none.
         topology: where the pods are to be.
+        node_selector: labels of the nodes that pods may be put on.
+        tolerations: taints of nodes that pods may be put on all the same, as kubectl writes them:
+            ``KEY=VALUE:EFFECT``, of which all but the key may be left out. That of nodes with GPUs,
+            their resource, is always among them.
+        pull_secrets: names of the Secrets that the image is pulled with.
+        volumes: names of PersistentVolumeClaims that are there, by the paths to mount them at.
         checkpoint: where checkpoints go.
         grace_s: from SIGTERM to SIGKILL, seconds, in which the workers save.
         join_timeout_s: how long the gang may take to be complete, seconds.
@@ -165,6 +171,10 @@ class Spec:
     queue: str = ""
     priority: str = ""
     topology: Topology = field(default_factory=Topology)
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[str, ...] = ()
+    pull_secrets: tuple[str, ...] = ()
+    volumes: Mapping[str, str] = field(default_factory=dict)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     grace_s: int = 120
     join_timeout_s: int = 600

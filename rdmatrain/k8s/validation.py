@@ -291,23 +291,41 @@ def _places(spec: Spec) -> Iterator[Problem]:
         )
     if checkpoint.storage_class:
         yield from _named("checkpoint.storage-class", checkpoint.storage_class, names.subdomain)
-    yield from _path(checkpoint.path, spec.command[0] if spec.command else "")
+    program = spec.command[0] if spec.command else ""
+    yield from _path("checkpoint.path", checkpoint.path, program)
+    for path, claim in spec.volumes.items():
+        field = f"volumes.{shown(path, 80)}"
+        yield from _named(field, claim, names.subdomain)
+        yield from _path(field, path, program)
+        if checkpoint.claim and path == checkpoint.path:
+            yield Problem(field, "is that of checkpoints: give another path to one of them")
+    yield from _nodes(spec)
 
 
-def _path(path: str, program: str) -> Iterator[Problem]:
+def _nodes(spec: Spec) -> Iterator[Problem]:
+    for name, value in spec.node_selector.items():
+        field = f"node-selector.{shown(name, 80)}"
+        if remedy := names.qualified(name):
+            yield Problem(field, f"is no name of a label: {remedy}")
+        yield from _named(field, value, names.label_value)
+    for place, taint in enumerate(spec.tolerations):
+        yield from _named(f"tolerations[{place}]", taint, names.taint)
+    for place, name in enumerate(spec.pull_secrets):
+        yield from _named(f"pull-secrets[{place}]", name, names.subdomain)
+
+
+def _path(field: str, path: str, program: str) -> Iterator[Problem]:
     parts = path.split("/")
     if not path.startswith("/") or ".." in parts or ":" in path or "" in parts[1:]:
         yield Problem(
-            "checkpoint.path",
+            field,
             f"is {shown(path, 80) or 'empty'}: give an absolute path without .., : and a last /",
         )
     elif path in _ABOVE or any(_is_within(path, each) for each in _SYSTEM):
-        yield Problem(
-            "checkpoint.path", f"is {path}, which is the system's: give one such as /checkpoints"
-        )
+        yield Problem(field, f"is {path}, which is the system's: give one such as /checkpoints")
     elif _is_within(program, path):
         yield Problem(
-            "checkpoint.path",
+            field,
             f"is {path}, where a volume hides {shown(program, 80)}: give one such as /checkpoints",
         )
 

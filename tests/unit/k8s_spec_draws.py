@@ -51,6 +51,8 @@ NAMES = st.one_of(
 )
 _DOMAINS = st.sampled_from(["example.com", "nvidia.com", "k8s.example.org", "a.b"])
 _QUALIFIED = st.builds(lambda domain, name: f"{domain}/{name}", _DOMAINS, _labels(20))
+_EFFECTS = st.sampled_from(["", ":NoSchedule", ":PreferNoSchedule", ":NoExecute"])
+_TAINTS = st.tuples(_QUALIFIED, st.sampled_from(["", "=", "=a"]), _EFFECTS).map("".join)
 _VARIABLES = st.text(string.ascii_uppercase + _DIGITS + "_", min_size=1, max_size=20).map(
     lambda text: "X" + text
 )
@@ -132,6 +134,10 @@ def specs(draw: st.DrawFn, target: str) -> Spec:
         queue=queue,
         priority=draw(st.sampled_from(["", "", "training", "a.b-c"])),
         topology=draw(_topologies()),
+        node_selector=draw(st.dictionaries(_QUALIFIED, _labels(20), max_size=2)),
+        tolerations=tuple(draw(st.lists(_TAINTS, max_size=2, unique=True))),
+        pull_secrets=tuple(draw(st.lists(_labels(63), max_size=2, unique=True))),
+        volumes=draw(st.dictionaries(st.sampled_from(["/data", "/mnt/b"]), _labels(63))),
         checkpoint=Checkpoint(
             claim,
             draw(st.sampled_from(["/checkpoints", "/mnt/a/b"])),

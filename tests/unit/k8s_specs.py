@@ -63,6 +63,10 @@ def full(devices: str = SRIOV, **fields: object) -> Spec:
         monitoring=Monitoring(port=9401, namespace="observability", labels={"release": "prom"}),
         priority="training",
         workers=4,
+        node_selector={"example.com/pool": "on"},
+        tolerations=("dedicated=training:NoSchedule",),
+        pull_secrets=("registry",),
+        volumes={"/data": "datasets"},
     )
     return replace(made, **fields)  # type: ignore[arg-type]
 

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where pods of every target may be put, and whose images they may pull."""
 
+from typing import Any
+
 import pytest
 from k8s_controllers import pods_of
 from k8s_specs import KUBERNETES, queued, rendered, small
 
-from rdmatrain.k8s.spec import Topology
+from rdmatrain.k8s.spec import DRA, Topology
 
 
 @pytest.mark.parametrize("name", KUBERNETES)
@@ -21,3 +23,59 @@ def test_pods_are_on_different_nodes_where_there_is_room(name: str) -> None:
             assert term["labelSelector"]["matchLabels"].items() <= pod.labels.items()
         alone = pods_of(list(rendered(name, queued(name, small(nodes=1))).objects))
         assert "affinity" not in alone[0].spec
+
+
+OF_GPUS = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+
+
+@pytest.mark.parametrize("name", KUBERNETES)
+def test_nodes_with_gpus_may_be_tainted_with_them(name: str) -> None:
+    """Only an admission plugin that few clusters have would add it."""
+    for spec, wanted in [
+        (small(), [OF_GPUS]),
+        (small(gpu_resource="amd.com/gpu"), [{**OF_GPUS, "key": "amd.com/gpu"}]),
+        (small(gpus=0), None),
+        (small(DRA), None),
+    ]:
+        for pod in pods_of(list(rendered(name, queued(name, spec)).objects)):
+            assert pod.spec.get("tolerations") == wanted
+
+
+@pytest.mark.parametrize(
+    ("taint", "tolerated"),
+    [
+        ("spot", {"key": "spot", "operator": "Exists"}),
+        ("spot:NoExecute", {"key": "spot", "operator": "Exists", "effect": "NoExecute"}),
+        (
+            "example.com/for=a.b:NoSchedule",
+            {
+                "key": "example.com/for",
+                "operator": "Equal",
+                "value": "a.b",
+                "effect": "NoSchedule",
+            },
+        ),
+        ("for=", {"key": "for", "operator": "Equal", "value": ""}),
+    ],
+)
+def test_a_taint_is_tolerated_as_kubectl_writes_it(taint: str, tolerated: dict[str, Any]) -> None:
+    spec = small(gpus=0, tolerations=(taint,))
+    pod = pods_of(list(rendered("jobset", spec).objects))[0]
+    assert pod.spec["tolerations"] == [tolerated]
+
+
+@pytest.mark.parametrize("name", KUBERNETES)
+def test_pods_have_their_nodes_pull_secrets_and_data(name: str) -> None:
+    spec = small(
+        node_selector={"example.com/pool": "a"},
+        pull_secrets=("registry", "other"),
+        volumes={"/data": "datasets", "/mnt/more": "datasets"},
+    )
+    for pod in pods_of(list(rendered(name, queued(name, spec)).objects)):
+        assert pod.spec["nodeSelector"] == {"example.com/pool": "a"}
+        assert pod.spec["imagePullSecrets"] == [{"name": "registry"}, {"name": "other"}]
+        volumes = {each["name"]: each for each in pod.spec["volumes"]}
+        for box in (*pod.spec["containers"], *pod.spec["initContainers"]):
+            at = {each["mountPath"]: volumes[each["name"]] for each in box["volumeMounts"]}
+            for path in spec.volumes:
+                assert at[path]["persistentVolumeClaim"] == {"claimName": "datasets"}

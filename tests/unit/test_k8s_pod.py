@@ -16,7 +16,8 @@ from rdmatrain.discovery.claims.downward import FOLDERS
 from rdmatrain.errors import SettingError
 from rdmatrain.k8s.cluster import Cluster
 from rdmatrain.k8s.container import quantity
-from rdmatrain.k8s.pod import Wants, near, pod_template
+from rdmatrain.k8s.pod import Wants, pod_template
+from rdmatrain.k8s.scheduling import near
 from rdmatrain.k8s.spec import (
     DEVICES,
     GIB,

@@ -40,6 +40,10 @@ network:
 queue: research
 priority: high
 topology: {label: topology.kubernetes.io/rack, required: false, tier: 2}
+node-selector: {pool: "08"}
+tolerations: [dedicated=training:NoSchedule, spot]
+pull-secrets: [registry.example]
+volumes: {/data: datasets}
 checkpoint: {claim: ckpt, path: /data/ckpt, size: 1Ti, storage-class: fast}
 grace: 5m
 join-timeout: 1h30m
@@ -79,6 +83,10 @@ SPEC = Spec(
     queue="research",
     priority="high",
     topology=Topology("topology.kubernetes.io/rack", required=False, tier=2),
+    node_selector={"pool": "08"},
+    tolerations=("dedicated=training:NoSchedule", "spot"),
+    pull_secrets=("registry.example",),
+    volumes={"/data": "datasets"},
     checkpoint=Checkpoint("ckpt", "/data/ckpt", 1 << 40, "fast"),
     grace_s=300,
     join_timeout_s=5400,
@@ -234,6 +242,20 @@ def test_a_reason_goes_with_the_hosts_network():
             "/checkpoints",
         ),
         ("checkpoint: {claim: a, path: /tmp}\n", "checkpoint.path", "/tmp", "/checkpoints"),
+        ("volumes: {/data: A}\n", "volumes./data", "is A", "253 of a-z"),
+        ("volumes: {data: a}\n", "volumes.data", "is data", "an absolute path"),
+        ("volumes: {/dev/shm: a}\n", "volumes./dev/shm", "the system's", "such as"),
+        (
+            "checkpoint: {claim: a}\nvolumes: {/checkpoints: b}\n",
+            "volumes./checkpoints",
+            "that of checkpoints",
+            "another path",
+        ),
+        ("tolerations: [a=b:Never]\n", "tolerations[0]", "a=b:Never", "NoSchedule"),
+        ('tolerations: [""]\n', "tolerations[0]", "empty", "KEY=VALUE:EFFECT"),
+        ("node-selector: {a b: c}\n", "node-selector.a b", "no name of a label", "DOMAIN/NAME"),
+        ("node-selector: {a: b/c}\n", "node-selector.a", "b/c", "63 letters"),
+        ("pull-secrets: [A]\n", "pull-secrets[0]", "is A", "253 of a-z"),
     ],
 )  # fmt: skip
 def test_what_a_field_cannot_be_is_refused(yaml, field, value, remedy):

@@ -272,6 +272,8 @@ def test_a_checkpoints_folder_is_mounted_and_tcp_demands_nothing(slurm):
     spec = replace(SPEC, checkpoint=Checkpoint("ckpt", "/data"), network=Network(devices=TCP))
     assert slurm.run(spec)[0] == 0
     assert slurm.asked("srun")[5].endswith("/.rdmatrain,/data:/data")
+    assert slurm.run(replace(spec, volumes={"/mnt/text": "x"}))[0] == 0
+    assert slurm.asked("srun")[5].endswith("/.rdmatrain,/data:/data,/mnt/text:/mnt/text")
     assert "RDMATRAIN_REQUIRE" not in slurm.variables()
 
 

@@ -5,7 +5,8 @@ from rdmatrain.k8s.cluster import Cluster
 from rdmatrain.k8s.exits import job_failure_policy
 from rdmatrain.k8s.notes import Notes
 from rdmatrain.k8s.parts import Note, Object, Part
-from rdmatrain.k8s.pod import Wants, near, pod_template
+from rdmatrain.k8s.pod import Wants, pod_template
+from rdmatrain.k8s.scheduling import near
 from rdmatrain.k8s.spec import Spec
 from rdmatrain.k8s.surroundings import metadata
 from rdmatrain.k8s.targets.names import check_name

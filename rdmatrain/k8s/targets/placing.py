@@ -3,7 +3,7 @@
 from rdmatrain.errors import SettingError
 from rdmatrain.k8s.notes import Notes
 from rdmatrain.k8s.parts import Object
-from rdmatrain.k8s.pod import near
+from rdmatrain.k8s.scheduling import near
 from rdmatrain.k8s.spec import Spec
 
 

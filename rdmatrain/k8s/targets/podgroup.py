@@ -4,7 +4,7 @@ from rdmatrain.errors import SettingError
 from rdmatrain.k8s.cluster import Cluster
 from rdmatrain.k8s.notes import Notes
 from rdmatrain.k8s.parts import Object, Part
-from rdmatrain.k8s.pod import near
+from rdmatrain.k8s.scheduling import near
 from rdmatrain.k8s.spec import Spec
 from rdmatrain.k8s.surroundings import metadata
 from rdmatrain.k8s.targets.indexed_job import job, refuse_queue

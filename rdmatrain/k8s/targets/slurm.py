@@ -90,6 +90,7 @@ def _note_script(spec: Spec, notes: Notes) -> None:
     notes.add("monitoring.port", "--metrics-port", spec.monitoring.port, why)
     why = "On a file system that all nodes see; mounted into the container."
     notes.add("checkpoint.path", "--container-mounts", spec.checkpoint.path, why)
+    notes.add("volumes", "--container-mounts", list(spec.volumes), why)
 
 
 def _note_absent(spec: Spec, notes: Notes) -> None:
@@ -113,6 +114,11 @@ def _note_absent(spec: Spec, notes: Notes) -> None:
     for field in ("checkpoint.claim", "checkpoint.size_bytes", "checkpoint.storage_class"):
         notes.add(field, "", "nothing", why)
     notes.add("namespace", "", "nothing", "Slurm has none.")
+    why = "A partition has its nodes; --constraint of sbatch chooses among them."
+    for field in ("node_selector", "tolerations"):
+        notes.add(field, "", "nothing", why)
+    why = "enroot pulls as the user does, by ~/.config/enroot/.credentials."
+    notes.add("pull_secrets", "", "nothing", why)
 
 
 TARGET = Target("slurm", render, has_service=True, alone=True)

@@ -149,12 +149,15 @@ def _step(spec: Spec) -> Iterator[str]:
 
 
 def _mounts(spec: Spec) -> Iterator[str]:
-    folder, path = "$HOME/.rdmatrain:$HOME/.rdmatrain", spec.checkpoint.path
-    if spec.checkpoint.claim:
-        secret = f'"{folder},"' if has_secret(spec) else ""
-        yield secret + shlex.quote(f"{path}:{path}")
-    elif has_secret(spec):
-        yield f'"{folder}"'
+    paths = [spec.checkpoint.path] if spec.checkpoint.claim else []
+    places = ",".join(f"{path}:{path}" for path in (*paths, *spec.volumes))
+    # Quotes about commas, too, which shlex takes for harmless and shellcheck for an array's.
+    mounts = "'{}'".format(places.replace("'", "'\"'\"'")) if places else ""
+    if has_secret(spec):
+        comma = "," if places else ""
+        yield f'"$HOME/.rdmatrain:$HOME/.rdmatrain{comma}"{mounts}'
+    elif mounts:
+        yield mounts
 
 
 def _wait() -> Iterator[str]:
