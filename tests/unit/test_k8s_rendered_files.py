@@ -96,25 +96,39 @@ def name_of(thing: Object) -> tuple[str, str]:
     return thing["kind"], thing["metadata"]["name"]
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [
-        ("oke-a100", "bm-gpu-a100-v2-8"),
-        ("oke-h100", "bm-gpu-h100-8"),
-        ("oke-h200", "bm-gpu-h200-8"),
-        ("oke-b200", "bm-gpu-b200-8"),
-    ],
-)
-def test_a_cloud_that_makes_functions_itself_is_said_to(name: str, shape: str) -> None:
-    """And the policy is that which the cloud publishes, but for what it leaves to defaults."""
-    folder = K8S / "overlays" / name / "sriov"
-    policy = only(built(folder), "SriovNetworkNodePolicy")
+# The overlays of Oracle's shapes, by the name of the policy that it publishes.
+SHAPES = {
+    "oke-a100": "bm-gpu-a100-v2-8",
+    "oke-b200": "bm-gpu-b200-8",
+    "oke-b300": "bm-gpu-b300-8",
+    "oke-b4": "bm-gpu-b4-8",
+    "oke-gpu4": "bm-gpu4-8",
+    "oke-h100": "bm-gpu-h100-8",
+    "oke-h200": "bm-gpu-h200-8",
+    "oke-mi300x": "bm-gpu-mi300x-8",
+    "oke-mi355x": "bm-gpu-mi355x-v1-8",
+}
+
+
+def published() -> list[Object]:
     path = K8S.parents[1] / "shared/fixtures/oci/sriov-network-node-policy.yaml"
     if not path.is_file():
         pytest.skip("Oracle's policies are not beside this checkout")
     # As texts, for YAML 1.1 takes some of their addresses for numbers.
-    published = yaml.load_all(path.read_text("utf-8"), yaml.BaseLoader)
-    theirs = next(each for each in published if each["metadata"]["name"] == shape)
+    return [each for each in yaml.load_all(path.read_text("utf-8"), yaml.BaseLoader) if each]
+
+
+def test_every_shape_of_a_cloud_has_its_overlay() -> None:
+    assert {each["metadata"]["name"] for each in published()} == set(SHAPES.values())
+    assert {name.split("/")[1] for name in NAMES if "/oke-" in name} == set(SHAPES)
+
+
+@pytest.mark.parametrize(("name", "shape"), SHAPES.items())
+def test_a_cloud_that_makes_functions_itself_is_said_to(name: str, shape: str) -> None:
+    """And the policy is that which the cloud publishes, but for what it leaves to defaults."""
+    folder = K8S / "overlays" / name / "sriov"
+    policy = only(built(folder), "SriovNetworkNodePolicy")
+    theirs = next(each for each in published() if each["metadata"]["name"] == shape)
     ours = yaml.load(yaml.safe_dump(policy["spec"]), yaml.BaseLoader)
     assert {name: ours[name] for name in theirs["spec"]} == theirs["spec"]
     assert policy["metadata"]["namespace"] == theirs["metadata"]["namespace"]
