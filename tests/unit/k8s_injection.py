@@ -19,6 +19,7 @@ from pod_scenarios import QUICK, write
 from rdmatrain.cli import run
 from rdmatrain.discovery.orchestrator import whoami
 from rdmatrain.discovery.pod import read_pod
+from rdmatrain.discovery.source import Source
 from rdmatrain.discovery.survey import Survey, survey
 from rdmatrain.launcher.resolve import Resolved, resolve
 from rdmatrain.topo.command import as_json
@@ -107,8 +108,10 @@ def names_of(pod: Pod, cluster: str = "svc.cluster.local") -> dict[str, str]:
 
 
 @contextmanager
-def inside(pod: Pod, objects: list[Object], resource: str, gpus: str) -> Iterator[Seen]:
-    """Look at a pod from inside the container that trains.
+def machine(
+    pod: Pod, objects: list[Object], resource: str, gpus: str
+) -> Iterator[tuple[dict[str, Any], dict[str, str], Source]]:
+    """What the first container of a pod finds: a scenario, its variables, and how they are read.
 
     Args:
         pod: of the controller.
@@ -127,8 +130,15 @@ def inside(pod: Pod, objects: list[Object], resource: str, gpus: str) -> Iterato
     scenario["files"] = {**names_of(pod), **pod.files, **files}
     with TemporaryDirectory(dir=QUICK) as folder:
         source = write(scenario, Path(folder))
+        yield scenario, _readable(own, files, folder), source
+
+
+@contextmanager
+def inside(pod: Pod, objects: list[Object], resource: str, gpus: str) -> Iterator[Seen]:
+    """Look at a pod from inside the container that trains; arguments are those of a machine."""
+    with machine(pod, objects, resource, gpus) as (scenario, own, source):
         found = survey(source)
-        resolved = resolve(options(container), _readable(own, files, folder), found)
+        resolved = resolve(options(pod.container()), own, found)
         identity = whoami_document(whoami(source, read_pod(source)))
         documents = _printed(identity, _WHOAMI), _printed(topology_document(found), _TOPO)
         yield Seen(pod, scenario, found, resolved, *documents)

@@ -179,6 +179,7 @@ VFS = "{vfs: 2, networks: [a, b]}"
         ("pytorchjob", "", "operator runs with --gang-scheduler-name"),
         ("pytorchjob", "", "Burstable"),
         ("mpijob", "", "operator runs with --gang-scheduling"),
+        ("mpijob", "max-restarts: 2", "An MPIJob knows no exit codes"),
         ("lws", "", "delete it when the job is done"),
         (
             "trainjob",
@@ -205,7 +206,7 @@ def test_a_job_of_one_node_that_needs_nothing_is_told_nothing(spec, name):
     queue = "queue: research\n" if name == "trainjob" else ""
     Path(spec).write_text(SPEC.replace("nodes: 2", "nodes: 1") + queue)
     told = k8s("render", spec, "--for", name).stderr.splitlines()
-    assert len(told) == (name == "lws"), told
+    assert len(told) == (name in {"lws", "mpijob"}), told
 
 
 def test_all_that_is_wrong_with_a_spec_is_a_line_each(spec):

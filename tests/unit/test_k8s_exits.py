@@ -59,12 +59,19 @@ def of_volcano(code: int, event: str = "PodFailed") -> str:
     return ""
 
 
+def of_pytorchjob(code: int) -> str:
+    """By the policy ``ExitCode``, as the operator has it: from 128 on a pod is made again."""
+    assert exits.PYTORCHJOB_POLICY == "ExitCode"
+    return "Restart" if code >= 128 else "Fail"
+
+
 @pytest.mark.parametrize("code", [code for code in MEANING if code])
 def test_every_code_of_the_launcher_is_judged_by_its_table(code: int) -> None:
     again = may_be_retried(code)
     assert of_job(code) == ("Count" if again else "FailJob")
     assert of_jobset(code) == ("RestartJobSet" if again else "FailJobSet")
     assert of_volcano(code) == ("RestartJob" if again else "AbortJob")
+    assert of_pytorchjob(code) == ("Restart" if again else "Fail")
     assert (code in exits.RETRYABLE) == again == (code not in exits.PERMANENT)
 
 

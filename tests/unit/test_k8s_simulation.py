@@ -2,16 +2,18 @@
 """A rendered job, as its system would run it: every launcher finds its place, peers and devices."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import k8s_machines
 import k8s_specs
 import pytest
 from k8s_controllers import pods_of, published
-from k8s_injection import Seen, inside
+from k8s_injection import Seen, inside, machine
 from k8s_pods import Object, Pod
 from k8s_specs import KUBERNETES, queued, rendered, small
 
+from rdmatrain.discovery.survey import survey
 from rdmatrain.k8s.spec import DEVICES, DRA, SHARED, SRIOV, TCP, Network, Spec
 
 # By target: what discovery calls it, and whether it counts restarts of the whole job.
@@ -82,6 +84,23 @@ def test_every_pod_finds_its_place_and_devices(name: str, devices: str) -> None:
         check_names(objects, pods, both)
         for seen in both:
             check_devices(spec, seen)
+
+
+@pytest.mark.parametrize("devices", DEVICES)
+@pytest.mark.parametrize("name", KUBERNETES)
+def test_the_doctor_before_it_finds_the_same_place_and_devices(name: str, devices: str) -> None:
+    """In a container of its own, which some operators give variables of theirs only if asked."""
+    spec = small(devices)
+    with ExitStack() as stack:
+        objects, pods, both = look(stack, name, spec)
+        for pod, trainer in zip((pods[0], pods[-1]), both, strict=True):
+            first = {**pod.spec, "containers": pod.spec["initContainers"]}
+            before = replace(pod, template={**pod.template, "spec": first})
+            seen = machine(before, objects, spec.network.resource, spec.gpu_resource)
+            found = survey(stack.enter_context(seen)[2])
+            assert found.identity == trainer.survey.identity
+            assert found.allocation == trainer.survey.allocation
+            assert found.pairs == trainer.survey.pairs
 
 
 def check_places(name: str, spec: Spec, both: list[Seen]) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """JobSets: how they end and restart, and what a queue of Kueue has for them."""
 
+from collections import Counter
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -182,13 +183,16 @@ def test_kueue_is_told_what_a_claims_devices_are() -> None:
     ((name, text),) = part.texts
     assert name == "kueue.configuration"
     mappings = yaml.safe_load(text)["resources"]["deviceClassMappings"]
-    (group,) = of_cluster(spec)["ClusterQueue"]["spec"]["resourceGroups"]
-    for each in mappings:
-        assert each["name"] in group["coveredResources"]
+    logical = {name: each["name"] for each in mappings for name in each["deviceClassNames"]}
     (made,) = job_devices(spec, NEW).objects
-    requests = made["spec"]["spec"]["devices"]["requests"]
-    classes = {name for each in mappings for name in each["deviceClassNames"]}
-    assert classes == {each["exactly"]["deviceClassName"] for each in requests}
+    # As Kueue counts them: a request is a device of its class, for each pod.
+    asked: Counter[str] = Counter()
+    for each in made["spec"]["spec"]["devices"]["requests"]:
+        asked[logical[each["exactly"]["deviceClassName"]]] += spec.nodes
+    (group,) = of_cluster(spec)["ClusterQueue"]["spec"]["resourceGroups"]
+    quota = {each["name"]: each["nominalQuota"] for each in group["flavors"][0]["resources"]}
+    assert asked.items() <= quota.items()
+    assert sum(asked.values()) == spec.nodes * (spec.gpus + spec.network.vfs)
     urgent = [each.why for each in kueue.render(spec, NEW).notes if each.urgent]
     assert any("kueue.configuration" in each for each in urgent)
     assert kueue.render_cluster(small(queue="research"), NEW).texts == ()

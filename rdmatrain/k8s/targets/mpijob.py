@@ -118,9 +118,15 @@ def _note(spec: Spec, leader: str, notes: Notes) -> None:
     notes.add("priority", "spec.runPolicy.schedulingPolicy.priorityClass", named, why)
     why = (
         "Containers start again where they are, and keep their devices; after so many failures of "
-        "node 0 the job fails. An MPIJob knows no exit codes: it tries all of them again."
+        "node 0 the job fails."
     )
     notes.add("max_restarts", "spec.runPolicy.backoffLimit", spec.max_restarts, why)
+    why = (
+        f"An MPIJob knows no exit codes: what would fail again is tried {spec.max_restarts} times "
+        "more, too."
+    )
+    path = f"{_REPLICAS}.*.restartPolicy"
+    notes.add("max_restarts", path, "OnFailure", why, urgent=bool(spec.max_restarts))
 
 
 TARGET = Target("mpijob", render, has_service=True, cluster_render=render_cluster)
