@@ -29,9 +29,16 @@ class Cluster:
     mpi_operator: Version = (0, 8)
 
     @property
-    def has_pod_groups(self) -> bool:
-        """Whether Kubernetes itself schedules gangs in a form that is rendered (1.37)."""
-        return self.kubernetes >= (1, 37)
+    def gang_api(self) -> str:
+        """Version of ``scheduling.k8s.io`` in which Kubernetes has gangs; empty: it has none.
+
+        Each has words of its own: ``v1alpha1`` (1.35) groups of pods within a Workload, and from
+        ``v1alpha2`` (1.36) on PodGroups, whose disruption modes have other names in ``v1beta1``
+        (1.37).
+        """
+        return {(1, 35): "v1alpha1", (1, 36): "v1alpha2", (1, 37): "v1beta1"}.get(
+            self.kubernetes, ""
+        )
 
     @property
     def has_numa_node(self) -> bool:

@@ -16,7 +16,7 @@ _ORDER = (
     "NetworkAttachmentDefinition", "Topology", "ResourceFlavor", "ClusterQueue", "LocalQueue",
     "Queue", "ConfigMap", "Secret", "PersistentVolumeClaim", "ResourceClaimTemplate", "Service",
     "NetworkPolicy", "PodDisruptionBudget", "PodMonitor", "PrometheusRule", "TrainingRuntime",
-    "PodGroup",
+    "PodGroup", "Workload",
 )  # fmt: skip
 _RANK = {kind: place for place, kind in enumerate(_ORDER)}
 

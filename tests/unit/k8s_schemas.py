@@ -69,11 +69,23 @@ def _property(definitions: Mapping[str, Any], place: str) -> dict[str, Any]:
     return found
 
 
+def _definitions(version: str) -> dict[str, Any]:
+    """All definitions of a version; of one between those that are pinned whole, what matters.
+
+    Gangs have other words in each; for all else, what the oldest takes each newer one takes.
+    """
+    whole = CRDS / f"kubernetes/v{version}.0-strict_definitions.json"
+    if whole.is_file():
+        found: dict[str, Any] = json.loads(whole.read_text())["$defs"]
+        return found
+    changed = json.loads((OURS / f"v{version}.0-scheduling_definitions.json").read_text())["$defs"]
+    return {**_definitions("1.34"), **changed}
+
+
 @cache
 def _core(version: str) -> tuple[Structure, Mapping[str, Schema], dict[tuple[str, str], str]]:
     """Definitions of a version of Kubernetes, and which of them a kind is."""
-    text = (CRDS / f"kubernetes/v{version}.0-strict_definitions.json").read_text()
-    definitions: dict[str, Any] = json.loads(text)["$defs"]
+    definitions = _definitions(version)
     for place, values in ENUMS.items():
         _property(definitions, place)["enum"] = values.split()
     for place, values in MEMBER_ENUMS.items():

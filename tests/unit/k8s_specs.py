@@ -24,7 +24,7 @@ from rdmatrain.k8s.spec import (
 from rdmatrain.k8s.targets.target import TARGETS
 
 OLD, NEW = Cluster(kubernetes=(1, 34)), Cluster()
-CLUSTERS = {"1.34": OLD, "1.37": NEW}
+CLUSTERS = {f"1.{minor}": Cluster(kubernetes=(1, minor)) for minor in range(34, 38)}
 NETWORKS = {
     SRIOV: Network(devices=SRIOV, vfs=2, networks=("rail0", "rail1"), pfs=("ens1f0", "ens2f0")),
     SHARED: Network(
@@ -82,7 +82,7 @@ def rendered(name: str, spec: Spec, cluster: Cluster = NEW, *, with_cluster: boo
 def clusters_of(name: str) -> Iterator[tuple[str, Cluster]]:
     """Versions that a target is for."""
     for version, cluster in CLUSTERS.items():
-        if name != "podgroup" or cluster.has_pod_groups:
+        if name != "podgroup" or cluster.gang_api:
             yield version, cluster
 
 

@@ -38,6 +38,18 @@ def test_objects_are_valid(name: str, version: str, cluster: Cluster, devices: s
     assert faults(name, full(devices), version, cluster) == []
 
 
+@pytest.mark.parametrize(("version", "newer"), [("1.35", "1.36"), ("1.36", "1.37")])
+def test_a_gang_of_one_version_is_none_of_the_next(version: str, newer: str) -> None:
+    """So that each is rendered in its own words; and what is said too small, is found."""
+    objects = list(rendered("podgroup", small(), k8s_specs.CLUSTERS[version]).objects)
+    found = [error for each in objects for error in k8s_schemas.errors(each, newer)]
+    assert any("scheduling.k8s.io/v1alpha" in each for each in found)
+    group = objects[-2]["spec"]
+    policy = group["podGroups"][0]["policy"] if version == "1.35" else group["schedulingPolicy"]
+    policy["gang"]["minCount"] -= 1
+    assert broken(objects) != []
+
+
 @pytest.mark.parametrize("name", KUBERNETES)
 def test_a_job_of_one_node_without_gpus_is_valid(name: str) -> None:
     alone = small("tcp", nodes=1, gpus=0, preflight=False, ipc_lock=False)

@@ -10,6 +10,7 @@ from k8s_specs import NEW, OLD, SHARED, full, rendered, small
 
 from rdmatrain.doctor.model import Verdict
 from rdmatrain.errors import SettingError
+from rdmatrain.k8s.cluster import Cluster
 from rdmatrain.k8s.exits import job_failure_policy
 from rdmatrain.k8s.parts import Object
 from rdmatrain.k8s.spec import Spec, Topology
@@ -79,7 +80,7 @@ def test_what_a_cluster_must_have_for_a_gang_is_said() -> None:
 
     def urgent(spec: Spec) -> str:
         notes = rendered("podgroup", spec, with_cluster=False).notes
-        (why,) = [each.why for each in notes if each.urgent and "PodGroup" in each.why]
+        (why,) = [each.why for each in notes if each.urgent and "GenericWork" in each.why]
         return why
 
     why = urgent(small())
@@ -89,6 +90,42 @@ def test_what_a_cluster_must_have_for_a_gang_is_said() -> None:
     assert "TopologyAwareWorkloadScheduling" in urgent(small(topology=Topology("example.com/rack")))
     preferred = Topology("example.com/rack", required=False)
     assert "TopologyAware" not in urgent(small(topology=preferred))
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_each_version_has_its_words_for_a_gang(required: bool) -> None:
+    """Names changed in 1.36 and again in 1.37: what one takes, the next refuses."""
+    spec = small(priority="training", topology=Topology("example.com/rack", required=required))
+
+    def both(minor: int) -> tuple[Object, Object, str]:
+        part = rendered("podgroup", spec, Cluster(kubernetes=(1, minor)), with_cluster=False)
+        group, job = part.objects[-2:]
+        (why,) = [each.why for each in part.notes if each.urgent and "GenericWork" in each.why]
+        return group, job["spec"]["template"]["spec"], why
+
+    group, pod, why = both(35)
+    assert (group["apiVersion"], group["kind"]) == ("scheduling.k8s.io/v1alpha1", "Workload")
+    assert group["spec"] == {
+        "podGroups": [{"name": "workers", "policy": {"gang": {"minCount": 4}}}]
+    }
+    assert pod["workloadRef"] == {"name": "llm", "podGroup": "workers"}
+    assert "schedulingGroup" not in pod
+    # It knows no topology, so that the pods have it.
+    assert "podAffinity" in pod["affinity"]
+    assert "GangScheduling" in why
+    assert "WorkloadAwarePreemption" not in why
+    group, pod, why = both(36)
+    assert (group["apiVersion"], group["kind"]) == ("scheduling.k8s.io/v1alpha2", "PodGroup")
+    assert group["spec"]["disruptionMode"] == "PodGroup"
+    assert ("schedulingConstraints" in group["spec"]) == required
+    assert ("podAffinity" in pod["affinity"]) != required
+    assert pod["schedulingGroup"] == {"podGroupName": "llm"}
+    assert "GangScheduling and WorkloadAwarePreemption" in why
+    assert ("TopologyAwareWorkloadScheduling" in why) == required
+    group, pod, why = both(37)
+    assert (group["apiVersion"], group["kind"]) == ("scheduling.k8s.io/v1beta1", "PodGroup")
+    assert group["spec"]["disruptionMode"] == {"all": {}}
+    assert "GangScheduling" not in why
 
 
 def test_the_group_is_applied_before_the_pods_that_name_it() -> None:
@@ -139,7 +176,7 @@ def test_names_at_the_limit_are_rendered(target: str) -> None:
 
 
 def test_an_older_cluster_has_no_gang_of_its_own() -> None:
-    with pytest.raises(SettingError, match=r"^kubernetes: 1\.34 .*volcano or kueue"):
+    with pytest.raises(SettingError, match=r"^kubernetes: 1\.34 .* 1\.35: .*volcano or kueue"):
         rendered("podgroup", small(), OLD)
     assert (
         rendered("indexed-job", small(), OLD).objects

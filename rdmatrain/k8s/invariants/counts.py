@@ -28,6 +28,7 @@ def minimums(view: View) -> Iterator[Minimum]:
         if pods is not None:
             yield from _own_minimums(each, pods)
             yield from _of_group(view, each, pods)
+            yield from _of_workload(view, each, pods)
 
 
 def _own_minimums(made: Object, pods: int) -> Iterator[Minimum]:
@@ -58,6 +59,21 @@ def _of_group(view: View, made: Object, pods: int) -> Iterator[Minimum]:
         policy = groups[each]["spec"].get("schedulingPolicy") or {}
         least = (policy.get("gang") or {}).get("minCount", groups[each]["spec"].get("minMember"))
         yield f"{called(groups[each])} spec", least, pods
+
+
+def _of_workload(view: View, made: Object, pods: int) -> Iterator[Minimum]:
+    """Yield the minimum of the group of a Workload that a workload's pods name (1.35)."""
+    groups = {
+        (name(each), group["name"]): group
+        for each in view.of("Workload")
+        for group in each["spec"]["podGroups"]
+    }
+    named = [pod.spec["workloadRef"] for pod in view.pods if pod.owner is made
+             and "workloadRef" in pod.spec]  # fmt: skip
+    for each in named:
+        key = each["name"], each["podGroup"]
+        policy = groups[key]["policy"] if key in groups else {}
+        yield f"Workload {'/'.join(key)}", (policy.get("gang") or {}).get("minCount", 0), pods
 
 
 def _of_replicas(spec: Object, key: str) -> int:

@@ -15,7 +15,7 @@ TARGETS = {
     "jobset": "a JobSet: a gang only where it names a queue of Kueue",
     "kueue": "a JobSet in a queue of Kueue, with the queue",
     "indexed-job": "an Indexed Job of Kubernetes alone: no gang",
-    "podgroup": "an Indexed Job whose pods Kubernetes schedules as a gang (1.37)",
+    "podgroup": "an Indexed Job whose pods Kubernetes schedules as a gang (1.35 on)",
     "lws": "a LeaderWorkerSet: a gang only where it names a queue of Kueue",
     "mpijob": "an MPIJob",
     "slurm": "a script for sbatch",
