@@ -19,6 +19,8 @@ K8S = Path(__file__).parents[2] / "k8s"
 FOLDERS = sorted(path.parent for path in K8S.rglob("job.yaml"))
 NAMES = [str(folder.relative_to(K8S)) for folder in FOLDERS]
 Object = dict[str, Any]
+# Of the base, and without a spec.
+KIND = "overlays/kind"
 every_folder = pytest.mark.parametrize("folder", FOLDERS, ids=NAMES)
 
 
@@ -139,7 +141,24 @@ def test_a_cloud_that_makes_functions_itself_is_said_to(name: str, shape: str) -
     assert trainer["resources"]["limits"]["nvidia.com/rdma-vf"] == functions
 
 
+@k8s_schemas.needs_crds
+def test_the_base_runs_where_nothing_is_installed() -> None:
+    """Of kind's overlay, which has no other kinds than Kubernetes' own, and the base's pods."""
+    found, base = built(K8S / KIND), built(K8S / "base")
+    assert {each["apiVersion"] for each in found} == {
+        "v1", "batch/v1", "networking.k8s.io/v1", "policy/v1",
+    }  # fmt: skip
+    assert {*map(name_of, found)} < {*map(name_of, base)}
+    assert [error for each in found for error in k8s_schemas.errors(each)] == []
+    pods = [only(each, "Job")["spec"]["template"]["spec"] for each in (found, base)]
+    for name in ("containers", "initContainers"):
+        for ours, theirs in zip(*(pod[name] for pod in pods), strict=True):
+            assert ours["image"] == "rdmatrain:dev"
+            changed = {key for key in theirs if ours[key] != theirs[key]}
+            assert changed == {"image", "resources"}
+
+
 def test_every_overlay_is_in_the_table() -> None:
     table = (K8S / "README.md").read_text("utf-8")
     rows = {line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| `")}
-    assert rows == {f"`{name}`" for name in NAMES}
+    assert rows == {f"`{name}`" for name in [*NAMES, KIND]}
