@@ -75,7 +75,10 @@ class Problem(NamedTuple):
 
 def problems(spec: Spec) -> list[Problem]:
     """Return all that is wrong with a spec, in the order of its fields."""
-    rules = (_names, _command, _numbers, _memory, _variables, _network, _places, _operation)
+    rules = (
+        _names, _command, _numbers, _memory, _variables, _network, _places, _nodes, _volumes,
+        _operation,
+    )  # fmt: skip
     return [each for rule in rules for each in rule(spec)]
 
 
@@ -291,15 +294,16 @@ def _places(spec: Spec) -> Iterator[Problem]:
         )
     if checkpoint.storage_class:
         yield from _named("checkpoint.storage-class", checkpoint.storage_class, names.subdomain)
-    program = spec.command[0] if spec.command else ""
-    yield from _path("checkpoint.path", checkpoint.path, program)
+    yield from _path("checkpoint.path", checkpoint.path, spec)
+
+
+def _volumes(spec: Spec) -> Iterator[Problem]:
     for path, claim in spec.volumes.items():
         field = f"volumes.{shown(path, 80)}"
         yield from _named(field, claim, names.subdomain)
-        yield from _path(field, path, program)
-        if checkpoint.claim and path == checkpoint.path:
+        yield from _path(field, path, spec)
+        if spec.checkpoint.claim and path == spec.checkpoint.path:
             yield Problem(field, "is that of checkpoints: give another path to one of them")
-    yield from _nodes(spec)
 
 
 def _nodes(spec: Spec) -> Iterator[Problem]:
@@ -314,8 +318,8 @@ def _nodes(spec: Spec) -> Iterator[Problem]:
         yield from _named(f"pull-secrets[{place}]", name, names.subdomain)
 
 
-def _path(field: str, path: str, program: str) -> Iterator[Problem]:
-    parts = path.split("/")
+def _path(field: str, path: str, spec: Spec) -> Iterator[Problem]:
+    parts, program = path.split("/"), spec.command[0] if spec.command else ""
     if not path.startswith("/") or ".." in parts or ":" in path or "" in parts[1:]:
         yield Problem(
             field,
