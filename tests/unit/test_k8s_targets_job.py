@@ -205,7 +205,11 @@ def test_the_doctor_finds_nothing(target: str, question: str) -> None:
 
 
 def test_only_the_group_makes_it_a_gang() -> None:
-    assert ask("gang-minimum", stream(rendered("podgroup", full()).objects)).verdict is Verdict.PASS
+    for minor in (35, 36, 37):
+        text = stream(rendered("podgroup", full(), Cluster(kubernetes=(1, minor))).objects)
+        assert ask("gang-minimum", text).verdict is Verdict.PASS
+        fewer = text.replace("minCount: 4", "minCount: 3")
+        assert ask("gang-minimum", fewer).verdict is Verdict.WARN
     alone = stream(rendered("indexed-job", full()).objects)
     assert ask("gang-minimum", alone).verdict is Verdict.WARN
 

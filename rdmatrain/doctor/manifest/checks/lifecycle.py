@@ -104,7 +104,7 @@ def _start_together(pod: Pod) -> Patch:
 
 def _grouped(pod: Pod, labels: list[Node]) -> bool:
     named = any(each.get(name).there for each in labels for name in _GROUPS)
-    return named or pod.spec.get("schedulingGroup").there
+    return named or pod.spec.get("schedulingGroup").there or pod.spec.get("workloadRef").there
 
 
 def _runtime(pod: Pod) -> Node | None:
@@ -131,7 +131,16 @@ def _minimums(pod: Pod) -> list[Node]:
         if each.get("metadata", "name").text in names:
             places.append(each.get("spec", "minMember"))
             places.append(each.get("spec", "schedulingPolicy", "gang", "minCount"))
-    return [each for each in places if each.there]
+    return [each for each in (*places, *_of_workloads(pod)) if each.there]
+
+
+def _of_workloads(pod: Pod) -> Iterator[Node]:
+    """Yield the minimum of the group of a Workload that a pod names, as in Kubernetes 1.35."""
+    named = [pod.spec.get("workloadRef", each).text for each in ("name", "podGroup")]
+    for each in pod.manifest.of_kind("Workload"):
+        for group in each.get("spec", "podGroups").items():
+            if [each.get("metadata", "name").text, group.get("name").text] == named:
+                yield group.get("policy", "gang", "minCount")
 
 
 def _task(pod: Pod) -> Iterator[Finding]:
