@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "pods"
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 # Needed by podman, which asks for them only when a pod starts.
-PROGRAMS = ("podman", "crun", "conmon", "catatonit", "iptables", "unshare", "nsenter", "ip")
+PROGRAMS = ("podman", "crun", "conmon", "catatonit", "iptables", "ip")
+PROGRAMS += ("setpriv", "unshare", "nsenter")
 LIBRARIES = ("/usr/lib/podman/netavark", "/usr/lib/podman/aardvark-dns")
 
 # Podman takes cgroups for version 2 where that is mounted, which has no controllers on a machine
@@ -86,15 +87,18 @@ class Podman:
         return self.inside("podman", "--root", str(BUILD / "storage"), *words)
 
     def run(self, *words: str, given: str = "", timeout_s: float = 600) -> str:
-        done = subprocess.run(
-            self.line(*words),
-            input=given,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PATH": PATH, "CONTAINERS_CONF": str(self.conf)},
-            check=False,
-            timeout=timeout_s,
-        )
+        try:
+            done = subprocess.run(
+                self.line(*words),
+                input=given,
+                capture_output=True,
+                text=True,
+                env={**os.environ, "PATH": PATH, "CONTAINERS_CONF": str(self.conf)},
+                check=False,
+                timeout=timeout_s,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise PodmanError(f"podman {' '.join(words)}: no end in {timeout_s:.0f} s") from error
         if done.returncode != 0:
             raise PodmanError(
                 f"podman {' '.join(words)}: {done.stderr.strip()}{done.stdout[-2000:]}"
@@ -156,7 +160,9 @@ def podman() -> Iterator[Podman]:
         state = Path(name)
         conf = state / "containers.conf"
         conf.write_text(CONF.format(ulimits=_ulimits(), networks=state / "networks"), "utf-8")
-        command = ["unshare", "-m", "-n", "-p", "-i", "--fork", "--kill-child=KILL", "--mount-proc"]
+        # They end with this process too, however it ends.
+        command = ["setpriv", "--pdeathsig", "KILL", "unshare", "-m", "-n", "-p", "-i"]
+        command += ["--fork", "--kill-child=KILL", "--mount-proc"]
         with subprocess.Popen(
             [*command, sys.executable, "-c", INIT],
             stdout=subprocess.PIPE,

@@ -2,7 +2,8 @@
 """What pods are made of: Podman, of the system's packages, and an image of launch/Containerfile.
 
 `python tests/pods/pods_setup.py` gets what is missing, or says why it cannot be had, which is no
-error: what needs pods skips then. There is no registry, so the base is made of this machine.
+error: what needs pods skips then. An image that cannot be built where Podman builds another is one.
+There is no registry, so the base is made of this machine.
 """
 
 import hashlib
@@ -24,6 +25,10 @@ IMAGE = "localhost/rdmatrain"
 TIMEOUT_S = 900
 # What the image is made of, besides the base.
 CONTENT = ("CMakeLists.txt", "pyproject.toml", "csrc", "rdmatrain", "launch")
+
+
+class ImageError(Exception):
+    """Podman builds images here, but not ours; the text is what the tool said."""
 
 
 def run(*command: str) -> str:
@@ -108,6 +113,13 @@ def make_base(host: Podman, name: str) -> None:
         file.unlink(missing_ok=True)
 
 
+def try_out(host: Podman, base: str) -> None:
+    """Build an image in which nothing of ours can be wrong."""
+    options = ("-q", "--layers=false", "--network", "none", "-f", "-")
+    made = host.run("build", *options, str(host.state), given=f"FROM {base}\nRUN true\n")
+    host.run("rmi", made.strip())
+
+
 def make_image(host: Podman, name: str, base: str, wheel: Path) -> None:
     launch = ROOT / "launch"
     arguments = [f"BASE={base}", f"WHEEL={wheel.relative_to(ROOT)}"]
@@ -138,8 +150,12 @@ def make() -> None:
         if not host.has_image(base):
             print("Making a base image of this machine's Python", flush=True)
             make_base(host, base)
+        try_out(host, base)
         print("Building the image", flush=True)
-        make_image(host, image, base, make_wheel())
+        try:
+            make_image(host, image, base, make_wheel())
+        except (UnavailableError, PodmanError) as why:
+            raise ImageError(str(why)) from why
         forget_old(host, base, image)
         print(f"Built {image} in {time.monotonic() - began:.0f} s", flush=True)
 
@@ -147,6 +163,9 @@ def make() -> None:
 def main() -> int:
     try:
         make()
+    except ImageError as why:
+        print(f"no image of launch/Containerfile: {why}", file=sys.stderr)
+        return 1
     except (UnavailableError, PodmanError) as why:
         print(f"SKIP: no pods on this machine: {why}", flush=True)
     return 0
