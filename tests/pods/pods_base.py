@@ -34,7 +34,7 @@ ETC = {
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 }
 # Goes up when something else is put in.
-EDITION = 1
+EDITION = 2
 # Headers, programs and tests: a third of it all, and no job needs them.
 LEFT_OUT = re.compile(
     r"torch/(include|test|share)/|torch/bin/(?!torch_shm_manager)|[^/]+/(.+/)?tests/|.*\.a$"
@@ -183,10 +183,9 @@ def write(file: Path) -> None:
     binaries = [*programs, PYTHON.resolve(), *extensions, *found]
     with tarfile.open(file, "w", format=tarfile.PAX_FORMAT) as tar:
         archive = Archive(tar)
-        for folder in ("usr", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "etc", "opt"):
+        for folder in ("usr", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "etc", "opt", "var"):
             archive.folder(folder)
         for folder in ("tmp", "var/tmp"):
-            archive.folder(str(Path(folder).parent) if "/" in folder else folder)
             archive.folder(folder, 0o1777)
         for name, target in LINKS.items():
             archive.link(name, target)

@@ -124,7 +124,8 @@ def make_image(host: Podman, name: str, base: str, wheel: Path) -> None:
     launch = ROOT / "launch"
     arguments = [f"BASE={base}", f"WHEEL={wheel.relative_to(ROOT)}"]
     host.run(
-        "build", "-q", "--network", "none", "-t", name, "-f", str(launch / "Containerfile"),
+        "build", "-q", "--layers=false", "--network", "none", "-t", name,
+        "-f", str(launch / "Containerfile"),
         "--ignorefile", str(launch / "Containerfile.dockerignore"),
         *(word for each in arguments for word in ("--build-arg", each)), str(ROOT),
         timeout_s=TIMEOUT_S,
@@ -137,6 +138,7 @@ def forget_old(host: Podman, *kept: str) -> None:
     old = [each for each in names if each.startswith((BASE, IMAGE)) and each not in kept]
     if old:
         host.run("rmi", "-f", *old)
+    host.run("image", "prune", "-f")
 
 
 def make() -> None:

@@ -130,10 +130,11 @@ def test_a_pod_that_is_killed_and_made_again_joins_the_one_that_lived_on(start, 
     assert len(set(result["param_sha256"])) == 1
 
 
-def test_sigterm_to_one_pod_ends_all_with_the_code_of_the_contract(start):
+@pytest.mark.parametrize("index", [0, 1])
+def test_sigterm_to_one_pod_ends_all_with_the_code_of_the_contract(start, index):
     gang = start("--steps", "100000", "--checkpoint-every", "1000", preflight=False)
     gang.until(lambda: gang.step() >= 5, "no step 5")
-    gang.podman.run("kill", "-s", "TERM", gang.pods[1].container())
+    gang.podman.run("kill", "-s", "TERM", gang.pods[index].container())
     assert gang.codes() == [143, 143], gang.logs()
     for pod in gang.pods:
         message = json.loads(pod.message())
