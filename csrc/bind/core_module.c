@@ -102,22 +102,23 @@ static rdt_comm_t *comm_of(CommObject *self)
 
 static PyObject *comm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"rank",   "world", "token", "spin_ns",
-                               "tuning", "hosts", "lazy",  NULL};
+    static char *keywords[] = {"rank",  "world", "token",   "spin_ns", "tuning",
+                               "hosts", "lazy",  "timeout", NULL};
     rdt_comm_cfg_t cfg = {0};
     const char *token;
     Py_ssize_t token_len;
     unsigned long long spin_ns = 0;
     int lazy = 0;
-    PyObject *changes = NULL, *hosts = NULL;
+    PyObject *changes = NULL, *hosts = NULL, *timeout = NULL;
     rdt_tuning_t tuning;
     uint32_t *host_numbers;
     CommObject *self;
     rdt_status_t st;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&y#|KOOp", keywords, rdt_core_to_u32,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&y#|KOOpO", keywords, rdt_core_to_u32,
                                      &cfg.rank, rdt_core_to_u32, &cfg.world, &token, &token_len,
-                                     &spin_ns, &changes, &hosts, &lazy))
+                                     &spin_ns, &changes, &hosts, &lazy, &timeout) ||
+        !rdt_core_to_ns(timeout, &cfg.timeout_ns))
         return NULL;
     if (token_len != RDT_COMM_TOKEN_BYTES)
         return PyErr_Format(PyExc_ValueError, "token must have %d bytes", RDT_COMM_TOKEN_BYTES);
@@ -414,10 +415,13 @@ static PyTypeObject CommType = {
     .tp_basicsize = sizeof(CommObject),
     .tp_flags = Py_TPFLAGS_DEFAULT,
     .tp_doc =
-        "Comm(rank, world, token, spin_ns=0, tuning=None, hosts=None, lazy=False)\n--\n\n"
+        "Comm(rank, world, token, spin_ns=0, tuning=None, hosts=None, lazy=False, "
+        "timeout=None)\n--\n\n"
         "A rank's end of a group. tuning: changes to the default table, see TUNING. hosts: a "
         "number for the host of each rank, None when all are on one. lazy: peers over tcp and "
-        "verbs are connected when they are first needed.",
+        "verbs are connected when they are first needed. timeout: seconds of its operations, in "
+        "general: "
+        "of whoever is needed to join, and a bound of what a NIC retries for.",
     .tp_new = comm_new,
     .tp_dealloc = (destructor)comm_dealloc,
     .tp_methods = comm_methods,

@@ -351,6 +351,24 @@ static void cut_rest(rdt_comm_t *comm)
     }
 }
 
+bool rdt_comm_let_in_st(rdt_comm_t *comm)
+{
+    bool busy = false;
+
+    for (int i = 0; i < RDT_NUM_TRANSPORTS; i++)
+        if (comm->ctx[i] != NULL && transports[i]->let_in != NULL)
+            busy |= transports[i]->let_in(comm->ctx[i]);
+    return busy;
+}
+
+/* Who is about to join is to hear it, too. True while somebody has not. */
+static bool tell_all(rdt_comm_t *comm, const rdt_hdr_t *hdr, uint32_t len)
+{
+    bool coming = rdt_comm_let_in_st(comm);
+
+    return tell_more(comm, hdr, len) > 0 || coming;
+}
+
 void rdt_comm_tell_st(rdt_comm_t *comm)
 {
     uint64_t deadline_ns = rdt_now_ns() + GOODBYE_NS;
@@ -362,7 +380,7 @@ void rdt_comm_tell_st(rdt_comm_t *comm)
         return;
     }
     comm->told = true;
-    while (tell_more(comm, &hdr, len) > 0 && rdt_now_ns() < deadline_ns)
+    while (tell_all(comm, &hdr, len) && rdt_now_ns() < deadline_ns)
         for (int i = 0; i < RDT_NUM_TRANSPORTS; i++)
             if (comm->ctx[i] != NULL) transports[i]->poll(comm->ctx[i]);
     cut_rest(comm);

@@ -194,6 +194,8 @@ void rdt_comm_latch(rdt_comm_t *comm, rdt_status_t status, const char *fmt, ...)
 void rdt_comm_lost_st(rdt_comm_t *comm, uint32_t peer, const char *doing);
 /* Last words: the error if there is one, else goodbye. Once. */
 void rdt_comm_tell_st(rdt_comm_t *comm);
+/* Lets in who calls, over any transport; true while one waits for the next step. */
+bool rdt_comm_let_in_st(rdt_comm_t *comm);
 
 /* describe.c */
 #define RDT_CALL_TEXT_BYTES 224

@@ -338,10 +338,7 @@ static uint64_t look_after_peers(rdt_comm_t *comm)
 
     if (atomic_load(&comm->waiting) > 0 || !take_role(comm)) return rest_ns;
     progress_st(comm);
-    for (int i = 0; i < RDT_NUM_TRANSPORTS; i++)
-        if (comm->ctx[i] != NULL && comm->ctx[i]->ops->has_callers != NULL &&
-            comm->ctx[i]->ops->has_callers(comm->ctx[i]))
-            rest_ns = CALLED_REST_NS;
+    if (rdt_comm_let_in_st(comm)) rest_ns = CALLED_REST_NS;
     leave(comm);
     return rest_ns;
 }

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -243,7 +244,10 @@ uint32_t rdt_handshake_rank(const rdt_handshake_t *hs)
 
 void rdt_handshake_drop(rdt_handshake_t *hs)
 {
-    if (hs->fd >= 0) close(hs->fd);
+    if (hs->fd >= 0) {
+        shutdown(hs->fd, SHUT_RDWR); /* a forked child may hold it open */
+        close(hs->fd);
+    }
     hs->fd = -1;
     rdt_fds_close(&hs->peer_fds);
 }

@@ -19,10 +19,11 @@ typedef struct rdt_need {
 
 typedef struct rdt_lazy {
     const rdt_ctx_cfg_t *cfg;
-    rdt_wire_t *wire; /* NULL when there is nobody left to meet */
+    rdt_wire_t *wire; /* NULL where all are connected at once */
     rdt_wire_listener_t listener;
     rdt_need_t *needs; /* of each peer */
-    uint32_t num, num_left;
+    uint32_t num;
+    uint32_t num_unmet, num_wanted; /* not settled; and of these, needed */
 } rdt_lazy_t;
 
 /* The listener is called from rdt_lazy_step, as rdt_wire_listener_t says; lazy is zeroed, and does not
@@ -32,13 +33,18 @@ rdt_status_t rdt_lazy_open(rdt_lazy_t *lazy, const rdt_dial_t *dial, const rdt_p
 /* HOT: called for each attempt to send, so what has been said before costs little. Peer i is needed; dials:
  * it need not know. */
 void rdt_lazy_need(rdt_lazy_t *lazy, uint32_t i, bool dials);
-/* Makes what is needed, as far as it gets. */
+/* Makes what is needed, as far as it gets: some system calls, where somebody was not met yet. */
 void rdt_lazy_step(rdt_lazy_t *lazy);
 /* Dials whom was left to call, and has taken too long. */
 void rdt_lazy_hurry(rdt_lazy_t *lazy);
+/* Somebody is in the middle of a handshake with this rank, and waits for the next step. */
 bool rdt_lazy_has_callers(const rdt_lazy_t *lazy);
+/* HOT. So a step is due, or may be. */
+bool rdt_lazy_is_busy(const rdt_lazy_t *lazy);
 /* When the peer is to have been met; UINT64_MAX where that was not asked, or the group has no timeout. */
 uint64_t rdt_lazy_deadline(const rdt_lazy_t *lazy, uint32_t i);
+/* Why a connection was not made, once: what came first counts. */
+void rdt_lazy_fail(rdt_conn_t *conn, rdt_status_t status, const char *text);
 /* Has the sleeper woken when step has something to do. */
 void rdt_lazy_watch(const rdt_lazy_t *lazy, rdt_sleep_t *sleep);
 /* Also of one that was never opened, or not wholly. */

@@ -90,7 +90,7 @@ void rdt_tcp_disconnect(tcp_ctx_t *ctx);
 /* Of one that is not made yet: see rdt_lazy_need. */
 void rdt_tcp_need(tcp_conn_t *conn, bool dials);
 void rdt_tcp_expect(rdt_conn_t *conn);
-bool rdt_tcp_has_callers(const rdt_ctx_t *ctx);
+bool rdt_tcp_let_in(rdt_ctx_t *ctx);
 /* Has the sleeper watch the connection's socket. */
 void rdt_tcp_watch(const tcp_conn_t *conn, rdt_sleep_t *sleep);
 

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <poll.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -65,12 +64,6 @@ static rdt_status_t join_conn(tcp_ctx_t *ctx, tcp_conn_t *conn, int sock)
 
 /* -- one by one -- */
 
-static void fail_conn(tcp_conn_t *conn, rdt_status_t status, const char *text)
-{
-    if (conn->base.status == RDT_OK) conn->base.status = status;
-    snprintf(conn->base.detail, sizeof(conn->base.detail), "%s", text);
-}
-
 static void on_joined(void *arg, uint32_t i, rdt_link_t *link)
 {
     tcp_ctx_t *ctx = arg;
@@ -83,14 +76,14 @@ static void on_joined(void *arg, uint32_t i, rdt_link_t *link)
     }
     st = join_conn(ctx, conn, link->fd);
     if (st != RDT_OK)
-        fail_conn(conn, st, rdt_last_error());
+        rdt_lazy_fail(&conn->base, st, rdt_last_error());
     else if (ctx->sleep != NULL)
         rdt_tcp_watch(conn, ctx->sleep);
 }
 
 static void on_failed(void *arg, uint32_t i, rdt_status_t status, const char *text)
 {
-    fail_conn(&((tcp_ctx_t *)arg)->conns[i], status, text);
+    rdt_lazy_fail(&((tcp_ctx_t *)arg)->conns[i].base, status, text);
 }
 
 static rdt_status_t connect_lazily(tcp_ctx_t *ctx, const rdt_dial_t *dial, const rdt_peer_t *peers,
@@ -120,9 +113,12 @@ void rdt_tcp_expect(rdt_conn_t *base)
     if (base->unjoined) rdt_tcp_need((tcp_conn_t *)base, false);
 }
 
-bool rdt_tcp_has_callers(const rdt_ctx_t *base)
+bool rdt_tcp_let_in(rdt_ctx_t *base)
 {
-    return rdt_lazy_has_callers(&((const tcp_ctx_t *)base)->lazy);
+    tcp_ctx_t *ctx = (tcp_ctx_t *)base;
+
+    rdt_lazy_step(&ctx->lazy);
+    return rdt_lazy_has_callers(&ctx->lazy);
 }
 
 /* -- all at once -- */

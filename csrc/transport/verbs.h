@@ -59,6 +59,8 @@
 #define VERBS_BULK 4
 #define VERBS_BULK_BYTES (16u << 10)
 
+#define VERBS_POLLS_PER_LOOK 64 /* for peers that this rank does not need */
+
 /* -- devices of the process, verbs_dev.c -- */
 
 typedef struct verbs_mr {
@@ -146,7 +148,10 @@ typedef struct verbs_ctx {
     struct verbs_conn *conns;
     uint32_t num_conns, num_owing; /* connections that owe credits */
     rdt_lazy_t lazy;               /* zero where all are connected at once */
-    uint32_t num_joining;          /* peers that were met, and with which this rank still agrees */
+    uint32_t *joining;             /* indexes of peers that were met and have not joined yet */
+    uint32_t num_joining, num_met; /* those, while they meet one by one; all that were ever met */
+    uint32_t max_met;              /* that the completion queues have room for */
+    uint32_t num_polls;            /* since somebody was looked for whom this rank does not need */
     rdt_sleep_t *sleep;      /* between arm and disarm: who is met then is to be watched as well */
     verbs_extent_t *extents; /* in order of registration; grows */
     uint32_t num_extents, last_extent;
@@ -257,7 +262,7 @@ rdt_status_t rdt_verbs_connect(rdt_ctx_t *ctx, const rdt_peer_t *peers, uint32_t
 /* Of one that is not made yet: see rdt_lazy_need. */
 void rdt_verbs_need(verbs_conn_t *conn, bool dials);
 void rdt_verbs_expect(rdt_conn_t *conn);
-bool rdt_verbs_has_callers(const rdt_ctx_t *ctx);
+bool rdt_verbs_let_in(rdt_ctx_t *ctx);
 /* Meets and joins whom this rank or its peers need, as far as it gets. */
 void rdt_verbs_join_some(verbs_ctx_t *ctx);
 void rdt_verbs_cut(rdt_conn_t *conn);
@@ -332,6 +337,8 @@ void rdt_verbs_failed_wc(verbs_conn_t *conn, uint32_t rail, enum ibv_wc_status s
 /* All connections that use the rail. */
 void rdt_verbs_rail_failed(verbs_ctx_t *ctx, uint32_t rail, const char *why);
 void rdt_verbs_check(rdt_ctx_t *ctx);
+/* IO_ERROR where a rail's device or completion queue has failed. */
+rdt_status_t rdt_verbs_check_rails(const verbs_ctx_t *ctx);
 /* Has the sleeper watch the connection's socket. */
 void rdt_verbs_watch(const verbs_conn_t *conn, rdt_sleep_t *sleep);
 void rdt_verbs_arm(rdt_ctx_t *ctx, rdt_sleep_t *sleep);

@@ -2,7 +2,6 @@
 /* The connections of a context: made all at once or one by one, and ended. */
 #include <errno.h>
 #include <poll.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -16,6 +15,7 @@
 /* How long a close waits, for all peers together, for what is under way; how often it looks who is there. */
 #define LINGER_NS (300 * RDT_NS_PER_MS)
 #define LINGER_CHECK_NS RDT_NS_PER_MS
+#define SOON_NS RDT_NS_PER_S /* in which two ranks that have met should have joined */
 
 /* A socket's address, and whether the rank has an arena. */
 static bool is_address(const rdt_peer_t *peer)
@@ -72,10 +72,14 @@ static void begin_conn(verbs_ctx_t *ctx, verbs_conn_t *conn, const rdt_peer_t *p
     conn->sock = -1;
     conn->ended = true;
     conn->index = ctx->num_conns++;
-    for (uint32_t i = 0; i < VERBS_RECV_DEPTH; i++)
-        conn->recv_wrs[i] =
-            (struct ibv_recv_wr){.wr_id = VERBS_WR_RECV | (uint64_t)conn->index << 32,
-                                 .next = i + 1 < VERBS_RECV_DEPTH ? &conn->recv_wrs[i + 1] : NULL};
+}
+
+static rdt_status_t has_room(const verbs_ctx_t *ctx)
+{
+    if (ctx->num_met < ctx->max_met) return RDT_OK;
+    return rdt_fail(RDT_NO_MEMORY,
+                    "the completion queues have room for %u peers: let fewer ranks meet each other",
+                    ctx->max_met);
 }
 
 /* Takes the socket over, and begins to agree with the peer on the rest. */
@@ -84,7 +88,14 @@ static rdt_status_t set_up(verbs_ctx_t *ctx, verbs_conn_t *conn, int sock)
     rdt_status_t st = rdt_sock_keep_alive(sock);
 
     conn->sock = sock;
+    for (uint32_t i = 0; i < VERBS_RECV_DEPTH; i++)
+        conn->recv_wrs[i] =
+            (struct ibv_recv_wr){.wr_id = VERBS_WR_RECV | (uint64_t)conn->index << 32,
+                                 .next = i + 1 < VERBS_RECV_DEPTH ? &conn->recv_wrs[i + 1] : NULL};
+    if (st == RDT_OK) st = has_room(ctx);
+    if (st == RDT_OK) st = rdt_verbs_check_rails(ctx);
     if (st == RDT_OK) st = map_memory(conn, ctx->base.cfg.chunk_bytes);
+    ctx->num_met++;
     for (uint32_t r = 0; r < ctx->num_rails && st == RDT_OK; r++) {
         st = register_memory(&ctx->rails[r], conn, &conn->qps[r]);
         if (st == RDT_OK) st = rdt_verbs_qp_create(ctx, conn, r);
@@ -152,15 +163,28 @@ static rdt_status_t join_all(verbs_ctx_t *ctx, uint64_t deadline_ns)
 
 /* -- one by one -- */
 
-/* The peer sees its socket end. */
+/* The peer sees its socket end, whoever else holds it open. */
 static void fail_conn(verbs_ctx_t *ctx, verbs_conn_t *conn, rdt_status_t status, const char *text)
 {
     rdt_verbs_join_end(conn);
     rdt_verbs_qp_error(ctx, conn);
     if (conn->sock >= 0) shutdown(conn->sock, SHUT_RDWR);
-    if (conn->base.status != RDT_OK) return;
-    conn->base.status = status;
-    snprintf(conn->base.detail, sizeof(conn->base.detail), "%s", text);
+    rdt_lazy_fail(&conn->base, status, text);
+}
+
+/* One more step of joining; AGAIN: not the last. */
+static rdt_status_t step(verbs_ctx_t *ctx, verbs_conn_t *conn)
+{
+    rdt_status_t st = conn->base.status;
+
+    if (st == RDT_OK) st = rdt_verbs_join_step(ctx, conn);
+    if (st == RDT_AGAIN && rdt_now_ns() >= rdt_lazy_deadline(&ctx->lazy, conn->index))
+        st = rdt_fail(RDT_CONNECT_TIMEOUT, "no answer before the deadline");
+    if (st == RDT_OK)
+        joined(conn);
+    else if (st != RDT_AGAIN)
+        fail_conn(ctx, conn, st, rdt_last_error());
+    return st;
 }
 
 static void on_met(void *arg, uint32_t i, rdt_link_t *link)
@@ -178,8 +202,10 @@ static void on_met(void *arg, uint32_t i, rdt_link_t *link)
         fail_conn(ctx, conn, st, rdt_last_error());
         return;
     }
-    ctx->num_joining++;
-    if (ctx->sleep != NULL) rdt_verbs_watch(conn, ctx->sleep);
+    conn->active_ns = rdt_now_ns();
+    st = step(ctx, conn);
+    if (st == RDT_AGAIN) ctx->joining[ctx->num_joining++] = i;
+    if (ctx->sleep != NULL && conn->base.status == RDT_OK) rdt_verbs_watch(conn, ctx->sleep);
 }
 
 static void on_failed(void *arg, uint32_t i, rdt_status_t status, const char *text)
@@ -189,31 +215,15 @@ static void on_failed(void *arg, uint32_t i, rdt_status_t status, const char *te
     fail_conn(ctx, &ctx->conns[i], status, text);
 }
 
-static rdt_status_t step_or_give_up(verbs_ctx_t *ctx, verbs_conn_t *conn)
-{
-    rdt_status_t st =
-        conn->base.status != RDT_OK ? conn->base.status : rdt_verbs_join_step(ctx, conn);
-
-    if (st != RDT_AGAIN || rdt_now_ns() < rdt_lazy_deadline(&ctx->lazy, conn->index)) return st;
-    return rdt_fail(RDT_CONNECT_TIMEOUT, "no answer before the deadline");
-}
-
 void rdt_verbs_join_some(verbs_ctx_t *ctx)
 {
-    rdt_lazy_step(&ctx->lazy);
-    for (uint32_t i = 0; i < ctx->num_conns && ctx->num_joining > 0; i++) {
-        verbs_conn_t *conn = &ctx->conns[i];
-        rdt_status_t st;
+    uint32_t num = 0;
 
-        if (conn->joining == NULL) continue;
-        st = step_or_give_up(ctx, conn);
-        if (st == RDT_AGAIN) continue;
-        ctx->num_joining--;
-        if (st == RDT_OK)
-            joined(conn);
-        else
-            fail_conn(ctx, conn, st, rdt_last_error());
-    }
+    rdt_lazy_step(&ctx->lazy);
+    for (uint32_t i = 0; i < ctx->num_joining; i++)
+        if (step(ctx, &ctx->conns[ctx->joining[i]]) == RDT_AGAIN)
+            ctx->joining[num++] = ctx->joining[i];
+    ctx->num_joining = num;
 }
 
 void rdt_verbs_need(verbs_conn_t *conn, bool dials)
@@ -228,11 +238,17 @@ void rdt_verbs_expect(rdt_conn_t *base)
     if (base->unjoined) rdt_verbs_need((verbs_conn_t *)base, false);
 }
 
-bool rdt_verbs_has_callers(const rdt_ctx_t *base)
+/* A peer that has stopped in the middle is not worth coming back soon for. */
+bool rdt_verbs_let_in(rdt_ctx_t *base)
 {
-    const verbs_ctx_t *ctx = (const verbs_ctx_t *)base;
+    verbs_ctx_t *ctx = (verbs_ctx_t *)base;
+    uint64_t now_ns = rdt_now_ns();
+    bool busy = false;
 
-    return ctx->num_joining > 0 || rdt_lazy_has_callers(&ctx->lazy);
+    rdt_verbs_join_some(ctx);
+    for (uint32_t i = 0; i < ctx->num_joining; i++)
+        busy |= now_ns - ctx->conns[ctx->joining[i]].active_ns < SOON_NS;
+    return busy || rdt_lazy_has_callers(&ctx->lazy);
 }
 
 /* -- both -- */
@@ -262,7 +278,9 @@ rdt_status_t rdt_verbs_connect(rdt_ctx_t *base, const rdt_peer_t *peers, uint32_
     rdt_wire_listener_t listener = {on_met, on_failed, ctx};
 
     ctx->conns = calloc(num, sizeof(*ctx->conns));
-    if (ctx->conns == NULL) return rdt_fail(RDT_NO_MEMORY, "verbs connections: out of memory");
+    ctx->joining = calloc(num, sizeof(*ctx->joining));
+    if (ctx->conns == NULL || ctx->joining == NULL)
+        return rdt_fail(RDT_NO_MEMORY, "verbs connections: out of memory");
     for (uint32_t i = 0; i < num; i++) {
         if (!is_address(&peers[i]))
             return rdt_fail(RDT_BAD_ARG, "rank %u: not an address of the verbs transport",
@@ -323,8 +341,11 @@ void rdt_verbs_revoke(rdt_ctx_t *base, uint64_t from)
     bool exposed = false;
 
     (void)from;
-    for (uint32_t i = 0; i < ctx->num_conns; i++)
+    for (uint32_t i = 0; i < ctx->num_conns; i++) {
+        if (ctx->conns[i].base.unjoined)
+            ctx->conns[i].exposed = false; /* its peer was told nothing */
         exposed |= ctx->conns[i].exposed;
+    }
     if (!exposed) return;
     drain(ctx);
     for (uint32_t i = 0; i < ctx->num_conns; i++)
@@ -337,7 +358,8 @@ static void give_up_joining(verbs_ctx_t *ctx)
 {
     rdt_lazy_close(&ctx->lazy);
     for (uint32_t i = 0; i < ctx->num_conns; i++)
-        rdt_verbs_join_end(&ctx->conns[i]);
+        if (ctx->conns[i].joining != NULL)
+            fail_conn(ctx, &ctx->conns[i], RDT_CLOSED, "this rank has left");
     ctx->num_joining = 0;
 }
 
@@ -359,6 +381,8 @@ void rdt_verbs_disconnect(verbs_ctx_t *ctx)
         free(conn->keys);
     }
     free(ctx->conns);
+    free(ctx->joining);
     ctx->conns = NULL;
+    ctx->joining = NULL;
     ctx->num_conns = 0;
 }

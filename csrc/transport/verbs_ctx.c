@@ -11,6 +11,9 @@
 #include "base/sock.h"
 #include "transport/verbs.h"
 
+/* Peers that a rank of a large group has room for: its plans need few, an exchange of all with all more. */
+#define LAZY_PEERS 1024u
+
 /* -- the argument -- */
 
 static rdt_status_t bad_arg(const char *word)
@@ -134,14 +137,19 @@ static rdt_status_t open_port(verbs_ctx_t *ctx, verbs_rail_t *rail)
     return RDT_OK;
 }
 
-/* The queue is large enough for all that can complete before anybody polls. */
+/* The queue is large enough for all that can complete before anybody polls: of all peers, or of as many
+ * as may be needed where few are. */
 static rdt_status_t open_queue(verbs_ctx_t *ctx, verbs_rail_t *rail)
 {
     const verbs_dev_t *dev = rail->dev;
-    uint32_t need = (ctx->base.cfg.world - 1) * (VERBS_SEND_DEPTH + VERBS_RECV_DEPTH) + 1;
+    uint32_t each = VERBS_SEND_DEPTH + VERBS_RECV_DEPTH;
+    uint32_t room = ((uint32_t)dev->attr.max_cqe - 1) / each, need;
     int flags;
 
-    if (need > (uint32_t)dev->attr.max_cqe)
+    if (ctx->base.cfg.lazy && ctx->max_met > LAZY_PEERS) ctx->max_met = LAZY_PEERS;
+    if (ctx->base.cfg.lazy && ctx->max_met > room) ctx->max_met = room;
+    need = ctx->max_met * each + 1;
+    if (ctx->max_met > room)
         return rdt_fail(RDT_NO_MEMORY,
                         "%u ranks need a completion queue of %u entries, RDMA device %s has %d",
                         ctx->base.cfg.world, need, rail->name, dev->attr.max_cqe);
@@ -202,6 +210,7 @@ static rdt_status_t verbs_open(const rdt_ctx_cfg_t *cfg, rdt_ctx_t **ctx_p)
     ctx->base = (rdt_ctx_t){.ops = &rdt_verbs_ops, .cfg = *cfg};
     ctx->listen_fd = -1;
     ctx->places = rdt_arena_is_open();
+    ctx->max_met = cfg->world - 1;
     st = parse(ctx, cfg->addr);
     if (st == RDT_OK)
         st = rdt_sock_listen_at(ctx->options.addr, &ctx->addr, &ctx->addr_len, &ctx->listen_fd);
@@ -240,7 +249,7 @@ const rdt_transport_ops_t rdt_verbs_ops = {
     .peek = rdt_verbs_peek,
     .release = rdt_verbs_release,
     .expect = rdt_verbs_expect,
-    .has_callers = rdt_verbs_has_callers,
+    .let_in = rdt_verbs_let_in,
     .poll = rdt_verbs_poll,
     .check = rdt_verbs_check,
     .arm = rdt_verbs_arm,

@@ -289,6 +289,10 @@ rdt_status_t rdt_verbs_store(rdt_conn_t *base, rdt_lane_t lane_id, const void *d
     uint32_t lkey = 0;
 
     if (__builtin_expect(base->status != RDT_OK, 0)) return base->status;
+    if (__builtin_expect(base->unjoined, 0)) {
+        rdt_verbs_need(conn, lane_id == RDT_LANE_P2P);
+        return RDT_AGAIN;
+    }
     if (__builtin_expect(key == NULL, 0)) return no_key(conn);
     if (lane->ring_posted - lane->ring_flushed >= VERBS_MAX_SENT || !qp_has_room(qp, 1))
         return RDT_AGAIN;

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Two ranks agree on a connection: over the socket of the handshake each side offers its queue pairs and
  * its inbox, moves to the peer's, and says how that went. Where a GID turns out to be unusable, both
- * begin again with their next ones, which ends, since who asks for another round uses up a GID. */
+ * begin again with their next ones; who asks for another round uses up a GID, so there are not many. */
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 
 #include "base/error.h"
 #include "base/sock.h"
@@ -29,6 +30,7 @@ typedef enum phase { SAYS_OFFER, HEARS_OFFER, SAYS_VERDICT, HEARS_VERDICT, JOINE
 
 struct verbs_joining {
     phase_t phase;
+    uint32_t num_rounds;
     size_t done; /* bytes of what the phase says or hears */
     verbs_offer_t mine, theirs;
     uint8_t verdict, their_verdict;
@@ -137,6 +139,8 @@ static rdt_status_t start_again(verbs_ctx_t *ctx, verbs_conn_t *conn)
         if (st != RDT_OK) return st;
         if (has_next_gid(ctx, j, r)) j->gid_choice[r]++;
     }
+    if (++j->num_rounds > 2 * VERBS_MAX_GIDS)
+        return rdt_fail(RDT_PROTOCOL, "it asks for more rounds than it can have GIDs");
     j->phase = SAYS_OFFER;
     return make_offer(ctx, conn);
 }
@@ -144,18 +148,18 @@ static rdt_status_t start_again(verbs_ctx_t *ctx, verbs_conn_t *conn)
 static rdt_status_t answer(verbs_ctx_t *ctx, verbs_conn_t *conn)
 {
     verbs_joining_t *j = conn->joining;
-    size_t done = 0;
     rdt_status_t st = take_offer(ctx, conn);
 
     if (st != RDT_OK) return st;
     join_rails(ctx, conn);
     j->phase = SAYS_VERDICT;
     if (j->verdict != VERDICT_FAILED) return RDT_OK;
-    (void)rdt_sock_push(conn->sock, &j->verdict, 1, &done, NULL);
-    return RDT_IO_ERROR; /* with the text why this side could not join */
+    /* Not by rdt_sock_push: the last error is to say why this side could not join. */
+    (void)send(conn->sock, &j->verdict, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    return RDT_IO_ERROR;
 }
 
-static rdt_status_t settle(verbs_ctx_t *ctx, verbs_conn_t *conn)
+static rdt_status_t judge(verbs_ctx_t *ctx, verbs_conn_t *conn)
 {
     verbs_joining_t *j = conn->joining;
 
@@ -206,7 +210,7 @@ static rdt_status_t go_on(verbs_ctx_t *ctx, verbs_conn_t *conn)
         j->phase = HEARS_VERDICT;
         return RDT_OK;
     default:
-        return settle(ctx, conn);
+        return judge(ctx, conn);
     }
 }
 
@@ -214,6 +218,7 @@ rdt_status_t rdt_verbs_join_begin(const verbs_ctx_t *ctx, verbs_conn_t *conn)
 {
     conn->joining = calloc(1, sizeof(*conn->joining));
     if (conn->joining == NULL) return rdt_fail(RDT_NO_MEMORY, "a verbs connection: out of memory");
+    conn->num_rails = ctx->num_rails; /* until the peer offers fewer */
     return make_offer(ctx, conn);
 }
 

@@ -99,13 +99,20 @@ static void send_due_credits(verbs_ctx_t *ctx)
         }
 }
 
+/* To look costs system calls, so for peers whom this rank does not need it is done seldom. */
+static __attribute__((noinline)) void look_for_peers(verbs_ctx_t *ctx)
+{
+    if (ctx->num_joining > 0 || rdt_lazy_is_busy(&ctx->lazy) ||
+        ++ctx->num_polls % VERBS_POLLS_PER_LOOK == 0)
+        rdt_verbs_join_some(ctx);
+}
+
 /* HOT. */
 void rdt_verbs_poll(rdt_ctx_t *base)
 {
     verbs_ctx_t *ctx = (verbs_ctx_t *)base;
 
-    if (__builtin_expect(ctx->lazy.wire != NULL || ctx->num_joining > 0, 0))
-        rdt_verbs_join_some(ctx);
+    if (ctx->lazy.num_unmet > 0 || ctx->num_joining > 0) look_for_peers(ctx);
     for (uint32_t r = 0; r < ctx->num_rails; r++) {
         struct ibv_wc wcs[BATCH];
         int num;

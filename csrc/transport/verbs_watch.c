@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 
 #include "base/clock.h"
+#include "base/error.h"
 #include "transport/verbs.h"
 
 #define CAUSE_NS (RDT_NS_PER_S / 10) /* that a failed completion waits for its cause */
@@ -93,6 +94,20 @@ static const char *event_text(const verbs_rail_t *rail, int event)
 {
     if (event == VERBS_REMOVED) return "the device was removed";
     return rail->dev->api.event_type_str((enum ibv_event_type)(event - 1));
+}
+
+rdt_status_t rdt_verbs_check_rails(const verbs_ctx_t *ctx)
+{
+    for (uint32_t r = 0; r < ctx->num_rails; r++) {
+        const verbs_rail_t *rail = &ctx->rails[r];
+        int event = atomic_load(&rail->dev->fatal);
+
+        if (event == 0) event = atomic_load(&rail->event);
+        if (event != 0)
+            return rdt_fail(RDT_IO_ERROR, "%s/%u: %s", rail->name, rail->port,
+                            event_text(rail, event));
+    }
+    return RDT_OK;
 }
 
 static void check_port(verbs_ctx_t *ctx, uint32_t r, uint64_t now_ns)
@@ -232,6 +247,7 @@ void rdt_verbs_arm(rdt_ctx_t *base, rdt_sleep_t *sleep)
         watch(sleep, rail->dev->context->async_fd, POLLIN);
     }
     rdt_lazy_watch(&ctx->lazy, sleep);
+    ctx->num_polls = VERBS_POLLS_PER_LOOK - 1; /* the next one looks */
     for (uint32_t i = 0; i < ctx->num_conns; i++)
         if (!ctx->conns[i].ended || ctx->conns[i].joining != NULL)
             rdt_verbs_watch(&ctx->conns[i], sleep);

@@ -297,6 +297,7 @@ def _listen_and_connect(
         tuning=parse_tuning(settings.tuning),
         hosts=_host_numbers(hellos),
         lazy=place.world > EAGER_RANKS,
+        timeout=place.timeout,
     )
     mine_at = _listen(comm, turn, settings, one_host=len(neighbours) == place.world)
     wires = turn.gather("wire", mine_at)

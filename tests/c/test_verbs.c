@@ -375,6 +375,51 @@ static void a_gid_that_cannot_be_used_is_replaced(void)
     fails_to_connect("fake0/1/1", "gid=22@1", "GID index 1");
 }
 
+static int (*real_query_gid)(struct ibv_context *, uint8_t, int, union ibv_gid *);
+static bool gid_has_changed;
+
+static int query_gid(struct ibv_context *context, uint8_t port, int index, union ibv_gid *gid)
+{
+    int err = real_query_gid(context, port, index, gid);
+
+    if (err == 0 && gid_has_changed) gid->raw[15] ^= 0x55;
+    return err;
+}
+
+/* Ranks that meet when they first need each other: the offer of rank 0 is out when its GID changes. */
+static void a_gid_that_changes_while_two_join_is_seen(void)
+{
+    side_t sides[2] = {{.lazy = true}, {.lazy = true}};
+    const uint8_t hdr[RDT_HDR_BYTES] = {0};
+    uint64_t deadline = rdt_now_ns() + LIMIT_NS;
+    verbs_ctx_t *ctx;
+    verbs_dev_t *dev;
+
+    connect_pair_with(sides, &rdt_verbs_ops,
+                      "rails=fake0/1/1" ADDR " fake=", "rails=fake1/1/1" ADDR " fake=");
+    ctx = (verbs_ctx_t *)sides[0].ctx;
+    dev = ctx->rails[0].dev;
+    real_query_gid = dev->api.query_gid;
+    dev->api.query_gid = query_gid;
+    while (ctx->num_joining == 0 && rdt_now_ns() < deadline) {
+        (void)sides[1].ops->send(sides[1].conn, RDT_LANE_P2P, hdr, NULL, 0);
+        sides[1].ops->poll(sides[1].ctx);
+        sides[0].ops->poll(sides[0].ctx);
+    }
+    CHECK_EQ(ctx->num_joining, 1);
+    gid_has_changed = true;
+    atomic_fetch_add(&dev->gid_changes, 1);
+    while (sides[0].conn->status == RDT_OK && rdt_now_ns() < deadline) {
+        sides[0].ops->check(sides[0].ctx);
+        sides[0].ops->poll(sides[0].ctx);
+        sides[1].ops->poll(sides[1].ctx);
+    }
+    CHECK(sides[0].conn->status == RDT_IO_ERROR && strstr(sides[0].conn->detail, "GID") != NULL,
+          "%s", sides[0].conn->detail);
+    gid_has_changed = false;
+    close_pair(sides);
+}
+
 /* What it has open is its parent's: it opens the device for itself. */
 static void a_forked_child_opens_its_own_device(void)
 {
@@ -646,6 +691,7 @@ int main(void)
     silence_is_probed_on_every_rail();
     limits_of_the_device_are_kept();
     a_gid_that_cannot_be_used_is_replaced();
+    a_gid_that_changes_while_two_join_is_seen();
     every_completion_status_is_said_in_words();
     what_the_device_refuses_or_reports_ends_the_connection();
     a_device_that_is_hidden_is_lost();

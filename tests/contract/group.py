@@ -45,6 +45,7 @@ LISTENS: dict[str, list[tuple[str, str | None]]] = {
     "tcp": [("tcp", LOOPBACK)],
     "tcp-lazy": [("tcp", LOOPBACK)],  # ranks are connected when they need each other
     "verbs-fake-lazy": [("verbs", on_fake("fake0/1/1"))],
+    "verbs-fake-arena-lazy": [("verbs", on_fake("fake0/1/1+fake1/1/1", "delay=3;seed=6"))],
     "mixed": [("shm", None), ("tcp", LOOPBACK)],  # two hosts: even ranks and odd ranks
     "tcp-arena-place": [("tcp", LOOPBACK)],
     "shm-arena": [("shm", None)],

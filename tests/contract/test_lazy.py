@@ -1,5 +1,6 @@
 """Ranks that are connected when they first need each other, and what that changes."""
 
+import contextlib
 import os
 import threading
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wire_peer
-from group import DEVICE, LOOPBACK, TRANSPORTS, call, run_threads
+from group import DEVICE, LISTENS, LOOPBACK, TRANSPORTS, call, on_fake, run_threads
 from oracle import assert_same_bits, inputs, reduced, values
 
 from rdmatrain import _core
@@ -223,3 +224,46 @@ def test_strangers_do_not_keep_ranks_from_meeting(connect, lazy):
     assert time.monotonic() - began < SOON_S
     for sock in socks:
         sock.close()
+
+
+def test_a_device_that_died_before_two_ranks_met_is_what_they_hear(connect, monkeypatch):
+    """All ranks of a process have the same device: it dies of the first message."""
+    listens = [("verbs", on_fake("fake0/1/1", "event=DEVICE_FATAL@1"))]
+    monkeypatch.setitem(LISTENS, "verbs-dying-lazy", listens)
+    group = connect("verbs-dying-lazy", 4)
+    died = threading.Event()
+
+    def body(comm, rank):
+        if rank < 2:
+            with contextlib.suppress(CommError):
+                exchange(comm, rank, 0, 1)
+            time.sleep(0.2)
+            died.set()
+        else:
+            assert died.wait(SOON_S)
+            exchange(comm, rank, 2, 3)
+
+    for outcome in group.outcomes(body)[2:]:
+        assert isinstance(outcome.error, CommError), outcome.error
+        assert "catastrophic" in str(outcome.error) or "could not be reached" in str(outcome.error)
+        assert outcome.error.status != "NO_MEMORY"
+
+
+def test_a_rank_meets_as_many_as_its_completion_queue_has_room_for(connect, monkeypatch):
+    listens = [("verbs", on_fake("fake0/1/1", "max_cqe=250"))]
+    monkeypatch.setitem(LISTENS, "verbs-small-lazy", listens)
+    group = connect("verbs-small-lazy", 4)
+    full = threading.Barrier(2)  # of ranks 0 and 3, which would call rank 0 at once
+
+    def body(comm, rank):
+        for peer in (1, 2):
+            exchange(comm, rank, 0, peer)
+        if rank in {0, 3}:
+            full.wait(SOON_S)
+        exchange(comm, rank, 0, 3)
+
+    errors = [outcome.error for outcome in group.outcomes(body)]
+    assert errors[1] is errors[2] is None
+    assert isinstance(errors[0], MemoryError)
+    assert "room for 2 peers" in str(errors[0])
+    assert isinstance(errors[3], CommError)

@@ -1,5 +1,6 @@
 """A rank of verbs that proves itself, and then does not agree as it should."""
 
+import contextlib
 import os
 import threading
 
@@ -7,7 +8,16 @@ import numpy as np
 import pytest
 import wire_peer
 from group import LISTENS, call, run_threads
-from verbs_offer import FAILED, INFINIBAND, JOINED, OFFER, OFFER_BYTES, RAIL, pack_offer
+from verbs_offer import (
+    FAILED,
+    INFINIBAND,
+    JOINED,
+    NEXT_GID,
+    OFFER,
+    OFFER_BYTES,
+    RAIL,
+    pack_offer,
+)
 from wire_peer import ANSWER_BYTES, DIALLED, HELLO, MAC_BYTES, WELCOME, Claim
 
 from rdmatrain import _core
@@ -31,16 +41,20 @@ MISTAKES = {
     "wrong verdict": (({}, OFFER_BYTES, b"\x09"), "PROTOCOL", "its verdict is not understood"),
     "cannot join": (({}, OFFER_BYTES, bytes([FAILED])), "PEER_REFUSED", "its own error says why"),
     "leaves in an offer": (({}, 50, None), "PEER_LOST", "closed the connection"),
-    "leaves without a verdict": (({}, OFFER_BYTES, None), "PEER_LOST", "closed the connection"),
+    "leaves without a verdict": (
+        ({}, OFFER_BYTES, None),
+        "PEER_LOST",
+        "",
+    ),  # at its end, or a reset
 }
 
 
 class Stranger:
     """Rank 1 as a socket; rank 0 is real, and listens."""
 
-    def __init__(self, lazy):
+    def __init__(self, lazy, timeout=None):
         self.token = os.urandom(16)
-        self.comm = _core.Comm(0, 2, self.token, lazy=lazy)
+        self.comm = _core.Comm(0, 2, self.token, lazy=lazy, timeout=timeout)
         self.lazy = lazy
         self.wire = self.comm.listen("verbs", LISTEN)
         self.ended = threading.Event()
@@ -133,3 +147,44 @@ def test_an_offer_may_come_in_pieces(stranger):
             assert stranger.ended.wait(SOON_S)
 
     assert "its own error says why" in str(outcome_of(stranger, part).error)
+
+
+def test_one_who_asks_for_ever_more_rounds_is_given_up(stranger):
+    def part():
+        sock, offer = stranger.meet()
+        sock.settimeout(SHORT_S)
+        with sock, contextlib.suppress(OSError):  # rank 0 says no more
+            while not stranger.ended.is_set():
+                sock.sendall(offer + bytes([NEXT_GID]))
+                wire_peer.hear(sock, 1 + OFFER_BYTES)  # a verdict, and the next offer
+
+    ours = outcome_of(stranger, part)
+    assert ours.error.status == "PROTOCOL", ours.error
+    assert "more rounds" in str(ours.error)
+    assert ours.seconds < SOON_S
+
+
+def test_who_is_needed_joins_in_the_timeout_of_the_group():
+    """The call itself has none."""
+    stranger = Stranger(lazy=True, timeout=SHORT_S)
+
+    def part():
+        sock, _ = stranger.meet()
+        with sock:
+            assert stranger.ended.wait(SOON_S)
+
+    peers = [("verbs", stranger.wire, "ours"), ("verbs", stranger.wire, "host h")]
+    stranger.comm.connect(peers, 5.0)
+
+    def needs():
+        try:
+            call(stranger.comm, "all_reduce", out=np.zeros(8, np.uint8), timeout=None)
+        finally:
+            stranger.ended.set()
+
+    ours, theirs = run_threads([needs, part])
+    assert theirs.error is None, theirs.error
+    assert isinstance(ours.error, CommTimeoutError), ours.error
+    assert "no answer before the deadline" in str(ours.error)
+    assert SHORT_S / 2 < ours.seconds < 2 * SHORT_S
+    stranger.comm.close()

@@ -6,7 +6,7 @@ OFFER = struct.Struct("=IIQ")  # rails, slots, address of the inbox
 RAIL = struct.Struct("=16sIIIHBB")  # GID, QPN, PSN, rkey, LID, MTU (enum ibv_mtu), link layer
 MAX_RAILS, SLOTS = 4, 8
 OFFER_BYTES = OFFER.size + MAX_RAILS * RAIL.size
-JOINED, FAILED = 1, 3  # verdicts
+JOINED, NEXT_GID, FAILED = 1, 2, 3  # verdicts
 MTU_1024, INFINIBAND, ETHERNET = 3, 1, 2  # of enum ibv_mtu, and IBV_LINK_LAYER_
 
 

@@ -47,7 +47,8 @@ typedef struct rdt_comm_cfg {
     bool lazy;
     uint64_t spin_ns; /* how long a waiter polls before it sleeps; 0 when ranks share cores */
     uint64_t
-        timeout_ns; /* of its operations, in general: bounds what a NIC retries for; 0: unknown */
+        timeout_ns; /* of its operations, in general: of who is needed to join, and a bound of what a
+                     * NIC retries for; 0: unknown */
 } rdt_comm_cfg_t;
 
 /* How rank i is reached. The entry of the rank itself is ignored but for its label. */

@@ -26,8 +26,9 @@
 #define RDT_WIRE_BYTES 128 /* largest address that a context publishes */
 #define RDT_TOKEN_BYTES 16 /* incarnation of the group: a stale or foreign peer is refused by it */
 #define RDT_LABEL_BYTES 96 /* "host, pid" of a peer, for error texts */
-#define RDT_DATA_ALIGN 64  /* alignment of received data */
-#define RDT_SLEEP_FDS 16   /* that a context watches, besides one for each connection */
+#define RDT_DETAIL_BYTES 256
+#define RDT_DATA_ALIGN 64 /* alignment of received data */
+#define RDT_SLEEP_FDS 16  /* that a context watches, besides one for each connection */
 
 typedef enum rdt_lane { RDT_LANE_COLL, RDT_LANE_P2P, RDT_NUM_LANES } rdt_lane_t;
 
@@ -41,7 +42,9 @@ typedef struct rdt_ctx_cfg {
     uint32_t stream_from, stream_to; /* bytes of data that shm writes past the caches */
     uint8_t token[RDT_TOKEN_BYTES];
     bool lazy; /* tcp, verbs: a peer is connected when it is first needed, not by connect */
-    uint64_t timeout_ns; /* of the group's operations: an upper bound of what a NIC retries for */
+    uint64_t
+        timeout_ns; /* of the group's operations: of who is needed to join, and a bound of what a
+                          * NIC retries for; 0: unknown */
     /* tcp: numeric address to listen on. fake: its script. verbs: see transport/verbs.h. else unused */
     const char *addr;
 } rdt_ctx_cfg_t;
@@ -61,11 +64,11 @@ typedef struct rdt_conn {
     rdt_status_t status;
     int sys_errno; /* behind status, 0 where there is none */
     char detail
-        [RDT_LABEL_BYTES]; /* what the device said, behind status; "" where there is nothing */
+        [RDT_DETAIL_BYTES]; /* what the device said, behind status; "" where there is nothing */
     /* Per lane: messages that send accepted, and how many of these no longer need their source, in
      * the order of sending; flushed <= posted. Lanes are flushed independently. */
     uint64_t posted[RDT_NUM_LANES], flushed[RDT_NUM_LANES];
-    /* Nobody has needed it yet, or it is being made: nothing was said on it in either direction. */
+    /* Nobody has needed it yet, or it is being made: nothing was sent on it, and what came is not seen. */
     bool unjoined;
     /* Both ends have expose and put, and memory for them. */
     bool places;
@@ -160,9 +163,11 @@ struct rdt_transport_ops {
      * on the point-to-point lane, so it is to be there, or its loss to be seen. On the other lane to
      * peek says so, and on both to send. */
     void (*expect)(rdt_conn_t *conn);
-    /* Optional (NULL), likewise: a peer is about to join this rank, and waits for its poll. */
-    bool (*has_callers)(const rdt_ctx_t *ctx);
-    /* Moves what the operating system or the NIC has: call between attempts. */
+    /* Optional (NULL), likewise: lets in who calls, as far as that gets now; poll does it less often where
+     * this rank needs nobody. True while somebody waits for the next step, so come back soon. */
+    bool (*let_in)(rdt_ctx_t *ctx);
+    /* Moves what the operating system or the NIC has: call between attempts. Makes connections that are
+     * unjoined and needed, and only then allocates. */
     void (*poll)(rdt_ctx_t *ctx);
     /* Asks the operating system whether the peers live, and latches what it says: a few system
      * calls, so not on every turn. */
