@@ -6,13 +6,11 @@ job, as a worker's own 3 does, and as SIGINT (130) does, which somebody sent.
 """
 
 from rdmatrain.k8s.parts import Object
-from rdmatrain.launcher.exit_codes import MEANING, may_be_retried, of_signal
+from rdmatrain.launcher import exit_codes
+from rdmatrain.launcher.exit_codes import MEANING, may_be_retried
 
-# What a fault of the fabric or of memory does to a worker that has no chance to say so: torch's
-# watchdog aborts, a file in a full /dev/shm or a page that is lost gives SIGBUS.
-_CRASHES = tuple(of_signal(name) for name in ("SIGABRT", "SIGBUS", "SIGSEGV"))
 PERMANENT = tuple(sorted(code for code in MEANING if code and not may_be_retried(code)))
-RETRYABLE = tuple(sorted({*(code for code in MEANING if may_be_retried(code)), *_CRASHES}))
+RETRYABLE = exit_codes.RETRYABLE
 
 # A pod that the cluster itself ended: preempted, drained, its node out of memory.
 DISRUPTED = "DisruptionTarget"

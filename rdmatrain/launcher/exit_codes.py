@@ -48,3 +48,10 @@ def may_be_retried(code: int) -> bool:
 def of_signal(name: str) -> int:
     """Return the exit code of a job that a signal stopped: 143 for ``SIGTERM``."""
     return 128 + signal.Signals[name]
+
+
+# What a fault of the fabric or of memory does to a worker that has no chance to say so: torch's
+# watchdog aborts, a file in a full /dev/shm or a page that is lost gives SIGBUS.
+_CRASHES = tuple(of_signal(name) for name in ("SIGABRT", "SIGBUS", "SIGSEGV"))
+# For systems that match single codes: what a job may end with by no fault of its program.
+RETRYABLE = tuple(sorted({*(code for code in MEANING if may_be_retried(code)), *_CRASHES}))

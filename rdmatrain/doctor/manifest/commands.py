@@ -1,10 +1,12 @@
 """Commands of containers: what a shell is told to run, and how that is changed."""
 
+import json
 import re
 import shlex
 from collections.abc import Sequence
 
 from rdmatrain.doctor.manifest.containers import Container
+from rdmatrain.doctor.manifest.define import Patch, advice, patch
 
 # What a shell does more with than to split words.
 _SYNTAX = re.compile(r"[;&|<>()`\n\\*?\[\]{}~#!$]")
@@ -94,3 +96,13 @@ def with_option(words: Sequence[str], name: str, value: str) -> list[str]:
     for place in found:
         made[place + 1] = value
     return made
+
+
+def option_changed(box: Container, name: str, value: str) -> Patch:
+    """Return the change that gives an option of a container's command another value."""
+    said = f"--{name} {value}"
+    for place in (box.node.get("command"), box.node.get("args")):
+        words = with_option(place.texts(), f"--{name}", value)
+        if words != place.texts():
+            return patch(place, json.dumps(words), said)
+    return advice(box.node, said)

@@ -1,6 +1,7 @@
 """Whether a pod of a manifest learns its number, how many there are, and who is first."""
 
 from rdmatrain.discovery.claims.values import shown
+from rdmatrain.doctor.manifest.commands import option_changed
 from rdmatrain.doctor.manifest.containers import Container
 from rdmatrain.doctor.manifest.define import fail, fine, patch, unseen
 from rdmatrain.doctor.manifest.nodes import Node
@@ -104,6 +105,8 @@ def _annotations(pod: Pod) -> bool:
 
 
 def _nnodes(pod: Pod, box: Container) -> str:
+    if box.option("nnodes"):  # which wins over the variable
+        return option_changed(box, "nnodes", str(pod.siblings))
     return patch(box.node, f'{{env: [{{name: PET_NNODES, value: "{pod.siblings}"}}]}}')
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from rdmatrain.doctor.manifest.checks.retries import jobset_rules
+from rdmatrain.doctor.manifest.checks.retries import BACKOFF, jobset_rules, pod_failure_policy
 from rdmatrain.doctor.manifest.define import addition, fine, patch, question, unseen, warn
 from rdmatrain.doctor.manifest.nodes import Node
 from rdmatrain.doctor.manifest.workloads import Manifest, Pod
@@ -15,6 +15,7 @@ from rdmatrain.launcher.exit_codes import PEER_LOST
 _ALONE = "no workload has several pods"
 _FAILED = frozenset(["PodFailed", "TaskFailed", "*", "AnyEvent"])
 _RESTARTS = 3
+_FOR_DISRUPTED = "RestartJobSetAndIgnoreMaxRestarts"
 
 
 @question(
@@ -43,9 +44,18 @@ def _of_job(pod: Pod, spec: Node) -> Finding:
     limit = spec.get("backoffLimit")
     if limit.number == 0 or spec.get("podFailurePolicy").there:
         return fine(spec, "no pod is replaced without a reason")
-    tries = limit.text if limit.there else "6"
+    tries = limit.number if limit.number is not None else BACKOFF
     text = f"pods are replaced one by one, {tries} times, while their peers wait for the old ones"
-    return warn(limit if limit.there else spec, text, patch(spec, "{backoffLimit: 0}"))
+    # When the gang breaks all pods end with a code that is tried again, each for its own index.
+    change = {
+        "backoffLimit": None,
+        "backoffLimitPerIndex": tries,
+        "maxFailedIndexes": 0,
+        "podReplacementPolicy": "Failed",
+        **pod_failure_policy(pod, spec),
+    }
+    said = f"{{backoffLimitPerIndex: {tries}, maxFailedIndexes: 0, podFailurePolicy: ...}}"
+    return warn(limit if limit.there else spec, text, patch(spec, json.dumps(change), said))
 
 
 def _of_child(pod: Pod, job: Node) -> Finding:
@@ -97,6 +107,9 @@ def failure_policy(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
             continue
         spec = pod.document.get("spec")
         policy = spec.get("failurePolicy")
+        if any(each.get("action").text == _FOR_DISRUPTED for each in policy.get("rules").items()):
+            yield fine(policy, "a pod that is preempted starts all again, however often")
+            continue
         if policy.get("maxRestarts").number:
             yield fine(policy, f"{policy.get('maxRestarts').text} restarts of all pods")
             continue

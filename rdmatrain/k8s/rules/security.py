@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 from rdmatrain.discovery.claims.values import shown
+from rdmatrain.doctor.manifest.checks.network import secret_as_file
 from rdmatrain.doctor.manifest.containers import Container
 from rdmatrain.doctor.manifest.define import (
     addition,
@@ -136,18 +137,21 @@ def secret_plain(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
         for box in pod.everything:
             for entry in box.node.get("env").items():
                 if _SECRET.search(entry.get("name").text):
-                    yield from _told(pod, entry)
+                    yield from _told(box, entry)
 
 
-def _told(pod: Pod, entry: Node) -> Iterator[Finding]:
+def _told(box: Container, entry: Node) -> Iterator[Finding]:
     name, value = entry.get("name").text, entry.get("value")
     if not value.text:
         yield fine(entry, f"{shown(name, 60)} is in a Secret")
         return
-    kept, key = f"{pod.name or 'train'}-secret", name.lower().replace("_", "-")
+    pod, gang = box.pod, name == "RDMATRAIN_SECRET"
+    kept = f"{pod.name or 'train'}-secret"
+    key = "secret" if gang else name.lower().replace("_", "-")
     reference = json.dumps({"secretKeyRef": {"name": kept, "key": key}})
+    by_name = patch(entry, f"{{value: null, valueFrom: {reference}}}")
     text = f"{shown(name, 60)} is there for all to read"
-    yield warn(entry, text, patch(entry, f"{{value: null, valueFrom: {reference}}}"))
+    yield warn(entry, text, secret_as_file(box) if gang else by_name)
     space = namespace(pod.document)
     secret = {
         "apiVersion": "v1",

@@ -28,6 +28,8 @@ from rdmatrain.doctor.manifest.workloads import NETWORKS, TRAIN_JOB, Manifest, P
 from rdmatrain.doctor.model import Finding, Needs
 
 ALONE = "no workload has several pods"
+# Where the renderer mounts it.
+_SECRET_FILE = "/etc/rdmatrain/secret"
 _EPHEMERAL = 32768
 _JOB_NAME = ("job-name", "batch.kubernetes.io/job-name")
 AUTOMATIC = (
@@ -280,12 +282,8 @@ def gang_secret(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
             elif box.hidden_variables or not pod.whole:
                 yield unseen(box.node, "a secret may come from elsewhere")
             else:
-                change = (
-                    "{env: [{name: RDMATRAIN_SECRET, valueFrom: "
-                    "{secretKeyRef: {name: rdmatrain, key: secret}}}]}"
-                )
-                text = f"{pod.siblings} pods, and neither RDMATRAIN_SECRET nor --insecure"
-                yield fail(box.node, text, patch(box.node, change))
+                text = f"{pod.siblings} pods, and neither RDMATRAIN_SECRET_FILE nor --insecure"
+                yield fail(box.node, text, secret_as_file(box))
 
 
 def _settled(box: Container, words: str) -> list[str]:
@@ -294,3 +292,23 @@ def _settled(box: Container, words: str) -> list[str]:
     given = [each for each in names if each.startswith("RDMATRAIN_SECRET")]
     options = [each for each in ("--secret-file", "--insecure") if each in words]
     return given + options + [each for each in names if each == "RDMATRAIN_INSECURE"]
+
+
+def secret_as_file(box: Container) -> Patch:
+    """Return the change that gives a launcher a Secret as a file: variables show up in logs."""
+    pod, (folder, _, key) = box.pod, _SECRET_FILE.rpartition("/")
+    secret, volume = f"{pod.name or 'train'}-{key}", "secret"
+    if volume in pod.volumes:
+        volume = "rdmatrain-secret"
+    own = {
+        "name": box.node.get("name").text,
+        "env": [
+            {"name": "RDMATRAIN_SECRET", "$patch": "delete"},
+            {"name": "RDMATRAIN_SECRET_FILE", "value": _SECRET_FILE},
+        ],
+        "volumeMounts": [{"name": volume, "mountPath": folder, "readOnly": True}],
+    }
+    boxes = "containers" if box in pod.containers else "initContainers"
+    change = {"volumes": [{"name": volume, "secret": {"secretName": secret}}], boxes: [own]}
+    said = f"key {key} of the Secret {shown(secret, 63)} as the file {_SECRET_FILE}"
+    return patch(pod.spec, json.dumps(change), said)

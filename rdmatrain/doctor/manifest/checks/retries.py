@@ -17,15 +17,21 @@ from rdmatrain.doctor.manifest.define import (
 from rdmatrain.doctor.manifest.nodes import Node
 from rdmatrain.doctor.manifest.workloads import Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
-from rdmatrain.launcher.exit_codes import GANG_TIMEOUT, MEANING, NO_JOB, may_be_retried
+from rdmatrain.launcher.exit_codes import (
+    GANG_TIMEOUT,
+    MEANING,
+    NO_JOB,
+    RETRYABLE,
+    may_be_retried,
+)
 
 # A worker's own code may be 1, which says nothing of whether to try again.
 PERMANENT = tuple(sorted(code for code in MEANING if code > 1 and not may_be_retried(code)))
-RETRYABLE = tuple(sorted(code for code in MEANING if code >= GANG_TIMEOUT))
+_OF_THE_GANG = tuple(sorted(code for code in MEANING if code >= GANG_TIMEOUT))
 # Of a Job that says nothing.
-_BACKOFF = 6
+BACKOFF = 6
 _RUNS = re.compile(r"\brdmatrain\s+run\b")
-_RULE = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": list(PERMANENT)}}
+_RULE = {"action": "FailJob", "onExitCodes": {"operator": "NotIn", "values": list(RETRYABLE)}}
 _DISRUPTED = {
     "name": "disrupted",
     "action": "RestartJobSetAndIgnoreMaxRestarts",
@@ -98,24 +104,24 @@ def _of_job(pod: Pod, job: Node) -> Finding:
     ignored = [code for code, action in again.items() if action == "Ignore"]
     if ignored:
         text = f"exit code {ignored[0]} is ignored: a job that cannot run starts without end"
-        return fail(job.get("podFailurePolicy"), text, _with_rule(job))
+        return fail(job.get("podFailurePolicy"), text, _with_rules(pod, job))
     tries = _tries(job)
     if again and tries:
         text = f"exit code {min(again)} is tried again {tries} times, and fails each time"
-        return warn(job, text, _with_rule(job))
+        return warn(job, text, _with_rules(pod, job))
     if pod.kind == "JobSet":
         return _of_jobset(pod, job, bool(again))
-    return _given_up(job, rules) if tries else fine(job, "nothing is tried again")
+    return _given_up(pod, job, rules) if tries else fine(job, "nothing is tried again")
 
 
-def _given_up(job: Node, rules: list[Node]) -> Finding:
+def _given_up(pod: Pod, job: Node, rules: list[Node]) -> Finding:
     """Judge whether a Job ends for what another try may do away with."""
-    lost = [code for code in RETRYABLE if _action(rules, code) == "FailJob"]
+    lost = [code for code in _OF_THE_GANG if _action(rules, code) == "FailJob"]
     if not lost:
         return fine(job, "permanent errors end the job")
     text = f"exit code {lost[0]} ends the job, though another try may do"
     rule = {"action": "Count", "onExitCodes": {"operator": "In", "values": lost}}
-    return warn(job.get("podFailurePolicy"), text, _with_rule(job, rule))
+    return warn(job.get("podFailurePolicy"), text, _with_rules(pod, job, rule))
 
 
 def _tries(job: Node) -> int:
@@ -124,7 +130,7 @@ def _tries(job: Node) -> int:
         place = job.get(name)
         if place.there:
             return place.number or 0
-    return _BACKOFF
+    return BACKOFF
 
 
 def _action(rules: list[Node], code: int) -> str:
@@ -137,13 +143,34 @@ def _action(rules: list[Node], code: int) -> str:
     return "Count"
 
 
-def _with_rule(job: Node, rule: Any = None) -> Patch:
-    """Return the change that puts a rule first; such a policy wants restartPolicy Never."""
-    others = job.get("podFailurePolicy", "rules").plain_items()
-    policy = json.dumps({"rules": [rule or _RULE, *others]})
-    never = "template: {spec: {restartPolicy: Never}}"
-    said = f"{{podFailurePolicy: {{rules: [{json.dumps(rule or _RULE)}]}}}}"
-    return patch(job, f"{{podFailurePolicy: {policy}, {never}}}", said)
+def _with_rules(pod: Pod, job: Node, rule: Any = None) -> Patch:
+    """Return the change that puts a rule first, or the two that the launcher's codes need."""
+    rules = [rule] if rule else [_disrupted(pod), _RULE]
+    said = f"{{podFailurePolicy: {{rules: [{json.dumps(rules[-1])}]}}}}"
+    return patch(job, json.dumps(_ruled(job, rules)), said)
+
+
+def pod_failure_policy(pod: Pod, job: Node) -> dict[str, Any]:
+    """Return what a Job is to have, so that it ends for what would fail again, and for no more."""
+    return _ruled(job, [_disrupted(pod), _RULE])
+
+
+def _ruled(job: Node, rules: list[Any]) -> dict[str, Any]:
+    """Return a Job with rules before its own; such a policy wants restartPolicy Never."""
+    others = [
+        each for each in job.get("podFailurePolicy", "rules").plain_items() if each not in rules
+    ]
+    return {
+        "podFailurePolicy": {"rules": [*rules, *others]},
+        "template": {"spec": {"restartPolicy": "Never"}},
+    }
+
+
+def _disrupted(pod: Pod) -> dict[str, Any]:
+    """Return the rule for a pod that the cluster ended: it does not count; a JobSet decides."""
+    condition = {"type": "DisruptionTarget", "status": "True"}
+    action = "FailJob" if pod.kind == "JobSet" else "Ignore"
+    return {"action": action, "onPodConditions": [condition]}
 
 
 def _of_jobset(pod: Pod, job: Node, unruled: bool) -> Finding:
@@ -154,7 +181,7 @@ def _of_jobset(pod: Pod, job: Node, unruled: bool) -> Finding:
         return fine(pod.document.get("spec"), "nothing is tried again")
     if unruled:
         text = f"exit code {PERMANENT[0]} starts all pods again {restarts} times"
-        return warn(job, text, _with_rule(job))
+        return warn(job, text, _with_rules(pod, job))
     actions = {each.get("action").text for each in policy.get("rules").items()}
     if "FailJobSet" in actions:
         return fine(policy, "permanent errors end the JobSet")
