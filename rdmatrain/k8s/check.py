@@ -17,6 +17,7 @@ from rdmatrain.doctor.report import About, Style, as_lines, document, exit_code
 from rdmatrain.errors import SettingError
 from rdmatrain.k8s.patch import added, apply, operations, root_of, to_yaml
 from rdmatrain.k8s.rules import rules
+from rdmatrain.k8s.rules.references import NAME, missing
 from rdmatrain.topo.inputs import STDIN
 
 # A patch may bring to light what another check says; more rounds than this are a circle.
@@ -30,13 +31,17 @@ class Patched:
     Attributes:
         text: a YAML stream of all documents.
         results: of the checks, asked again of that.
-        changes: what was done, as people read it.
+        changes: what was done.
+        needed: objects that are to be there, and none of the files has, as ``Secret train``.
+        invented: those of them that no manifest named before.
 
     """
 
     text: str
     results: list[Result]
-    changes: tuple[str, ...]
+    changes: tuple[Patch, ...]
+    needed: tuple[str, ...]
+    invented: frozenset[str]
 
 
 @cache
@@ -97,7 +102,8 @@ def patched(manifest: Manifest, results: Sequence[Result] | None = None) -> Patc
 
     """
     results = list(check(manifest)) if results is None else list(results)
-    changes: list[str] = []
+    known = missing(manifest)
+    changes: list[Patch] = []
     seen = {to_yaml(manifest.documents)}
     for _ in range(MAX_ROUNDS):
         done = _change(manifest, results)
@@ -108,7 +114,11 @@ def patched(manifest: Manifest, results: Sequence[Result] | None = None) -> Patc
         seen.add(text)
         manifest = Manifest(list(documents(text, "patched")))
         results = list(check(manifest))
-    return Patched(to_yaml(manifest.documents), results, tuple(changes))
+    needed = missing(manifest)
+    text = to_yaml(manifest.documents)
+    return Patched(
+        text, results, tuple(changes), tuple(needed), frozenset(needed).difference(known)
+    )
 
 
 def patches(result: Result) -> list[Patch]:
@@ -119,21 +129,21 @@ def patches(result: Result) -> list[Patch]:
     return [each for each in fixes if isinstance(each, Patch) and each.change]
 
 
-def _change(manifest: Manifest, results: Sequence[Result]) -> list[str]:
+def _change(manifest: Manifest, results: Sequence[Result]) -> list[Patch]:
     """Make the changes of all results; return those that changed something."""
-    done: list[str] = []
+    done: list[Patch] = []
     for each in (patch for result in results for patch in patches(result)):
-        if str(each) in done and each.whole:
+        if each in done and each.whole:
             continue
         whole = added(each)
         if whole is not None:
             place = manifest.documents.index(root_of(each.node)) + 1
             manifest.documents.insert(place, whole)
-            done.append(str(each))
+            done.append(each)
             continue
         steps = operations(each)
         apply(root_of(each.node), steps)
-        done += [str(each)] * bool(steps)
+        done += [each] * bool(steps)
     return done
 
 
@@ -141,9 +151,7 @@ def _write_patched(
     manifest: Manifest, results: Sequence[Result], output: str, print_: Callable[[str], None]
 ) -> int:
     after = patched(manifest, results)
-    head = [f"# rdmatrain k8s check --patch: {len(after.changes)} changes"]
-    head += [f"# left: {line}" for line in as_lines(after.results).splitlines()]
-    text = "\n".join([*head, after.text])
+    text = "\n".join([*(f"# {line}" for line in _head(after)), after.text])
     if output:
         try:
             Path(output).write_text(text, "utf-8")
@@ -153,6 +161,21 @@ def _write_patched(
     else:
         print_(text.removesuffix("\n"))
     return exit_code(after.results)
+
+
+def _head(after: Patched) -> Iterator[str]:
+    """Say what people have to look at before they use what was patched."""
+    yield f"rdmatrain k8s check --patch: {len(after.changes)} changes"
+    for each in after.needed:
+        yield f"to be there: {each}" + ", which a patch names" * (each in after.invented)
+    guesses = (each for each in after.changes if each.guess)
+    yield from dict.fromkeys(f"guessed: {each.node.origin.label}: {each.guess}" for each in guesses)
+    left = [each for each in after.results if each.check.id != NAME or _fails(each)]
+    yield from (f"left: {line}" for line in as_lines(left).splitlines())
+
+
+def _fails(result: Result) -> bool:
+    return result.verdict is Verdict.FAIL
 
 
 def _as_text(results: Sequence[Result], about: About) -> str:
@@ -181,6 +204,8 @@ def _as_object(patch: Patch) -> dict[str, Any]:
     root = root_of(patch.node)
     whole = added(patch)
     made: dict[str, Any] = {"file": root.origin.file, "object": root.origin.label}
+    if patch.guess:
+        made["guess"] = patch.guess
     if whole is not None:
         return {**made, "add": as_json(whole), "operations": []}
     return {**made, "operations": [each.document() for each in operations(patch)]}

@@ -99,8 +99,8 @@ def test_what_is_rendered_keeps_all_rules(name: str) -> None:
     results = list(check(manifest(stream(part.objects))))
     assert failures(results) == set()
     warned = {each.check.id for each in results if each.verdict is Verdict.WARN}
-    # IPC_LOCK is inert for the uid that the spec gives, and said to be.
-    assert warned == {"ipc-lock"} | WARNED.get(name, set())
+    # IPC_LOCK is inert for the uid that the spec gives, and said to be; a Secret is to be made.
+    assert warned == {"ipc-lock", "references"} | WARNED.get(name, set())
 
 
 def test_what_a_patch_does_not_name_stays_as_it_was() -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``k8s check --patch`` writes is what the renderer would write."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from k8s_specs import TCP, rendered, small
 
 from rdmatrain.doctor.model import Verdict
 from rdmatrain.k8s import exits
-from rdmatrain.k8s.check import check, patched
+from rdmatrain.k8s.check import check, patched, run_check
 from rdmatrain.k8s.text import stream
 
 BAD = FIXTURES / "bad"
@@ -100,3 +102,98 @@ def test_a_jobset_that_starts_again_only_when_preempted_is_told_nothing_wrong() 
     made = rendered("jobset", small(TCP, max_restarts=0)).objects
     found = {each.check.id: each for each in check(manifest(stream(made)))}
     assert found["failure-policy"].verdict is Verdict.PASS
+
+
+BARE = """\
+apiVersion: batch/v1
+kind: Job
+metadata: {name: j}
+spec:
+  completions: 2
+  parallelism: 2
+  completionMode: Indexed
+  backoffLimit: 0
+  template:
+    spec:
+      restartPolicy: Never
+      subdomain: other
+      resourceClaims: [{name: d, resourceClaimTemplateName: devices}]
+      containers:
+      - name: t
+        image: x/y:1
+        command: [rdmatrain, run, --nnodes, "2", train.py]
+        resources: {claims: [{name: d}]}
+"""
+
+
+def head(text: str) -> list[str]:
+    """Return what is said before the patched objects, without what is left."""
+    said: list[str] = []
+    run_check([text], said.append, patch=True)
+    lines = "".join(said).partition("---")[0].splitlines()
+    return [each for each in lines[1:] if not each.startswith("# left: ")]
+
+
+def test_the_head_says_what_is_to_be_there_and_what_was_guessed(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(BARE, "utf-8")
+    assert head(str(file)) == [
+        "# to be there: ResourceClaimTemplate devices",
+        "# to be there: PersistentVolumeClaim checkpoints, which a patch names",
+        "# to be there: Secret j-secret, which a patch names",
+        "# to be there: Service other",
+        "# guessed: Job j: terminationGracePeriodSeconds: 120",
+        "# guessed: Job j: sizeLimit: 8Gi",
+        "# guessed: Job j: checkpoints are written to /checkpoints",
+    ]
+
+
+def test_what_a_manifest_says_is_no_guess() -> None:
+    text = (BAD / "gang-above-replicas.yaml").read_text("utf-8")
+    done = patched(manifest(text))
+    assert done.changes
+    assert [each.guess for each in done.changes if each.guess] == []
+    assert done.invented == frozenset()
+
+
+def test_json_says_what_is_a_guess(tmp_path: Path) -> None:
+    file, said = tmp_path / "job.yaml", []
+    file.write_text(BARE, "utf-8")
+    run_check([str(file)], said.append, json=True)
+    found = {each["id"]: each["patch"] for each in json.loads("".join(said))["checks"]}
+    assert [each["guess"] for each in found["shm"]] == ["sizeLimit: 8Gi"]
+    assert all("guess" not in each for each in found["gang-secret"])
+
+
+ASKED = "resources: {requests: {cpu: 7500m, memory: 32Gi}, claims: [{name: d}]}"
+FIRST = """\
+      initContainers:
+      - {name: first, image: "x/y:1", command: [rdmatrain, doctor]}
+      - {name: second, image: "x/y:1", command: [rdmatrain, doctor], resources: %s}
+      containers:"""
+
+
+def test_limits_are_those_that_are_requested_and_else_nobodys_guess() -> None:
+    resources = trainer(after(BARE, "Job"))["resources"]
+    assert resources == {"claims": [{"name": "d"}]}
+    text = BARE.replace("resources: {claims: [{name: d}]}", ASKED)
+    asked = trainer(after(text, "Job"))["resources"]
+    assert asked["limits"] == asked["requests"] == {"cpu": 8, "memory": "32Gi"}
+
+
+def test_what_runs_before_the_trainer_may_use_what_that_may() -> None:
+    text = BARE.replace("      containers:", FIRST % "{requests: {cpu: 1}}").replace("x/y", "a/b")
+    text = text.replace("resources: {claims: [{name: d}]}", ASKED)
+    for box in after(text, "Job")["spec"]["template"]["spec"]["initContainers"]:
+        assert box["resources"]["limits"] == {"cpu": 8, "memory": "32Gi"}, box["name"]
+
+
+def test_a_job_without_names_gets_the_renderers_service() -> None:
+    text = (BAD / "no-subdomain.yaml").read_text("utf-8")
+    service = after(text, "Service")
+    ours = next(
+        each for each in rendered("indexed-job", small()).objects if each["kind"] == "Service"
+    )
+    selector = {"batch.kubernetes.io/job-name": "finetune"}
+    assert service["spec"] == {**ours["spec"], "selector": selector}
+    assert after(text, "Job")["spec"]["template"]["spec"]["subdomain"] == "finetune"

@@ -36,15 +36,20 @@ class Patch(str):
             what has names are merged, all else replaces what is there. Empty: nothing that a
             program could do.
         whole: the change is an object of its own, which is added behind the node's document.
+        guess: a value of it that nobody said, as ``mtu: 4220``; empty where all follow from the
+            manifest.
 
     """
 
     node: Node
     change: str
     whole: bool
+    guess: str
 
     @classmethod
-    def of(cls, node: Node, change: str, said: str = "", *, whole: bool = False) -> "Patch":
+    def of(
+        cls, node: Node, change: str, said: str = "", *, whole: bool = False, guess: str = ""
+    ) -> "Patch":
         """Return a change of a node.
 
         Args:
@@ -52,11 +57,12 @@ class Patch(str):
             change: as :attr:`change`.
             said: what people read instead of it.
             whole: as :attr:`whole`.
+            guess: as :attr:`guess`.
 
         """
         safe = shown(said or change, MAX_PATCH)
         made = cls(f"{node.path}: {safe}" if node.path and not whole else safe)
-        made.node, made.change, made.whole = node, change, whole
+        made.node, made.change, made.whole, made.guess = node, change, whole, guess
         return made
 
 
@@ -142,16 +148,17 @@ def unseen(node: Node, text: str) -> Finding:
     return skipped(_said(node, text))
 
 
-def patch(node: Node, change: str, said: str = "") -> Patch:
+def patch(node: Node, change: str, said: str = "", guess: str = "") -> Patch:
     """Return a change of a manifest, as ``spec.template.spec: {hostNetwork: null}``.
 
     Args:
         node: that is changed.
         change: in YAML, see :class:`Patch`.
         said: what people read instead, where the whole change is long.
+        guess: a value of it that nobody said.
 
     """
-    return Patch.of(node, change, said)
+    return Patch.of(node, change, said, guess=guess)
 
 
 def advice(node: Node, text: str) -> Patch:
@@ -159,9 +166,9 @@ def advice(node: Node, text: str) -> Patch:
     return Patch.of(node, "", text)
 
 
-def addition(node: Node, text: str, said: str) -> Patch:
+def addition(node: Node, text: str, said: str, guess: str = "") -> Patch:
     """Return a change that adds an object beside the one that a node is in."""
-    return Patch.of(node, text, said, whole=True)
+    return Patch.of(node, text, said, whole=True, guess=guess)
 
 
 def _said(node: Node, text: str) -> str:

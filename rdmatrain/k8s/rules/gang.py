@@ -117,7 +117,8 @@ def failure_policy(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
         made = {"maxRestarts": _RESTARTS, "restartStrategy": "BlockingRecreate", **made}
         text = "no restarts: one pod that is preempted ends the job"
         said = f"{{failurePolicy: {{maxRestarts: {_RESTARTS}, ...}}}}"
-        yield warn(spec, text, patch(spec, f"{{failurePolicy: {json.dumps(made)}}}", said))
+        change, guess = f"{{failurePolicy: {json.dumps(made)}}}", f"maxRestarts: {_RESTARTS}"
+        yield warn(spec, text, patch(spec, change, said, guess))
 
 
 @question(

@@ -33,6 +33,7 @@ from rdmatrain.launcher.exit_codes import BAD_CONFIG, GANG_TIMEOUT
 _METRICS_PORT = 9400
 _OPEN = "--disable-network-policy=true"
 _MONITORS = ("PodMonitor", "PodDisruptionBudget", "NetworkPolicy", "Service")
+_GUESS = "Prometheus is in the namespace monitoring"
 _PROMETHEUS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
 
 
@@ -154,7 +155,8 @@ def _policy(pod: Pod) -> Patch:
         f"{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {metadata(pod)}, "
         f"spec: {spec}}}"
     )
-    return addition(pod.document, change, "add a NetworkPolicy that lets peers in")
+    guess = _GUESS if port else ""
+    return addition(pod.document, change, "add a NetworkPolicy that lets peers in", guess)
 
 
 def _for_metrics(port: int) -> dict[str, Any]:
@@ -193,7 +195,7 @@ def _scrapes(manifest: Manifest, pod: Pod, port: int) -> Finding:
     made = json.dumps([*place.plain_items(), _for_metrics(port)])
     text = f"lets nobody but peers in, and Prometheus wants port {port}"
     said = f"{{ingress: [..., {json.dumps(_for_metrics(port))}]}}"
-    return warn(about[0], text, patch(about[0], f"{{ingress: {made}}}", said))
+    return warn(about[0], text, patch(about[0], f"{{ingress: {made}}}", said, _GUESS))
 
 
 def _lets_scrape(rule: Node) -> bool:

@@ -60,7 +60,7 @@ def _of_pod(pod: Pod) -> Iterator[Finding]:
             continue
         text = f"{shown(path.text, 60)} of the node"
         if path.text.rstrip("/") == "/dev/shm":
-            yield warn(path, text, patch(volume, _IN_MEMORY))
+            yield warn(path, text, patch(volume, _IN_MEMORY, guess="sizeLimit: 8Gi"))
         else:
             yield warn(path, text, advice(volume, "{hostPath: null, persistentVolumeClaim: ...}"))
 

@@ -126,7 +126,7 @@ def mtu(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
         if number is None or number < MTU:
             said = shown(place.text, 20) if place.there else f"not set, so {DEFAULT_MTU}"
             text = f"mtu is {said}: RoCE packets are smaller than 4096 bytes"
-            yield warn(policy, text, patch(policy, "{mtu: 4220}"))
+            yield warn(policy, text, patch(policy, "{mtu: 4220}", guess="mtu: 4220"))
         else:
             yield fine(place, f"mtu {number}")
 

@@ -26,6 +26,8 @@ from rdmatrain.doctor.model import Finding, Needs
 
 _INFINIBAND = re.compile(r"(^|[^a-z])(ib|infiniband)([^a-z]|$)", re.IGNORECASE)
 NO_DEVICES = "no container asks for an RDMA device"
+# Of a manifest that names none; clusters call it as they like.
+_VF = "nvidia.com/rdma-vf"
 
 
 @question("gpu-granted", "the GPUs are asked for", nothing="no container asks for a GPU")
@@ -42,8 +44,9 @@ def gpu_granted(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
                 yield fine(box.node, f"asks for {box.gpus} GPUs")
             elif box.value("NVIDIA_VISIBLE_DEVICES") == "all" and not pod.claims:
                 text = "NVIDIA_VISIBLE_DEVICES=all shows GPUs that were granted to others"
-                fix = "{resources: {limits: {nvidia.com/gpu: 8}}}"
-                yield warn(box.node, text, patch(box.node, fix))
+                limits = "{nvidia.com/gpu: 8}"
+                fix = patch(box.node, f"{{resources: {{limits: {limits}}}}}", guess=limits)
+                yield warn(box.node, text, fix)
 
 
 def _limits_gpus(box: Container) -> bool:
@@ -71,7 +74,8 @@ def vf_count(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
         networks = Networks.of(pod)
         if networks.unreadable:
             text = f"cannot be read: {shown(pod.annotation.text, 60)}"
-            yield fail(pod.annotation, text, _attach(pod, "rdma-vf", sum(requested.values()) or 1))
+            names = [each.rpartition("/")[2] for each in requested] or ["rdma-vf"]
+            yield fail(pod.annotation, text, _attach(pod, names[0], sum(requested.values()) or 1))
         elif requested or networks.names:
             yield _compared(pod, requested, networks)
 
@@ -108,7 +112,7 @@ def _networks_alone(pod: Pod, place: Node, networks: Networks) -> Finding:
     text = (
         f"{len(networks.names)} networks ({networks.names[0]}), and no virtual function asked for"
     )
-    fix = _resources(pod, "nvidia.com/rdma-vf", len(networks.names))
+    fix = _resources(pod, _VF, len(networks.names), guessed=True)
     if pod.kind == TRAIN_JOB and pod.document.get("spec", "trainer", "resourcesPerNode").there:
         text += ": resourcesPerNode replaces all resources of the runtime"
         return fail(place, text, fix)
@@ -138,14 +142,15 @@ def _attach(pod: Pod, name: str, number: int) -> Patch:
     return patch(pod.template, f'{{metadata: {{annotations: {{{NETWORKS}: "{names}"}}}}}}')
 
 
-def _resources(pod: Pod, name: str, number: int) -> Patch:
+def _resources(pod: Pod, name: str, number: int, *, guessed: bool = False) -> Patch:
     box = pod.trainers[0].node if pod.trainers else pod.spec
     limits = f"{{{name.split(',')[0]}: {number}}}"
+    guess = limits if guessed else ""
     per_node = pod.document.get("spec", "trainer", "resourcesPerNode")
     if pod.kind == TRAIN_JOB and per_node.there:  # which replaces what the container has
-        return patch(per_node, f"{{limits: {limits}}}")
+        return patch(per_node, f"{{limits: {limits}}}", guess=guess)
     same = f", requests: {limits}" if box.get("resources", "requests", name).there else ""
-    return patch(box, f"{{resources: {{limits: {limits}{same}}}}}")
+    return patch(box, f"{{resources: {{limits: {limits}{same}}}}}", guess=guess)
 
 
 @question(
@@ -162,7 +167,8 @@ def uverbs_nodes(manifest: Manifest, needs: Needs) -> Iterator[Finding]:
             if not why:
                 continue
             mount = host_nodes(box)
-            fix = patch(box.node, '{resources: {limits: {"nvidia.com/rdma-vf": 1}}}')
+            limits = f"{{{_VF}: {box.gpus or 1}}}"
+            fix = patch(box.node, f"{{resources: {{limits: {limits}}}}}", guess=limits)
             if box.nics:
                 yield fine(box.node, f"{why}: the device plugin gives the nodes")
             elif box.privileged:
@@ -223,7 +229,8 @@ def gpu_nic_sharing(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
                 yield fine(box.node, f"{vfs} virtual functions for {box.gpus} GPUs")
             else:
                 text = f"{vfs} virtual functions for {box.gpus} GPUs"
-                yield warn(box.node, text, _resources(pod, next(iter(box.vfs)), box.gpus))
+                fix = _resources(pod, next(iter(box.vfs)), box.gpus, guessed=True)
+                yield warn(box.node, text, fix)
 
 
 @static_question(

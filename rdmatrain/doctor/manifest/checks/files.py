@@ -77,7 +77,8 @@ def _anywhere(pod: Pod, box: Container) -> Finding:
         return unseen(box.node, "its TrainJob may add volumes")
     name = shown(box.node.get("name").text, 63)
     text = "no volume outlives the pod: neither do checkpoints"
-    return warn(box.node, text, patch(pod.spec, _CLAIM % (name, "/checkpoints")))
+    guess = "checkpoints are written to /checkpoints"
+    return warn(box.node, text, patch(pod.spec, _CLAIM % (name, "/checkpoints"), guess=guess))
 
 
 @question(

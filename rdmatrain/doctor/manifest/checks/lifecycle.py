@@ -90,8 +90,9 @@ def _start_together(pod: Pod) -> Patch:
     if pod.kind == TRAIN_JOB:
         runtime = _runtime(pod)
         if runtime is not None:
-            change = "{podGroupPolicy: {coscheduling: {scheduleTimeoutSeconds: 120}}}"
-            return patch(runtime.get("spec"), change)
+            wait = "scheduleTimeoutSeconds: 120"
+            change = f"{{podGroupPolicy: {{coscheduling: {{{wait}}}}}}}"
+            return patch(runtime.get("spec"), change, guess=wait)
     if pod.kind == "PyTorchJob":
         change = f"{{runPolicy: {{schedulingPolicy: {{minAvailable: {pod.siblings}}}}}}}"
         return patch(spec, change)
@@ -176,7 +177,8 @@ def _covers(queue: Node, pod: Pod) -> Iterator[Finding]:
         text = f"ClusterQueue {shown(queue.get('metadata', 'name').text, 60)} does not cover it"
         said = f"{{coveredResources: [{', '.join([*sorted(covered), missing[0]])}]}}"
         change = _with_quota(pod, groups.get(0), missing[0], asked[missing[0]])
-        yield fail(asked[missing[0]], text, patch(groups.get(0), change, said))
+        guess = f"a quota of {missing[0]} for this workload alone"
+        yield fail(asked[missing[0]], text, patch(groups.get(0), change, said, guess))
     elif asked:
         yield fine(groups, f"covers {', '.join(asked)}")
 
@@ -279,7 +281,8 @@ def _time_to_stop(pod: Pod, asked: float) -> Finding:
     place = pod.spec.get("terminationGracePeriodSeconds")
     needed = int(asked) + _MARGIN
     number = place.number if place.there else DEFAULT_GRACE
-    fix = patch(pod.spec, f"{{terminationGracePeriodSeconds: {max(120, needed)}}}")
+    longer = f"terminationGracePeriodSeconds: {max(120, needed)}"
+    fix = patch(pod.spec, f"{{{longer}}}", guess=longer)
     if number is None or number < 0:
         return fail(place, f"{shown(place.text, 20)} is no number of seconds", fix)
     if not place.there and not pod.whole:

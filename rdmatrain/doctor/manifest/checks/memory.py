@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from rdmatrain.discovery.claims.values import shown
 from rdmatrain.doctor.manifest.containers import Container
 from rdmatrain.doctor.manifest.define import (
+    Patch,
+    advice,
     fail,
     fine,
     patch,
@@ -26,7 +28,8 @@ SHM = "/dev/shm"
 SHM_MIB, LEAST_SHM_MIB, TINY_SHM_MIB = 64, 128, 8
 _LIMIT = "8 MiB with systemd's default for containerd"
 _RUNTIME = "on the nodes: LimitMEMLOCK=infinity for the container runtime, and restart it"
-_VOLUME = "volumes: [{name: shm, emptyDir: {medium: Memory, sizeLimit: 8Gi}}]"
+_SIZE = "sizeLimit: 8Gi"
+_VOLUME = f"volumes: [{{name: shm, emptyDir: {{medium: Memory, {_SIZE}}}}}]"
 _SHM_PATCH = (
     "{" + _VOLUME + ", containers: [{name: %s, volumeMounts: [{name: shm, mountPath: /dev/shm}]}]}"
 )
@@ -110,7 +113,8 @@ def shm(manifest: Manifest, needs: Needs) -> Iterator[Finding]:
             elif not pod.whole:
                 yield unseen(box.node, f"no {SHM} here; its TrainJob may add one")
             else:
-                fix = patch(pod.spec, _SHM_PATCH % shown(box.node.get("name").text, 63))
+                change = _SHM_PATCH % shown(box.node.get("name").text, 63)
+                fix = patch(pod.spec, change, guess=_SIZE)
                 # NCCL's ranks of one pod cannot do without it; others' DataLoaders may.
                 judged = fail if box.gpus > 1 else warn
                 yield judged(box.node, f"no volume at {SHM}, which has 64 MiB without one", fix)
@@ -120,7 +124,7 @@ def _judged(box: Container, mount: Node, volume: Node, ranks: int) -> Finding:
     directory = volume.get("emptyDir")
     if not volume.there:
         text = f"{SHM} is of volume {mount.get('name').text}, which is not there"
-        return fail(mount, text, patch(box.pod.spec, f"{{{_VOLUME}}}"))
+        return fail(mount, text, patch(box.pod.spec, f"{{{_VOLUME}}}", guess=_SIZE))
     if mount.get("readOnly").true:
         return fail(mount, f"{SHM} is read-only", patch(mount, "{readOnly: null}"))
     if not directory.there:
@@ -135,16 +139,18 @@ def _sized(box: Container, mount: Node, directory: Node, ranks: int) -> Finding:
     limit = directory.get("sizeLimit")
     size = quantity(limit)
     if limit.there and size is None:
-        return fail(
-            limit, f"{shown(limit.text, 40)} is no quantity", patch(directory, "{sizeLimit: 8Gi}")
-        )
+        return fail(limit, f"{shown(limit.text, 40)} is no quantity", _resized(directory))
     need = max(SHM_MIB * ranks, LEAST_SHM_MIB)
     if size is not None and mib(size) < need:
         text = f"{SHM} has {mib(size)} MiB, and {ranks} ranks need about {need}"
         judged = fail if box.gpus > 1 or mib(size) < TINY_SHM_MIB else warn
-        return judged(limit, text, patch(directory, "{sizeLimit: 8Gi}"))
+        return judged(limit, text, _resized(directory))
     told = f"{SHM} is memory, " + (f"of {limit.text}" if limit.there else "without a limit")
     return fine(mount, told)
+
+
+def _resized(directory: Node) -> Patch:
+    return patch(directory, f"{{{_SIZE}}}", guess=_SIZE)
 
 
 @question(
@@ -164,7 +170,8 @@ def memory_cgroup(manifest: Manifest, needs: Needs) -> Iterator[Finding]:
             ranks = needs.ranks or box.gpus or 1
             needed = needs.register_mib * ranks if wants_rdma(box, needs) else 0
             shared_mib = _shared_mib(box)
-            fix = patch(limit, f"{(needed + shared_mib + 4096) // 1024 + 1}Gi")
+            least = f"{(needed + shared_mib + 4096) // 1024 + 1}Gi"
+            fix = patch(limit, least, guess=f"memory: {least}")
             if mib(size) < needed:
                 text = f"{mib(size)} MiB, less than the {needed} that {ranks} ranks register"
                 yield fail(limit, text, fix)
@@ -216,6 +223,6 @@ def _huge_pages(box: Container) -> Finding:
             fix = f"{{resources: {{limits: {same}, requests: {same}}}}}"
             return fail(resources, text, patch(box.node, fix))
     if not {"cpu", "memory"} & set(box.resources):
-        fix = patch(box.node, "{resources: {limits: {cpu: 8, memory: 64Gi}}}")
+        fix = advice(box.node, "{resources: {limits: {cpu: N, memory: SIZE}}}")
         return fail(resources, "huge pages without CPUs and memory", fix)
     return fine(resources, "huge pages have a limit")

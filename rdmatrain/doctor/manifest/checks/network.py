@@ -9,6 +9,7 @@ from rdmatrain.doctor.manifest.commands import with_option
 from rdmatrain.doctor.manifest.containers import Container
 from rdmatrain.doctor.manifest.define import (
     Patch,
+    addition,
     fail,
     fine,
     patch,
@@ -93,7 +94,7 @@ def dns_leader(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
         elif pod.kind in {"JobSet", TRAIN_JOB} or pod.document.get("spec", "network").there:
             yield _jobset_service(pod)
         elif pod.kind in {"Job", "CronJob", "StatefulSet"}:
-            yield _own_service(pod)
+            yield from _own_service(pod)
         else:
             yield unseen(pod.template, f"the controller of the {pod.kind} makes the Service")
 
@@ -141,28 +142,55 @@ def _late(pod: Pod, place: Node, text: str, fix: str) -> Finding:
     return warn(place, text, fix)
 
 
-def _own_service(pod: Pod) -> Finding:
+def _own_service(pod: Pod) -> Iterator[Finding]:
     stateful = pod.kind == "StatefulSet"
     place = pod.document.get("spec", "serviceName") if stateful else pod.spec.get("subdomain")
     name = place.text
+    service = _named_service(pod, name)
     if not name:
-        return _without_service(pod)
+        yield from _without_service(pod)
+    elif service is None:
+        yield unseen(place, f"the Service {shown(name, 60)} is not in the manifest")
+    else:
+        yield _service(pod, service.get("spec"))
+
+
+def _named_service(pod: Pod, name: str) -> Node | None:
     services = pod.manifest.of_kind("Service")
-    service = next((each for each in services if each.get("metadata", "name").text == name), None)
-    if service is None:
-        return unseen(place, f"the Service {shown(name, 60)} is not in the manifest")
-    return _service(pod, service.get("spec"))
+    return next((each for each in services if each.get("metadata", "name").text == name), None)
 
 
-def _without_service(pod: Pod) -> Finding:
+def _without_service(pod: Pod) -> Iterator[Finding]:
     name = shown(pod.name, 60) or "train"
     if pod.kind == "StatefulSet":
         spec = pod.document.get("spec")
-        return fail(spec, "no serviceName", patch(spec, f"{{serviceName: {name}}}"))
-    if any(box.variable("MASTER_ADDR") or box.variable("PET_MASTER_ADDR") for box in pod.trainers):
-        return unseen(pod.spec, "the leader is set by a variable")
-    text = "no subdomain: no pod has a name in DNS"
-    return fail(pod.spec, text, patch(pod.spec, f"{{subdomain: {name}}}"))
+        yield fail(spec, "no serviceName", patch(spec, f"{{serviceName: {name}}}"))
+    elif any(
+        box.variable("MASTER_ADDR") or box.variable("PET_MASTER_ADDR") for box in pod.trainers
+    ):
+        yield unseen(pod.spec, "the leader is set by a variable")
+    else:
+        text = "no subdomain: no pod has a name in DNS"
+        yield fail(pod.spec, text, patch(pod.spec, f"{{subdomain: {name}}}"))
+        if pod.kind == "Job" and pod.name and _named_service(pod, name) is None:
+            yield fail(pod.spec, text, _headless(pod))
+
+
+def _headless(pod: Pod) -> Patch:
+    """Return the Service by which pods of a Job have names in DNS, before they are ready."""
+    space = pod.document.get("metadata", "namespace").text
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": pod.name, **({"namespace": space} if space else {})},
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {"batch.kubernetes.io/job-name": pod.name},
+        },
+    }
+    said = f"add the headless Service {shown(pod.name, 63)}"
+    return addition(pod.document, json.dumps(service), said)
 
 
 def _service(pod: Pod, spec: Node) -> Finding:
