@@ -2,13 +2,13 @@
 
 import json as json_text
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from rdmatrain.doctor.manifest.command import answers, questions, read_manifest
+from rdmatrain.doctor.manifest.command import answers, questions, read_objects
 from rdmatrain.doctor.manifest.define import Patch, Question, gravity
 from rdmatrain.doctor.manifest.nodes import as_json, documents
 from rdmatrain.doctor.manifest.workloads import Manifest
@@ -22,6 +22,8 @@ from rdmatrain.topo.inputs import STDIN
 
 # A patch may bring to light what another check says; more rounds than this are a circle.
 MAX_ROUNDS = 12
+# What is never rendered is a fault here, though such a pod may well train: the doctor warns of it.
+NEVER = frozenset(["privileged", "device-granted"])
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def run_check(
         output: where to write them, instead of ``print_``.
 
     Raises:
-        SettingError: a file cannot be read or written, is no YAML, or no pod is in them; options
+        SettingError: a file cannot be read or written, is no YAML, or no object is in them; options
             contradict each other.
 
     """
@@ -78,7 +80,7 @@ def run_check(
     if output and not patch:
         raise SettingError(f"--output {output} is where --patch writes: give both")
     start = perf_counter()
-    manifest = read_manifest(files)
+    manifest = _read(files)
     results = list(check(manifest))
     if patch:
         return _write_patched(manifest, results, output, print_)
@@ -88,9 +90,19 @@ def run_check(
     return exit_code(results)
 
 
+def _read(files: Sequence[str]) -> Manifest:
+    """Read manifests, be there a pod in them or only objects of the cluster."""
+    manifest = read_objects(files)
+    if not any(each.get("kind").text for each in manifest.documents):
+        raise SettingError(f"there is no object in {' and '.join(files)}: nothing has a kind")
+    return manifest
+
+
 def check(manifest: Manifest) -> Iterator[Result]:
     """Ask everything of a manifest."""
-    return answers(manifest, all_questions(), Needs())
+    for each in answers(manifest, all_questions(), Needs()):
+        never = each.check.id in NEVER and each.verdict is Verdict.WARN
+        yield replace(each, finding=replace(each.finding, verdict=Verdict.FAIL)) if never else each
 
 
 def patched(manifest: Manifest, results: Sequence[Result] | None = None) -> Patched:

@@ -32,6 +32,8 @@ _MERGE_KEYS = {
 }
 # An entry of these is of one kind: what it was before is gone.
 _ONE_OF = frozenset(["volumes"])
+# What a patch says of one of these is no whole one.
+_NEVER_ADDED = frozenset(["containers", "initContainers"])
 _ORDER = "$patch"
 _STR = "tag:yaml.org,2002:str"
 # Booleans for some readers of YAML 1.1, though not for PyYAML.
@@ -195,12 +197,18 @@ def _merge_list(target: Node, path: tuple[Key, ...], change: Node) -> Iterator[O
         if each.get(_ORDER).text == "delete":
             gone += found
         elif not found:
-            yield Operation("add", (*path, "-"), _clean(each))
+            yield from _append(path, each)
         elif path[-1] in _ONE_OF and not _same(target.get(found[-1]), each):
             yield Operation("replace", (*path, found[-1]), _clean(each))
         else:
             yield from _merge(target.get(found[-1]), (*path, found[-1]), each)
     yield from (Operation("remove", (*path, place)) for place in sorted(set(gone), reverse=True))
+
+
+def _append(path: tuple[Key, ...], change: Node) -> Iterator[Operation]:
+    """Add an entry; but for a container that another patch renamed, which the next round sees."""
+    if path[-1] not in _NEVER_ADDED:
+        yield Operation("add", (*path, "-"), _clean(change))
 
 
 def _deletes(change: Node) -> bool:

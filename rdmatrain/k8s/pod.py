@@ -28,6 +28,8 @@ from rdmatrain.k8s.spec import SHARED, Spec
 
 CONTAINER = "trainer"
 MULTUS = "k8s.v1.cni.cncf.io/networks"
+# Why a pod is in its node's network, for whoever finds it there; k8s check looks for it.
+HOST_REASON = "rdmatrain/host-network-reason"
 SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 # What the launcher takes after the workers' grace: to kill, to say farewell, to write why.
 LAUNCHER_END_S = 30
@@ -92,7 +94,12 @@ def pod_template(spec: Spec, cluster: Cluster, wants: Wants) -> Template:
         pod["initContainers"] = [preflight(spec, wants.env, deepcopy(needs))]
     metadata = {
         "labels": {**spec.labels, **wants.labels},
-        "annotations": {SAFE_TO_EVICT: "false", **annotations, **wants.annotations},
+        "annotations": {
+            SAFE_TO_EVICT: "false",
+            **_reason(spec),
+            **annotations,
+            **wants.annotations,
+        },
     }
     notes = Notes(wants.owner)
     _note_metadata(spec, metadata, notes)
@@ -104,6 +111,11 @@ def pod_template(spec: Spec, cluster: Cluster, wants: Wants) -> Template:
 def termination_grace(spec: Spec) -> int:
     """Return the seconds that a pod has from SIGTERM to SIGKILL, longer than its launcher takes."""
     return spec.grace_s + LAUNCHER_END_S
+
+
+def _reason(spec: Spec) -> dict[str, str]:
+    network = spec.network
+    return {HOST_REASON: network.host_network_reason} if network.host_network else {}
 
 
 def _identity(spec: Spec, wants: Wants) -> Object:

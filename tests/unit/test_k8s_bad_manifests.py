@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from k8s_bad_manifests import BAD, FIXTURES, GOOD, manifest, to_be_found
+from k8s_schemas import errors
 
 from rdmatrain.doctor.manifest.nodes import documents
 from rdmatrain.doctor.model import Result, Verdict
@@ -67,6 +68,12 @@ def test_is_found_and_the_patched_file_passes(path: Path) -> None:
     # Whatever reads it reads what was judged.
     again = list(check(manifest(after.text)))
     assert [each.verdict for each in again] == [each.verdict for each in after.results]
+
+
+@pytest.mark.parametrize("path", BAD, ids=[each.stem for each in BAD])
+def test_the_patched_objects_are_those_of_the_schemas(path: Path) -> None:
+    objects = yaml.safe_load_all(patched(manifest(path.read_text("utf-8"))).text)
+    assert [problem for each in objects for problem in errors(each)] == []
 
 
 @pytest.mark.parametrize("path", BAD, ids=[each.stem for each in BAD])

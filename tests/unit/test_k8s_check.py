@@ -2,6 +2,8 @@
 """``rdmatrain k8s check``: what it prints, as JSON, patched, and its exit code."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import jsonschema
 import pytest
 import yaml
 from k8s_bad_manifests import FIXTURES, manifest
+from k8s_specs import NETWORKS, TCP, rendered, small
 
 from rdmatrain.doctor.manifest import command as doctor_command
 from rdmatrain.doctor.manifest.commands import (
@@ -20,9 +23,11 @@ from rdmatrain.doctor.manifest.commands import (
 )
 from rdmatrain.doctor.model import Verdict
 from rdmatrain.errors import SettingError
-from rdmatrain.k8s.check import all_questions, check, patches, run_check
+from rdmatrain.k8s.check import all_questions, check, patched, patches, run_check
+from rdmatrain.k8s.text import stream
 
 BAD = FIXTURES / "bad"
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "fixtures"
 SCHEMA = Path(doctor_command.__file__).parents[1] / "schemas" / "doctor.schema.json"
 GANG = str(BAD / "gang-above-replicas.yaml")
 
@@ -126,11 +131,116 @@ def test_options_that_cannot_be_are_refused(options: dict[str, Any], word: str) 
     assert "\n" not in str(error.value)
 
 
-def test_a_file_without_pods_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["", "hello", "a: 1\n---\n[1, 2]"])
+def test_a_file_without_objects_is_refused(text: str, tmp_path: Path) -> None:
     target = tmp_path / "a.yaml"
-    target.write_text("kind: Service\n", "utf-8")
-    with pytest.raises(SettingError, match="there is no pod"):
+    target.write_text(text, "utf-8")
+    with pytest.raises(SettingError, match="there is no object"):
         run(str(target))
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("oci/kueue-topology.yaml", ["WARN api-version"]),
+        ("oci/sriov-network.yaml", []),
+        ("oci/sriov-network-node-policy.yaml", ["WARN pci-quoted"]),
+        ("manifests/sriov.yaml", []),
+    ],
+)
+def test_objects_of_the_cluster_alone_are_looked_at(name: str, found: list[str]) -> None:
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"{path} is not there: public samples are not part of the repository")
+    code, text = run(str(path))
+    assert (code, re.findall("^(?:FAIL|WARN) [a-z-]+", text, re.MULTILINE)) == (0, found)
+
+
+@pytest.mark.parametrize(
+    ("policy", "found"),
+    [
+        ("isRdma: true, mtu: 4220", []),
+        ("isRdma: false, mtu: 4220", ["rdma-namespace"]),
+        ("isRdma: true, mtu: 1500", ["mtu"]),
+        ("isRdma: true, mtu: 4220, excludeTopology: true", ["numa-alignment"]),
+    ],
+)
+def test_policies_count_where_no_pod_asks(policy: str, found: list[str]) -> None:
+    text = f"kind: SriovNetworkNodePolicy\nspec: {{resourceName: vf, {policy}}}\n"
+    assert [
+        each.check.id
+        for each in check(manifest(text))
+        if each.verdict in {Verdict.WARN, Verdict.FAIL}
+    ] == found
+    # Nor do they where pods ask for other devices.
+    asked = "---\nkind: Pod\nspec: {containers: [{name: a, resources: {limits: {x/rdma-vf: 1}}}]}\n"
+    ids = {each.check.id for each in check(manifest(text + asked)) if each.verdict is Verdict.WARN}
+    assert not ids & {"mtu", "numa-alignment"}
+
+
+def test_selectors_without_a_pod_select_those_of_another_file() -> None:
+    assert verdict(POLICY % ("research", "[Ingress]", PEERS), "selectors")[0] == "SKIP"
+
+
+OF_THE_NODE = """\
+kind: Pod
+metadata: {annotations: {%s}}
+spec:
+  hostNetwork: %s
+  volumes: [{name: v, hostPath: {path: %s}}]
+  initContainers: [{name: first, volumeMounts: [{name: v, mountPath: /a}]}]
+  containers:
+  - name: t
+    securityContext: {privileged: %s}
+    volumeMounts: [{name: v, mountPath: /x}, {name: w, mountPath: /y}]
+"""
+
+
+def of_the_node(reason: str = "", network: str = "false", path: str = "/data", root: str = "false"):
+    return OF_THE_NODE % (reason, network, path, root)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "wanted"),
+    [
+        (of_the_node(root="true"), "privileged", "FAIL"),
+        (of_the_node(), "privileged", "PASS"),
+        (of_the_node(path="/dev/infiniband"), "uverbs-nodes", "FAIL"),
+        (of_the_node(path="/dev/infiniband", root="true"), "device-granted", "FAIL"),
+        (of_the_node(path="/dev/nvidia0"), "pod-security", "FAIL"),
+        (of_the_node(path="/dev", root="true"), "device-granted", "FAIL"),
+        (of_the_node(path="/"), "pod-security", "FAIL"),
+        (of_the_node(path="/proc/../"), "pod-security", "FAIL"),
+        (of_the_node(path="/run/containerd/containerd.sock"), "pod-security", "FAIL"),
+        (of_the_node(path="/data"), "pod-security", "WARN"),
+        (of_the_node(path="/dev/shm"), "pod-security", "WARN"),
+        (of_the_node(network="true"), "host-network-reason", "FAIL"),
+        (of_the_node("rdmatrain/host-network-reason: no CNI", "true"), "host-network-reason",
+         "PASS"),
+        (of_the_node(), "host-network-reason", "SKIP"),
+    ],
+)  # fmt: skip
+def test_what_is_never_rendered_fails(text: str, name: str, wanted: str) -> None:
+    assert verdict(text, name)[0] == wanted
+    after = {each.check.id: each.verdict for each in patched(manifest(text)).results}
+    if wanted == "FAIL":
+        assert after[name] not in {Verdict.FAIL, Verdict.WARN}
+
+
+def test_a_volume_of_the_node_goes_with_all_its_mounts() -> None:
+    pod = yaml.safe_load(patched(manifest(of_the_node(path="/"))).text)["spec"]
+    (first,), (trainer,) = pod["initContainers"], pod["containers"]
+    assert first["volumeMounts"] == []
+    assert {"name": "v", "mountPath": "/x"} not in trainer["volumeMounts"]
+    assert all(each["name"] != "v" for each in pod["volumes"])
+
+
+def test_the_renderers_reason_is_one() -> None:
+    network = replace(NETWORKS[TCP], host_network=True, host_network_reason="the CNI is slow")
+    made = rendered("indexed-job", small(TCP, network=network)).objects
+    found = {each.check.id: each for each in check(manifest(stream(made)))}
+    assert found["host-network-reason"].verdict is Verdict.PASS
+    assert "the CNI is slow" in found["host-network-reason"].finding.evidence
 
 
 def test_ids_are_asked_once_each() -> None:

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import yaml
 from k8s_bad_manifests import FIXTURES, manifest
+from k8s_schemas import errors
 from k8s_specs import TCP, rendered, small
 
 from rdmatrain.doctor.model import Verdict
 from rdmatrain.k8s import exits
-from rdmatrain.k8s.check import check, patched, run_check
+from rdmatrain.k8s.check import check, patched, patches, run_check
 from rdmatrain.k8s.text import stream
 
 BAD = FIXTURES / "bad"
@@ -197,3 +198,76 @@ def test_a_job_without_names_gets_the_renderers_service() -> None:
     selector = {"batch.kubernetes.io/job-name": "finetune"}
     assert service["spec"] == {**ours["spec"], "selector": selector}
     assert after(text, "Job")["spec"]["template"]["spec"]["subdomain"] == "finetune"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "nics", "joined"),
+    [
+        (8, 8, [["gpu-0", "nic-0"], ["gpu-1", "nic-1"]]),
+        (4, 8, [["gpu-0", "nic-0", "nic-1"], ["gpu-1", "nic-2", "nic-3"]]),
+        (8, 4, [["gpu-0", "gpu-1", "nic-0"], ["gpu-2", "gpu-3", "nic-1"]]),
+    ],
+)
+def test_a_claim_for_all_devices_becomes_one_of_pairs(
+    gpus: int, nics: int, joined: list[list[str]]
+) -> None:
+    text = (BAD / "eight-gpus-of-one-root.yaml").read_text("utf-8")
+    text = text.replace("gpu.nvidia.com, count: 8", f"gpu.nvidia.com, count: {gpus}")
+    text = text.replace("dranet, count: 8", f"dranet, count: {nics}")
+    devices = after(text, "ResourceClaimTemplate")["spec"]["spec"]["devices"]
+    assert [each["name"] for each in devices["requests"]] == [
+        *(f"gpu-{number}" for number in range(gpus)),
+        *(f"nic-{number}" for number in range(nics)),
+    ]
+    assert all("count" not in each["exactly"] for each in devices["requests"])
+    assert [each["requests"] for each in devices["constraints"]][:2] == joined
+    assert {name for each in devices["constraints"] for name in each["requests"]} == {
+        each["name"] for each in devices["requests"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("dranet, count: 8", "dranet, count: 30"),  # more than a claim may have
+        ("dranet, count: 8", "dranet, count: 3"),  # more than two GPUs of one root
+        ("{name: devices}]", "{name: devices, request: gpu}]"),  # a container wants one of them
+        ("      constraints:", "      config: []\n      constraints:"),
+    ],
+)
+def test_a_claim_that_cannot_be_split_is_left(old: str, new: str) -> None:
+    text = (BAD / "eight-gpus-of-one-root.yaml").read_text("utf-8")
+    assert old in text
+    found = {each.check.id: each for each in check(manifest(text.replace(old, new)))}
+    assert found["numa-alignment"].verdict is Verdict.FAIL
+    assert patches(found["numa-alignment"]) == []
+
+
+def test_kueues_objects_become_those_of_its_schema() -> None:
+    text = (BAD / "kueue-of-yesterday.yaml").read_text("utf-8")
+    checks = "cohort: research\n  admissionChecks: [provisioning]\n"
+    done = patched(manifest(text.replace("cohort: research\n", checks))).text
+    objects = [each for each in yaml.safe_load_all(done) if "kueue" in each["apiVersion"]]
+    assert [each["kind"] for each in objects] == [
+        "Topology", "ResourceFlavor", "ClusterQueue", "LocalQueue",
+    ]  # fmt: skip
+    assert [problem for each in objects for problem in errors(each)] == []
+    spec = objects[2]["spec"]
+    assert spec["cohortName"] == "research"
+    assert spec["flavorFungibility"] == {"whenCanBorrow": "MayStopSearch"}
+    assert spec["admissionChecksStrategy"] == {"admissionChecks": [{"name": "provisioning"}]}
+
+
+def test_a_flavor_gets_the_one_topology_that_there_is() -> None:
+    text = (BAD / "flavor-without-topology.yaml").read_text("utf-8")
+    assert after(text, "ResourceFlavor")["spec"]["topologyName"] == "racks"
+    found = {
+        each.check.id: each for each in check(manifest(text.replace("kind: Topology", "kind: T")))
+    }
+    assert patches(found["queue-topology"]) == []
+    right = text.replace('"true"}}', '"true"}, topologyName: racks}')
+    found = {each.check.id: each for each in check(manifest(right))}
+    assert found["queue-topology"].verdict is Verdict.PASS
+    other = right.replace("topology: example.com/rack", "topology: example.com/row")
+    found = {each.check.id: each for each in check(manifest(other))}
+    assert "example.com/row is no level of the Topology" in found["queue-topology"].finding.evidence

@@ -141,7 +141,7 @@ def test_the_hosts_network_is_told_with_its_reason(spec):
     assert result.exit_code == 0
     assert "host's network" in result.stderr
     assert "no CNI" in result.stderr
-    assert "no CNI" not in result.stdout
+    assert "rdmatrain/host-network-reason: no CNI" in result.stdout
 
 
 @pytest.mark.parametrize(

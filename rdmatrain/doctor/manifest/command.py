@@ -67,15 +67,25 @@ def read_manifest(files: Sequence[str]) -> Manifest:
         SettingError: a file cannot be read, is no YAML, or no pod is in them.
 
     """
-    found: list[Node] = []
-    for file in files:
-        name = "standard input" if file == STDIN else file
-        found += documents(read_text(file), name)
-    manifest = Manifest(found)
+    manifest = read_objects(files)
     if not manifest.pods:
         names = " and ".join(files)
         raise SettingError(f"there is no pod in {names}: nothing has spec.containers")
     return manifest
+
+
+def read_objects(files: Sequence[str]) -> Manifest:
+    """Read files, whatever is in them.
+
+    Raises:
+        SettingError: a file cannot be read, or is no YAML.
+
+    """
+    found: list[Node] = []
+    for file in files:
+        name = "standard input" if file == STDIN else file
+        found += documents(read_text(file), name)
+    return Manifest(found)
 
 
 def answers(manifest: Manifest, asked: Sequence[Question], needs: Needs) -> Iterator[Result]:

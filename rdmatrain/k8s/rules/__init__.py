@@ -7,7 +7,7 @@ from importlib import import_module
 
 from rdmatrain.doctor.manifest.define import Question
 
-MODULES = ("references", "gang", "network", "security")
+MODULES = ("references", "cluster", "gang", "network", "security")
 
 
 def rules() -> tuple[Question, ...]:

@@ -10,11 +10,12 @@ from rdmatrain.doctor.manifest.nodes import Node
 from rdmatrain.doctor.manifest.workloads import Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
 from rdmatrain.k8s.rules.selecting import as_labels, labels_of, metadata, one_of_each, selecting
-from rdmatrain.launcher.exit_codes import PEER_LOST
+from rdmatrain.launcher.exit_codes import GANG_TIMEOUT, PEER_LOST
 
 _ALONE = "no workload has several pods"
 _FAILED = frozenset(["PodFailed", "TaskFailed", "*", "AnyEvent"])
 _RESTARTS = 3
+_PLAIN = "default-scheduler"
 _FOR_DISRUPTED = "RestartJobSetAndIgnoreMaxRestarts"
 
 
@@ -119,6 +120,23 @@ def failure_policy(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
         said = f"{{failurePolicy: {{maxRestarts: {_RESTARTS}, ...}}}}"
         change, guess = f"{{failurePolicy: {json.dumps(made)}}}", f"maxRestarts: {_RESTARTS}"
         yield warn(spec, text, patch(spec, change, said, guess))
+
+
+@question(
+    "scheduler",
+    "the scheduler knows of the gang",
+    nothing="there is no job of Volcano",
+    exit_code=GANG_TIMEOUT,
+)
+def scheduler(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
+    """Kubernetes' own scheduler takes pods one by one, whatever minAvailable says."""
+    for pod in one_of_each(each for each in manifest.training if each.volcano):
+        place = pod.document.get("spec", "schedulerName")
+        if place.text == _PLAIN:
+            text = f"{_PLAIN} takes pods one by one: nothing obeys minAvailable"
+            yield warn(place, text, patch(place, "volcano"))
+        else:
+            yield fine(pod.document.get("spec"), place.text or "volcano, by default")
 
 
 @question(

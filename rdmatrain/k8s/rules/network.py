@@ -45,7 +45,7 @@ _PROMETHEUS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.nam
 )
 def selectors(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
     """Selectors that match nothing are no error, and do nothing."""
-    for each in manifest.of_kind(*_MONITORS):
+    for each in manifest.of_kind(*_MONITORS) if manifest.pods else ():
         name = "podSelector" if each.get("kind").text == "NetworkPolicy" else "selector"
         place = each.get("spec", name)
         if not place.there:

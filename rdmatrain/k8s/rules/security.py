@@ -3,13 +3,17 @@
 import json
 import re
 from collections.abc import Iterator
+from posixpath import normpath
+from typing import Any
 
 from rdmatrain.discovery.claims.values import shown
 from rdmatrain.doctor.manifest.checks.network import secret_as_file
 from rdmatrain.doctor.manifest.containers import Container
 from rdmatrain.doctor.manifest.define import (
+    Patch,
     addition,
     advice,
+    fail,
     fine,
     host_nodes,
     patch,
@@ -20,6 +24,7 @@ from rdmatrain.doctor.manifest.define import (
 from rdmatrain.doctor.manifest.nodes import Node
 from rdmatrain.doctor.manifest.workloads import Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
+from rdmatrain.k8s.pod import HOST_REASON
 from rdmatrain.k8s.rules.selecting import namespace
 from rdmatrain.launcher.exit_codes import NOT_PERMITTED
 
@@ -53,16 +58,39 @@ def _of_pod(pod: Pod) -> Iterator[Finding]:
         if pod.spec.get(name).true:
             text = f"{name}: the pod sees what belongs to others of the node"
             yield warn(pod.spec.get(name), text, patch(pod.spec, f"{{{name}: null}}"))
-    nodes = {mount.get("name").text for box in pod.everything if (mount := host_nodes(box))}
+    asked = pod.trainers if pod in pod.manifest.training else ()
+    nodes = {mount.get("name").text for box in asked if (mount := host_nodes(box))}
     for name, volume in pod.volumes.items():
         path = volume.get("hostPath", "path")
-        if not path.there or name in nodes:
-            continue
-        text = f"{shown(path.text, 60)} of the node"
-        if path.text.rstrip("/") == "/dev/shm":
-            yield warn(path, text, patch(volume, _IN_MEMORY, guess="sizeLimit: 8Gi"))
-        else:
-            yield warn(path, text, advice(volume, "{hostPath: null, persistentVolumeClaim: ...}"))
+        if path.there and name not in nodes:  # of those device-granted tells
+            yield _of_node(pod, volume, path)
+
+
+def _of_node(pod: Pod, volume: Node, path: Node) -> Finding:
+    """Judge a path of the node: its devices, all of it, and what rules it are nobody's."""
+    text, real = f"{shown(path.text, 60)} of the node", normpath(path.text)
+    if real == "/dev/shm":
+        return warn(path, text, patch(volume, _IN_MEMORY, guess="sizeLimit: 8Gi"))
+    if real in {"/", "//", "/dev"} or real.startswith("/dev/") or real.endswith(".sock"):
+        return fail(path, text, _removed(pod, volume.get("name").text))
+    return warn(path, text, advice(volume, "{hostPath: null, persistentVolumeClaim: ...}"))
+
+
+def _removed(pod: Pod, name: str) -> Patch:
+    """Return the change that takes a volume away, with all its mounts."""
+    change: dict[str, list[Any]] = {"volumes": [{"name": name, "$patch": "delete"}]}
+    for box in pod.everything:
+        paths = [mount.get("mountPath").text for mount, _ in box.mounts if _names(mount, name)]
+        if paths:
+            gone = [{"mountPath": each, "$patch": "delete"} for each in paths]
+            key = "containers" if box in pod.containers else "initContainers"
+            own = {"name": box.node.get("name").text, "volumeMounts": gone}
+            change.setdefault(key, []).append(own)
+    return patch(pod.spec, json.dumps(change), f"remove volume {shown(name, 63)} and its mounts")
+
+
+def _names(mount: Node, volume: str) -> bool:
+    return mount.get("name").text == volume
 
 
 def _of_container(box: Container) -> Iterator[Finding]:
@@ -83,6 +111,24 @@ def _of_container(box: Container) -> Iterator[Finding]:
     if profile.get("type").text == "Unconfined":
         text = "Unconfined: every system call is allowed"
         yield warn(profile, text, patch(profile, "{type: RuntimeDefault}"))
+
+
+@question(
+    "host-network-reason",
+    "who is in the network of a node has a reason",
+    nothing="no pod is in the network of its node",
+    exit_code=NOT_PERMITTED,
+)
+def host_network_reason(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
+    """In its node's network no NetworkPolicy guards a pod: one that has to be there says why."""
+    for pod in manifest.pods:
+        reason = pod.template.get("metadata", "annotations", HOST_REASON)
+        place = pod.spec.get("hostNetwork")
+        if pod.host_network and reason.text:
+            yield fine(place, f"hostNetwork: {shown(reason.text, 200)}")
+        elif pod.host_network:
+            text = f"hostNetwork, and no annotation {HOST_REASON} says why"
+            yield fail(place, text, patch(pod.spec, "{hostNetwork: null}"))
 
 
 def _bare(name: str) -> str:

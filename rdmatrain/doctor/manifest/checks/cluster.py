@@ -3,12 +3,13 @@
 import json
 import re
 from collections.abc import Iterator
+from math import gcd
 from typing import Any
 
 from rdmatrain.discovery.claims.values import shown
 from rdmatrain.doctor.manifest.define import advice, fail, fine, patch, question, warn
 from rdmatrain.doctor.manifest.networks import Networks
-from rdmatrain.doctor.manifest.nodes import Node
+from rdmatrain.doctor.manifest.nodes import Node, as_json
 from rdmatrain.doctor.manifest.workloads import Manifest
 from rdmatrain.doctor.model import Finding, Needs
 
@@ -16,12 +17,18 @@ from rdmatrain.doctor.model import Finding, Needs
 MTU, DEFAULT_MTU = 4200, 1500
 # GPUs or NICs that hosts have below one PCIe root, at most.
 MOST_OF_A_ROOT = 2
+# Devices that the API lets a claim have.
+MOST_OF_A_CLAIM = 32
+_PAIRS = "a request for each device, and a constraint for each pair"
 _GPU_CLASS = re.compile(r"gpu|mig|accelerator", re.IGNORECASE)
 _NIC_CLASS = re.compile(r"dra\.?net|sriov|rdma|nic|roce|infiniband", re.IGNORECASE)
 
 
 def policies(manifest: Manifest) -> list[Node]:
-    """Return the policies of the SR-IOV operator for devices that a pod asks for."""
+    """Return the policies of the SR-IOV operator for devices that a pod asks for.
+
+    Where there is no pod, somebody else's ask for them: all policies count.
+    """
     asked = {
         name.rpartition("/")[2]
         for pod in manifest.training
@@ -29,7 +36,11 @@ def policies(manifest: Manifest) -> list[Node]:
         for name in box.vfs
     }
     found = manifest.of_kind("SriovNetworkNodePolicy")
-    return [each.get("spec") for each in found if each.get("spec", "resourceName").text in asked]
+    return [
+        each.get("spec")
+        for each in found
+        if not manifest.pods or each.get("spec", "resourceName").text in asked
+    ]
 
 
 @question(
@@ -48,7 +59,8 @@ def rdma_namespace(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
             text = (
                 "virtual functions without RDMA: isRdma: true and deviceType: netdevice are needed"
             )
-            yield fail(policy, text, patch(policy, "{isRdma: true, deviceType: netdevice}"))
+            judged = fail if manifest.pods else warn  # nobody may want RDMA of them
+            yield judged(policy, text, patch(policy, "{isRdma: true, deviceType: netdevice}"))
     for mode in modes:
         if mode.text != "exclusive":
             text = "not exclusive: pods see the NICs of others"
@@ -69,20 +81,20 @@ def _plugins(place: Node, types: list[str], exclusive: bool) -> Iterator[Finding
 
 
 def _attached(manifest: Manifest) -> Iterator[tuple[Node, list[str]]]:
-    """Return the networks that pods attach, with the CNI plugins of each."""
+    """Return the networks that pods attach, with the CNI plugins of each; without pods, all."""
     names = {
         name.rpartition("/")[2] for pod in manifest.training for name in Networks.of(pod).names
     }
-    for each in manifest.of_kind("NetworkAttachmentDefinition"):
-        config = each.get("spec", "config")
-        if each.get("metadata", "name").text in names and config.there:
+    for each in manifest.of_kind("NetworkAttachmentDefinition", "SriovNetwork"):
+        if manifest.pods and each.get("metadata", "name").text not in names:
+            continue
+        config, place = each.get("spec", "config"), each.get("spec", "metaPlugins")
+        if each.get("kind").text == "SriovNetwork":
+            yield from _types(place, _json(f"[{place.text}]"))
+        elif config.there:
             whole = _json(config.text)
             plugins = whole.get("plugins", [whole]) if isinstance(whole, dict) else None
             yield from _types(config, plugins)
-    for each in manifest.of_kind("SriovNetwork"):
-        if each.get("metadata", "name").text in names:
-            place = each.get("spec", "metaPlugins")
-            yield from _types(place, _json(f"[{place.text}]"))
 
 
 def _types(place: Node, plugins: Any) -> Iterator[tuple[Node, list[str]]]:
@@ -146,25 +158,34 @@ def numa_alignment(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
             yield warn(place, text, patch(policy, "{excludeTopology: false}"))
         else:
             yield fine(policy, "the kubelet is told the NUMA node of NICs")
-    templates = {
-        each.get("metadata", "name").text: each
-        for each in manifest.of_kind("ResourceClaimTemplate")
+    named = _requests_that_are_named(manifest)
+    for each in manifest.of_kind("ResourceClaimTemplate"):
+        yield from _claimed(each.get("spec", "spec", "devices"), named)
+
+
+def _requests_that_are_named(manifest: Manifest) -> set[str]:
+    """Return the requests of claims of which containers want one alone."""
+    return {
+        claim.get("request").text
+        for pod in manifest.pods
+        for box in pod.everything
+        for claim in box.node.get("resources", "claims").items()
     }
-    for pod in manifest.training:
-        for claim in pod.spec.get("resourceClaims").items():
-            found = templates.get(claim.get("resourceClaimTemplateName").text)
-            if found is not None:
-                yield from _claimed(found.get("spec", "spec", "devices"))
 
 
-def _claimed(devices: Node) -> Iterator[Finding]:
+def _claimed(devices: Node, named: set[str]) -> Iterator[Finding]:
     requests = devices.get("requests").items()
     gpus, nics = _gpus_and_nics(requests)
     if not gpus or not nics:
         return
     constraints = devices.get("constraints").items()
     joined = [set(each.get("requests").texts()) for each in constraints]
-    yield from _crowded(requests, joined)
+    for each in _crowded(requests, joined):
+        count = each.get("exactly", "count").text
+        text = f"{count} devices that have to be below one root: no host has so many there"
+        split = not named & {*gpus, *nics} and _split(devices, gpus, nics)
+        fix = patch(devices, json.dumps(split), _PAIRS) if split else advice(each, _PAIRS)
+        yield fail(each, text, fix)
     yield _near(devices, gpus, nics, joined)
 
 
@@ -178,13 +199,66 @@ def _gpus_and_nics(requests: list[Node]) -> tuple[list[str], list[str]]:
     return gpus, nics
 
 
-def _crowded(requests: list[Node], joined: list[set[str]]) -> Iterator[Finding]:
-    """Find requests for more devices below one root than there are."""
-    for each in requests:
-        count = each.get("exactly", "count").number or 1
-        if count > MOST_OF_A_ROOT and any(each.get("name").text in names for names in joined):
-            text = f"{count} devices that have to be below one root: no host has so many there"
-            yield fail(each, text, advice(each, "a request, and a constraint, for each pair"))
+def _crowded(requests: list[Node], joined: list[set[str]]) -> list[Node]:
+    """Return requests for more devices below one root than there are."""
+    return [
+        each
+        for each in requests
+        if _count(each) > MOST_OF_A_ROOT and any(each.get("name").text in names for names in joined)
+    ]
+
+
+def _split(devices: Node, gpus: list[str], nics: list[str]) -> dict[str, Any]:
+    """Return a request for each GPU and NIC, and a constraint for those of one root; or nothing."""
+    counts = _counts(devices, gpus, nics)
+    groups = gcd(*counts.values())
+    if (
+        sum(counts.values()) > MOST_OF_A_CLAIM
+        or max(counts.values(), default=1) > MOST_OF_A_ROOT * groups
+    ):
+        return {}
+    both, joined = devices.get("requests").items(), as_json(devices.get("constraints", 0))
+    return {
+        "requests": [_single(each, number) for each in both for number in range(_count(each))],
+        "constraints": [{**joined, "requests": _group(counts, at, groups)} for at in range(groups)],
+    }
+
+
+def _counts(devices: Node, gpus: list[str], nics: list[str]) -> dict[str, int]:
+    """Return how many devices each request is for.
+
+    Empty where they cannot be told apart: several requests of a kind, or more hangs on them.
+    """
+    both, constraints = devices.get("requests").items(), devices.get("constraints").items()
+    if [len(each) for each in (gpus, nics, both, constraints)] != [1, 1, 2, 1] or _has_more(
+        devices
+    ):
+        return {}
+    return {each.get("name").text: _count(each) for each in both}
+
+
+def _count(request: Node) -> int:
+    return max(request.get("exactly", "count").number or 1, 1)
+
+
+def _single(request: Node, number: int) -> dict[str, Any]:
+    wanted = {
+        key: as_json(each) for key, each in request.get("exactly").entries() if key != "count"
+    }
+    return {"name": f"{request.get('name').text}-{number}", "exactly": wanted}
+
+
+def _has_more(devices: Node) -> bool:
+    return any(key not in {"requests", "constraints"} for key, _ in devices.entries())
+
+
+def _group(counts: dict[str, int], place: int, groups: int) -> list[str]:
+    """Return the requests that come below one root."""
+    return [
+        f"{name}-{number}"
+        for name, count in counts.items()
+        for number in range(place * count // groups, (place + 1) * count // groups)
+    ]
 
 
 def _near(devices: Node, gpus: list[str], nics: list[str], joined: list[set[str]]) -> Finding:

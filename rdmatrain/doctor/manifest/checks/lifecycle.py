@@ -163,7 +163,7 @@ def queue_covers(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
     """Kueue admits no workload that asks for a resource which its ClusterQueue does not cover."""
     for pod in manifest.pods:
         name = pod.document.get("metadata", "labels", _KUEUE).text
-        queue = _cluster_queue(manifest, name) if name else None
+        queue = cluster_queue(manifest, name) if name else None
         if queue is not None:
             yield from _covers(queue, pod)
 
@@ -196,7 +196,8 @@ def _with_quota(pod: Pod, group: Node, name: str, each_asks: Node) -> str:
     return json.dumps(made)
 
 
-def _cluster_queue(manifest: Manifest, local: str) -> Node | None:
+def cluster_queue(manifest: Manifest, local: str) -> Node | None:
+    """Return the ClusterQueue of a LocalQueue; None if one of them is not in the manifest."""
     for each in manifest.of_kind("LocalQueue"):
         if each.get("metadata", "name").text == local:
             name = each.get("spec", "clusterQueue").text
