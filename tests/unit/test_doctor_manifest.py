@@ -760,6 +760,13 @@ WRONG = [
         "limits.memory: ",
     ),
     (
+        "memory-cgroup",
+        "FAIL",
+        changed(JOB, ("memory: 128Gi", "memory: lots")),
+        "lots is no quantity",
+        "limits.memory: SIZE",
+    ),
+    (
         "cpu-quota",
         "WARN",
         changed(JOB, ("limits: {cpu: 16", "limits: {cpu: 7500m")),

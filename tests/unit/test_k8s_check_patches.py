@@ -271,3 +271,22 @@ def test_a_flavor_gets_the_one_topology_that_there_is() -> None:
     other = right.replace("topology: example.com/rack", "topology: example.com/row")
     found = {each.check.id: each for each in check(manifest(other))}
     assert "example.com/row is no level of the Topology" in found["queue-topology"].finding.evidence
+
+
+def test_a_command_that_is_a_text_becomes_its_words() -> None:
+    box = trainer(after((BAD / "command-is-a-text.yaml").read_text("utf-8"), "Job"))
+    assert box["command"] == ["rdmatrain", "run", "--nnodes", "2", "finetune.py"]
+
+
+def test_a_group_becomes_a_gang() -> None:
+    group = after((BAD / "group-without-a-gang.yaml").read_text("utf-8"), "PodGroup")
+    assert group["spec"] == {"schedulingPolicy": {"gang": {"minCount": 2}}}
+
+
+@pytest.mark.parametrize("peers", [True, False])
+def test_a_policy_lets_in_peers_and_no_longer_everybody(peers: bool) -> None:
+    text = (BAD / "open-to-everybody.yaml").read_text("utf-8")
+    own = "  - from: [{podSelector: {matchLabels: {app: finetune}}}]\n"
+    spec = after(text if peers else text.replace(own, ""), "NetworkPolicy")["spec"]
+    label = {"app": "finetune"} if peers else {"batch.kubernetes.io/job-name": "finetune"}
+    assert spec["ingress"] == [{"from": [{"podSelector": {"matchLabels": label}}]}]

@@ -80,6 +80,11 @@ NETWORKED = (
          "no LocalQueue other, and nobody names q", '"q"'),
         (NETWORKED, "WARN", "NetworkAttachmentDefinition rail0", ""),
         (NETWORKED + "---\nkind: SriovNetwork\nmetadata: {name: rail0}\n", "PASS", "rail0", ""),
+        # What waits for a pod that nobody sends.
+        (pod() + GROUP % "g", "WARN", "nobody names PodGroup g", ""),
+        (GROUP.removeprefix("---\n") % "g", "SKIP", "", ""),
+        ("kind: Pod\nspec: {containers: [{name: t}], workloadRef: {name: w}}\n", "WARN",
+         "Workload w", ""),
         # Inside a pod.
         (MOUNTED.replace("name: v, mountPath", "name: w, mountPath") % "" + SECRET % "", "FAIL",
          "the pod has no volume w", ""),

@@ -16,7 +16,7 @@ from rdmatrain.doctor.manifest.define import (
     unseen,
     warn,
 )
-from rdmatrain.doctor.manifest.nodes import Node
+from rdmatrain.doctor.manifest.nodes import Node, as_json
 from rdmatrain.doctor.manifest.workloads import Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
 from rdmatrain.k8s.rules.selecting import (
@@ -77,9 +77,7 @@ def network_policy(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
     for pod in one_of_each(each for each in manifest.training if each.many):
         policies = selecting(manifest, pod, "NetworkPolicy", "spec", "podSelector")
         if policies:
-            yield from (_lets_peers(pod, each) for each in _shut(pod, policies))
-            if not _shut(pod, policies):
-                yield fine(policies[0], "peers reach each other")
+            yield from _guarded(pod, policies)
         elif _of_svc(pod):
             yield fine(_plugin(pod), "the plugin svc makes a NetworkPolicy for the job's pods")
         elif pod.host_network:
@@ -87,6 +85,33 @@ def network_policy(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
         elif labels_of(pod):
             text = "no NetworkPolicy: every pod of the cluster reaches the job's ports"
             yield warn(pod.document, text, _policy(pod))
+
+
+def _guarded(pod: Pod, policies: list[Node]) -> Iterator[Finding]:
+    shut = _shut(pod, policies)
+    yield from (_lets_peers(pod, each) for each in shut)
+    yield from (_open(pod, each) for each in policies if _lets_all(each))
+    if not shut:
+        yield fine(policies[0], "peers reach each other")
+
+
+def _lets_all(policy: Node) -> list[Node]:
+    """Return the rules of a policy by which everybody reaches every port."""
+    rules = policy.get("spec", "ingress").items()
+    return [
+        each for each in rules if not each.get("from").items() and not each.get("ports").items()
+    ]
+
+
+def _open(pod: Pod, policy: Node) -> Finding:
+    place, gone = policy.get("spec", "ingress"), _lets_all(policy)
+    kept = [as_json(each) for each in place.items() if each not in gone]
+    own = {"from": [{"podSelector": {"matchLabels": labels_of(pod)}}]}
+    if not any(_is_for_peers(pod, each, "from") for each in place.items() if each not in gone):
+        kept = [own, *kept]
+    change = f"{{ingress: {json.dumps(kept)}}}"
+    text = "a rule without from lets in every pod of the cluster"
+    return warn(gone[0], text, patch(policy.get("spec"), change, "remove the rule"))
 
 
 def _shut(pod: Pod, policies: list[Node]) -> list[Node]:

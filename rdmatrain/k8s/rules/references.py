@@ -21,6 +21,7 @@ _BOXES = ("containers", "initContainers")
 # Where in a pod's spec objects are named, by their kind.
 _IN_PODS = {
     "PodGroup": ("schedulingGroup podGroupName",),
+    "Workload": ("workloadRef name",),
     "ResourceClaimTemplate": ("resourceClaims * resourceClaimTemplateName",),
     "ResourceClaim": ("resourceClaims * resourceClaimName",),
     "PersistentVolumeClaim": ("volumes * persistentVolumeClaim claimName",),
@@ -77,6 +78,7 @@ _IDLE_ALONE = frozenset(
     ["PodGroup", "ResourceClaimTemplate", "PersistentVolumeClaim", "LocalQueue", "ClusterQueue",
      "ResourceFlavor", "Topology"]
 )  # fmt: skip
+_OF_PODS = ("PodGroup", "ResourceClaimTemplate", "PersistentVolumeClaim")
 _BUILT_IN = frozenset(["default", "system-node-critical", "system-cluster-critical"])
 
 
@@ -113,6 +115,7 @@ def references(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
         if _objects(manifest, each):
             yield _found(manifest, each)
     yield from _absent(manifest, named)
+    yield from _unnamed(manifest, named)
     for pod in manifest.pods:
         yield from _inside(pod)
         for box in pod.everything:
@@ -211,6 +214,15 @@ def _absent(manifest: Manifest, named: list[Reference]) -> Iterator[Finding]:
         yield warn(
             elsewhere[0].place, text, "give the files that have them too, or make them before"
         )
+
+
+def _unnamed(manifest: Manifest, named: list[Reference]) -> Iterator[Finding]:
+    """Find what was made for pods of the manifest, and does nothing for them."""
+    for each in manifest.of_kind(*_OF_PODS) if manifest.pods else ():
+        name, kind = each.get("metadata", "name").text, each.get("kind").text
+        if name and (kind, name) not in {(other.kind, other.name) for other in named}:
+            text = f"nobody names {kind} {shown(name, 63)}"
+            yield warn(each, text, "leave it out, or name it where it is wanted")
 
 
 def _idle(manifest: Manifest, kind: str, named: list[Reference]) -> list[str]:

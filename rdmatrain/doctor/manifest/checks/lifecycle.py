@@ -63,7 +63,19 @@ def _gang(pod: Pod) -> Finding:
             text = f"{number} pods are waited for, and there are {pod.siblings}"
             return fail(place, text, patch(place, str(pod.siblings)))
         return fine(place, f"all {number} pods, or none")
-    return _without_minimum(pod)
+    return _without_gang(pod) or _without_minimum(pod)
+
+
+def _without_gang(pod: Pod) -> Finding | None:
+    """Judge a pod whose PodGroup is none that starts as a whole."""
+    named = pod.spec.get("schedulingGroup", "podGroupName").text
+    for each in pod.manifest.of_kind("PodGroup"):
+        policy = each.get("spec", "schedulingPolicy")
+        if named and each.get("metadata", "name").text == named and policy.there:
+            change = f"{{schedulingPolicy: {{basic: null, gang: {{minCount: {pod.siblings}}}}}}}"
+            text = "a PodGroup without a gang: its pods are scheduled one by one"
+            return warn(policy, text, patch(each.get("spec"), change))
+    return None
 
 
 def _without_minimum(pod: Pod) -> Finding:

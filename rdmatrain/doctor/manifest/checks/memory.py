@@ -166,6 +166,10 @@ def memory_cgroup(manifest: Manifest, needs: Needs) -> Iterator[Finding]:
             limit = box.node.get("resources", "limits", "memory")
             size = quantity(limit)
             if size is None:
+                if limit.there:
+                    yield fail(
+                        limit, f"{shown(limit.text, 40)} is no quantity", advice(limit, "SIZE")
+                    )
                 continue
             ranks = needs.ranks or box.gpus or 1
             needed = needs.register_mib * ranks if wants_rdma(box, needs) else 0

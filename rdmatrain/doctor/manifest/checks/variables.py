@@ -26,7 +26,7 @@ from rdmatrain.doctor.manifest.define import (
     warn,
 )
 from rdmatrain.doctor.manifest.networks import Networks
-from rdmatrain.doctor.manifest.nodes import BOOLEAN, NUMBER, Node
+from rdmatrain.doctor.manifest.nodes import BOOLEAN, LIST, NUMBER, Node
 from rdmatrain.doctor.manifest.workloads import TRAIN_JOB, Manifest, Pod
 from rdmatrain.doctor.model import Case, Finding, Needs, Verdict
 
@@ -56,6 +56,7 @@ def text_quoted(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
         for each in wrong:
             text = f"{shown(each.text, 60)} is a {each.kind}: Kubernetes wants a text"
             yield fail(each, text, patch(each, f'"{shown(each.text, 60)}"'))
+        yield from _one_text(pod)
         if texts and not wrong:
             yield fine(pod.template, f"{len(texts)} values are texts")
 
@@ -69,6 +70,16 @@ def _texts(pod: Pod) -> Iterator[Node]:
         )
         for name in ("command", "args"):
             yield from box.node.get(name).items()
+
+
+def _one_text(pod: Pod) -> Iterator[Finding]:
+    """Find commands that are a text, of which Kubernetes wants the words."""
+    for box in pod.everything:
+        for name in ("command", "args"):
+            place = box.node.get(name)
+            if place.there and place.kind != LIST:
+                text = f"{shown(place.text, 60)} is no list of words, as Kubernetes wants it"
+                yield fail(place, text, patch(place, json.dumps(place.text.split())))
 
 
 def launched(manifest: Manifest) -> Iterator[Container]:
