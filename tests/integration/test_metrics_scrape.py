@@ -2,6 +2,7 @@
 """A job is scraped over HTTP while it runs: every value is what the ranks really did."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -10,10 +11,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from integration_jobs import RUN, finish, free_port, start, write_worker
+from integration_hosts import PORT, SECRET, TwoHosts, two_hosts
+from integration_jobs import PYTHON, RUN, finish, free_port, start, write_worker
 from metrics_lint import problems_of, values_of
 
 pytest.importorskip("prometheus_client", reason="rdmatrain[metrics] is not installed")
@@ -66,13 +69,13 @@ def scrape(port: int, accept: str = "text/plain") -> str:
         return str(answer.read().decode())
 
 
-def until(port: int, wanted: Callable[[Of], bool]) -> Of:
+def until(read: Callable[[], str], wanted: Callable[[Of], bool]) -> Of:
     """Scrape until the values are as wanted; returns what looks a value up."""
     end = time.monotonic() + WAIT_S
     text = ""
     while time.monotonic() < end:
         with contextlib.suppress(urllib.error.URLError, ConnectionError):
-            text = scrape(port)
+            text = read()
             values = values_of(text)
 
             def of(name: str, values: Values = values, **labels: object) -> float | None:
@@ -96,9 +99,7 @@ def job(tmp_path: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
     options = ["--nproc-per-node", "2", "--max-restarts", "1", "--metrics-port", str(port)]
     process = start([*RUN, *options, "--metrics-addr", "127.0.0.1", worker, str(tmp_path)])
     yield process
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=20)
+    kill(process)
 
 
 def collectives(of: Of, op: str, rank: int, transport: str = "shm") -> float | None:
@@ -117,7 +118,7 @@ def test_values_are_what_the_ranks_did_also_across_a_restart(
         ops = [("all_reduce", 0, 7), ("all_reduce", 1, 7), ("send", 0, 1), ("recv", 1, 1)]
         return all(collectives(of, op, rank) == count for op, rank, count in ops)
 
-    of = until(port, first_done)
+    of = until(partial(scrape, port), first_done)
     # All_reduce by two ranks: each sends as many bytes as the tensor has. Then the message.
     assert (traffic(of, "sent", 0), traffic(of, "received", 1)) == (7 * 4000 + 2000,) * 2
     assert (traffic(of, "sent", 1), traffic(of, "received", 0)) == (7 * 4000,) * 2
@@ -137,7 +138,7 @@ def test_values_are_what_the_ranks_did_also_across_a_restart(
         both = [collectives(of, op, rank) for op in ("all_reduce", "barrier") for rank in (0, 1)]
         return both == [12, 12, 2, 2]
 
-    of = until(port, again)
+    of = until(partial(scrape, port), again)
     assert of("rdmatrain_restarts_total") == 1
     assert (traffic(of, "sent", 0), traffic(of, "sent", 1)) == (12 * 4000 + 2000, 12 * 4000)
     assert (collectives(of, "send", 0), of(f"{name}_count", op="recv")) == (1, 1)
@@ -145,8 +146,11 @@ def test_values_are_what_the_ranks_did_also_across_a_restart(
     (tmp_path / "train").touch()
 
     # Saved after steps 2, 4 and 5, the last.
-    of = until(port, lambda of: of("rdmatrain_checkpoints_total", rank=0, result="saved") == 3)
-    of = until(port, lambda of: of("rdmatrain_step", rank=1) == 5)
+    of = until(
+        partial(scrape, port),
+        lambda of: of("rdmatrain_checkpoints_total", rank=0, result="saved") == 3,
+    )
+    of = until(partial(scrape, port), lambda of: of("rdmatrain_step", rank=1) == 5)
     assert of("rdmatrain_checkpoints_total", rank=0, result="failed") == 0
     assert of("rdmatrain_checkpoint_duration_seconds_count") == 6
     ratio = of("rdmatrain_goodput_ratio", rank=0)
@@ -172,3 +176,88 @@ def test_a_port_that_is_taken_is_told_before_anything_starts(tmp_path: Path) -> 
     assert ended.code == 2
     assert f"--metrics-port {number} cannot be served on 127.0.0.1" in ended.out
     assert "started" not in ended.of(0)
+
+
+# 3 all_reduces of 4 MB, of which each of two ranks sends as much, and a message of 8 MB.
+BETWEEN_HOSTS = """
+from pathlib import Path
+folder = Path(sys.argv[1])
+dist.init_process_group("rdmatrain")
+def wait_for(name):
+    while not (folder / name).exists():
+        time.sleep(0.05)
+(folder / f"joined-{RANK}").touch()
+wait_for("go")
+for _ in range(3):
+    dist.all_reduce(torch.ones(1_000_000))
+dist.send(torch.ones(2_000_000), 1) if RANK == 0 else dist.recv(torch.ones(2_000_000), 0)
+wait_for("end")
+dist.destroy_process_group()
+"""
+REDUCED, MESSAGE = 3 * 4_000_000, 8_000_000
+SCRAPE = (
+    "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9400/metrics').read().decode())"
+)
+
+
+def scrape_host(two: TwoHosts, host: int) -> str:
+    """Return the metrics of a host, of which only itself is asked."""
+    command = two.command(host, [*PYTHON, "-c", SCRAPE])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    if done.returncode:
+        raise ConnectionError(done.stderr)
+    return done.stdout
+
+
+def on_the_cable(two: TwoHosts, host: int) -> int:
+    """Return how many bytes a host has sent, by the kernel's count."""
+    command = ["ip", "-n", two.names[host], "-s", "-j", "link", "show", two.cables[host]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    return int(json.loads(done.stdout)[0]["stats64"]["tx"]["bytes"])
+
+
+def when_there(*paths: Path) -> None:
+    end = time.monotonic() + WAIT_S
+    while not all(each.exists() for each in paths):
+        assert time.monotonic() < end, f"{paths} are not all there"
+        time.sleep(0.05)
+
+
+def far(of: Of, direction: str, rank: int) -> float | None:
+    name = "rdmatrain_bytes_total"
+    return of(name, direction=direction, rank=rank, transport="tcp", device="")
+
+
+def test_bytes_over_tcp_are_those_that_went_over_the_cable(tmp_path: Path) -> None:
+    worker = write_worker(tmp_path, BETWEEN_HOSTS)
+    with two_hosts() as two, contextlib.ExitStack() as cleanup:
+        options = ["--nnodes", "2", "--master-addr", two.addresses[0], "--master-port", str(PORT)]
+        options += ["--metrics-port", "9400", "--metrics-addr", "127.0.0.1"]
+        jobs = []
+        for host in range(2):
+            command = [*RUN, "--node-rank", str(host), *options, worker, str(tmp_path)]
+            jobs.append(start(two.command(host, command), {"RDMATRAIN_SECRET": SECRET}))
+            cleanup.callback(kill, jobs[-1])
+        when_there(tmp_path / "joined-0", tmp_path / "joined-1")
+        before = [on_the_cable(two, host) for host in range(2)]
+        (tmp_path / "go").touch()
+        wanted = ({"sent": REDUCED + MESSAGE, "received": REDUCED},
+                  {"sent": REDUCED, "received": REDUCED + MESSAGE})  # fmt: skip
+        for rank, each in enumerate(wanted):
+            until(
+                partial(scrape_host, two, rank),
+                lambda of, rank=rank, each=each: {way: far(of, way, rank) for way in each} == each,
+            )
+        carried = [on_the_cable(two, host) - before[host] for host in range(2)]
+        (tmp_path / "end").touch()
+        ended = finish(jobs)
+    assert [each.code for each in ended] == [0, 0], [each.out for each in ended]
+    for each, went in zip(wanted, carried, strict=True):
+        # Headers, acknowledgements and the launchers' heartbeats are no data.
+        assert each["sent"] < went < 1.05 * each["sent"] + 200_000, (each, went)
+
+
+def kill(process: "subprocess.Popen[str]") -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=20)
