@@ -45,14 +45,9 @@ class Cluster:
         """Whether DRA's drivers have one name for the NUMA node of a device (1.37)."""
         return self.kubernetes >= (1, 37)
 
-    @property
-    def has_dra(self) -> bool:
-        """Whether ``resource.k8s.io/v1`` is there (1.34)."""
-        return self.kubernetes >= (1, 34)
-
 
 # The oldest whose names of fields are known to be those that are rendered, where it is not the
-# newest: what is tested against.
+# newest: what is tested against. From 1.34 on Kubernetes has ``resource.k8s.io/v1``.
 _OLDEST = {"kubernetes": (1, 34)}
 _NEWEST = Cluster()
 ADDONS = tuple(each.name.replace("_", "-") for each in fields(Cluster) if each.name != "kubernetes")

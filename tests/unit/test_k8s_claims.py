@@ -9,7 +9,6 @@ from k8s_allocator import Device, allocate
 from k8s_device_jobs import NEW, OLD, claim, job
 
 from rdmatrain.errors import SettingError
-from rdmatrain.k8s.cluster import Cluster
 from rdmatrain.k8s.devices import job_devices
 from rdmatrain.k8s.spec import DRA, Network
 from rdmatrain.k8s.validation import problems
@@ -141,8 +140,3 @@ def test_a_claim_that_cannot_be_is_refused_in_a_line(
     assert "\n" not in str(error.value)
     # Whoever reads the spec is told at once.
     assert problems(job(network, gpus))
-
-
-def test_a_cluster_without_dra_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"Kubernetes 1\.33"):
-        job_devices(job(Network(DRA, 8)), Cluster(kubernetes=(1, 33)))

@@ -267,7 +267,7 @@ def test_versions():
     old = read_cluster("v1.34.2", ["training-operator=1.9.4", "jobset=0.12"])
     assert old.kubernetes == (1, 34)
     assert old.training_operator == (1, 9)
-    assert (old.gang_api, old.has_dra) == ("", True)
+    assert old.gang_api == ""
     assert read_cluster("1.37.0+k3s1") == Cluster()
     assert read_cluster(addons=["lws=0.10", "lws=0.10.1"]) == Cluster()
     assert supported("kueue") == "0.19"

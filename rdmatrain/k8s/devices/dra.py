@@ -55,7 +55,7 @@ def claim_template(spec: Spec, cluster: Cluster) -> Part:
         SettingError: the cluster or the claim cannot have it so; which field, and what to do.
 
     """
-    _refuse(spec, cluster)
+    _refuse(spec)
     if not has_claim(spec):
         return Part()
     levels = _levels(spec, cluster)
@@ -100,14 +100,8 @@ def _share(kind: str, number: int, at: int, count: int) -> tuple[str, ...]:
     return tuple(f"{kind}-{each}" for each in range(first, end))
 
 
-def _refuse(spec: Spec, cluster: Cluster) -> None:
+def _refuse(spec: Spec) -> None:
     gpus, vfs = spec.gpus, spec.network.vfs
-    if not cluster.has_dra:
-        version = ".".join(map(str, cluster.kubernetes))
-        raise SettingError(
-            f"network.devices is dra, and Kubernetes {version} has no resource.k8s.io/v1: give "
-            "sriov, or take a cluster of 1.34"
-        )
     if spec.network.host_network:
         raise SettingError(
             "network.host-network is true with devices dra: its drivers move NICs into the pod's "
