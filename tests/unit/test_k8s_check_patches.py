@@ -290,3 +290,16 @@ def test_a_policy_lets_in_peers_and_no_longer_everybody(peers: bool) -> None:
     spec = after(text if peers else text.replace(own, ""), "NetworkPolicy")["spec"]
     label = {"app": "finetune"} if peers else {"batch.kubernetes.io/job-name": "finetune"}
     assert spec["ingress"] == [{"from": [{"podSelector": {"matchLabels": label}}]}]
+
+
+def test_networks_of_a_trainjob_are_attached_where_it_says_which() -> None:
+    text = (FIXTURES / "trainjob.yaml").read_text("utf-8")
+    notes = "{annotations: {k8s.v1.cni.cncf.io/networks: rdma-vf}}"
+    job = f"{{name: node, template: {{spec: {{template: {{metadata: {notes}}}}}}}}}"
+    spec = f"{{template: {{spec: {{replicatedJobs: [{job}]}}}}}}"
+    own = f"  runtimePatches:\n  - trainingRuntimeSpec: {spec}\n"
+    assert text.endswith("\n")
+    before = {each.check.id: each for each in check(manifest(text + own))}
+    assert before["vf-count"].verdict is Verdict.FAIL
+    done = {each.check.id: each for each in patched(manifest(text + own)).results}
+    assert done["vf-count"].verdict is Verdict.PASS

@@ -139,6 +139,8 @@ def _differ(pod: Pod, place: Node, name: str, asked: int, attached: int) -> Find
 
 def _attach(pod: Pod, name: str, number: int) -> Patch:
     names = ",".join([name] * min(number, 64))
+    if pod.annotation.there:  # of a TrainJob it may be the job's own, which wins over the runtime's
+        return patch(pod.annotation, f'"{names}"')
     return patch(pod.template, f'{{metadata: {{annotations: {{{NETWORKS}: "{names}"}}}}}}')
 
 
