@@ -18,6 +18,7 @@ CHECKS = [
     "workers_of_a_data_loader_while_collectives_run",
     "what_a_forked_child_writes_is_seen_by_neither_parent_nor_peer",
     "what_ran_before_these_forks_runs_after_them",
+    "bytes_are_counted_by_device",
 ]  # fmt: skip
 # Where a guest can write: the usual place is in the checkout.
 TRACES = {"RDMATRAIN_RECORDER_DIR": "/tmp/traces"}

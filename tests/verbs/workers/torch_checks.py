@@ -34,6 +34,7 @@ from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 import rdmatrain  # noqa: E402
 import rdmatrain.comm.backend  # noqa: E402 - once as well
 from rdmatrain.comm import host  # noqa: E402
+from rdmatrain.metrics import worker as metrics  # noqa: E402
 
 RANKS = 3
 JOB_S = 300
@@ -217,6 +218,28 @@ CHECKS |= {
 @check
 def what_ran_before_these_forks_runs_after_them(group: dist.ProcessGroup) -> None:
     gradients_of_ddp_are_not_staged(group)
+
+
+@check
+def bytes_are_counted_by_device(group: dist.ProcessGroup) -> None:
+    """What the launcher serves of a rank: a megabyte from rank 0 to rank 1, and nothing else."""
+    rank, message = dist.get_rank(), torch.ones(250_000)
+    with tempfile.TemporaryDirectory() as folder:
+        metrics.start(Path(folder) / "rank")
+        metrics.publish()
+        before = dict(metrics.TALLY.values)
+        if rank < 2:
+            (dist.send if rank == 0 else dist.recv)(message, 1 - rank)
+        metrics.publish()
+    moved = {
+        labels: value - before.get((name, labels), 0)
+        for (name, labels), value in metrics.TALLY.values.items()
+        if name == "rdmatrain_bytes_total" and value != before.get((name, labels), 0)
+    }
+    wanted = {0: {"sent": message.nbytes}, 1: {"received": message.nbytes}}.get(rank, {})
+    assert {direction: value for (direction, *_), value in moved.items()} == wanted, moved
+    for _, transport, device in moved:
+        assert transport == "verbs" and device.startswith(DEVICE), moved
 
 
 # -- jobs with settings of their own --
