@@ -330,31 +330,32 @@ static void drive(rdt_comm_t *comm, const drive_t *drive)
 }
 
 /* With nothing pending the peers are read all the same, now and then: a tcp peer whose data stays
- * unread for long would be given up by its kernel. Credits guarantee a slot for whatever comes. Returns
- * how long the thread may rest then. */
-static uint64_t look_after_peers(rdt_comm_t *comm)
+ * unread for long would be given up by its kernel. Credits guarantee a slot for whatever comes. True when
+ * one of them is about to join. */
+static bool look_after_peers(rdt_comm_t *comm)
 {
-    uint64_t rest_ns = comm->cfg.lazy ? LAZY_REST_NS : REST_NS;
+    bool called;
 
-    if (atomic_load(&comm->waiting) > 0 || !take_role(comm)) return rest_ns;
+    if (atomic_load(&comm->waiting) > 0 || !take_role(comm)) return false;
     progress_st(comm);
-    if (rdt_comm_let_in_st(comm)) rest_ns = CALLED_REST_NS;
+    called = rdt_comm_let_in_st(comm);
     leave(comm);
-    return rest_ns;
+    return called;
 }
 
 void *rdt_progress_thread(void *arg)
 {
     rdt_comm_t *comm = arg;
     drive_t thread_drive = {.deadline_ns = UINT64_MAX, .spin_ns = THREAD_SPIN_NS};
-    uint64_t rest_ns = 0;
+    uint64_t rest_ns = comm->cfg.lazy ? LAZY_REST_NS : REST_NS;
+    bool called = false;
 
     while (!atomic_load(&comm->stop)) {
         uint32_t kick = atomic_load(&comm->kick);
 
         if (atomic_load(&comm->pending) == 0 || atomic_load(&comm->waiting) > 0) {
-            rdt_futex_wait(&comm->kick, kick, rest_ns);
-            rest_ns = look_after_peers(comm);
+            rdt_futex_wait(&comm->kick, kick, called ? CALLED_REST_NS : rest_ns);
+            called = look_after_peers(comm);
         } else if (take_role(comm)) {
             drive(comm, &thread_drive);
         } else {
