@@ -144,7 +144,7 @@ class Result:
             that is not told.
         rounds: median seconds a call, of each round.
         seconds_p50: median of ``rounds``.
-        seconds_p99: 99th percentile of all calls of all rounds; see ``Op.together``.
+        seconds_p99: 99th percentile of all calls, each round counting alike; see ``Op.together``.
         seconds_min: fastest call.
         cv: coefficient of variation of ``rounds``: standard deviation / mean; 0 for one round.
         calls: that were timed.

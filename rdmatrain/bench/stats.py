@@ -1,6 +1,6 @@
 """From the samples of ranks to what a table shows. Seconds, standard library only."""
 
-import math
+import bisect
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -56,6 +56,8 @@ class Taken:
     def result(self, entry: Entry, case: Case, ranks: int, hosts: int, transport: str) -> Result:
         """Sum up one round or more."""
         calls = [seconds for turn in self.turns for seconds in turn.calls.samples]
+        # A slow round has few calls, as their number is by time: each round counts alike.
+        weights = [1 / len(turn.calls.samples) for turn in self.turns for _ in turn.calls.samples]
         medians = tuple(turn.median for turn in self.turns)
         return Result(
             entry=entry,
@@ -65,7 +67,7 @@ class Taken:
             transport=transport,
             rounds=medians,
             seconds_p50=statistics.median(medians),
-            seconds_p99=percentile(calls, 0.99),
+            seconds_p99=percentile(calls, 0.99, weights),
             seconds_min=min(calls),
             cv=variation(medians),
             calls=len(calls),
@@ -74,13 +76,32 @@ class Taken:
         )
 
 
-def percentile(values: Sequence[float], part: float) -> float:
-    """Return the value that a part of all lies below, on the line between the two next to it."""
-    ordered = sorted(values)
-    place = part * (len(ordered) - 1)
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+def percentile(
+    values: Sequence[float], part: float, weights: Sequence[float] | None = None
+) -> float:
+    """Return the value that a part of all lies below, on the line between the two next to it.
+
+    Args:
+        values: in any order.
+        part: 0 to 1.
+        weights: of each value; None: all weigh the same.
+
+    """
+    if weights is None:
+        weights = [1.0] * len(values)
+    ordered = sorted(zip(values, weights, strict=True))
+    # Each value is at the middle of its weight; the first and the last are the ends of the line.
+    places, below = [], 0.0
+    for _, weight in ordered:
+        places.append(below + weight / 2)
+        below += weight
+    place = places[0] + part * (places[-1] - places[0])
+    above = min(bisect.bisect_left(places, place), len(places) - 1)
+    if above == 0:
+        return ordered[0][0]
+    (low, _), (high, _) = ordered[above - 1 : above + 1]
+    share = (place - places[above - 1]) / (places[above] - places[above - 1])
+    return low + min(share, 1.0) * (high - low)
 
 
 def variation(values: Sequence[float]) -> float:
