@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from types import FrameType
 from rdmatrain.bench import agents, joined, progress
 from rdmatrain.bench.conduct import Conductor, Plan
 from rdmatrain.bench.contestants import Start, find
+from rdmatrain.bench.footprint import check_memory, memory_available
 from rdmatrain.bench.machine import context_of, nic_in_use
 from rdmatrain.bench.model import Entry, Failure, Sweep, record_of
 from rdmatrain.bench.options import SweepOptions, check_options
@@ -21,9 +21,7 @@ from rdmatrain.bench.plots import draw, terminal_plot
 from rdmatrain.bench.records import write_csv, write_json
 from rdmatrain.bench.running import ContestantError, Running
 from rdmatrain.bench.table import lines_of
-from rdmatrain.discovery.machine import line_of
-from rdmatrain.discovery.quota import memory_limit
-from rdmatrain.discovery.source import Source, Tree
+from rdmatrain.discovery.source import Tree
 from rdmatrain.errors import BootstrapError, SettingError
 
 FAULT = 1  # exit code: something is wrong, or is missing
@@ -64,8 +62,10 @@ def run_sweep(options: SweepOptions, command: str, show: Show) -> int:
     here = joined.place()
     if here is not None:
         options = _with_ranks(options, here.ranks)
-    check_options(options, memory_available(Tree()), here.on_host if here else options.ranks)
+    check_options(options)
     starts, failures = find(options.peers, options.transports)
+    on_host = here.on_host if here else options.ranks
+    check_memory(options, starts, memory_available(Tree()), on_host)
     if here is not None and here.rank:
         return agents.serve(here)
     found = measure(options, starts, failures, command, here)
@@ -233,13 +233,6 @@ def _without_partner(options: SweepOptions, starts: Sequence[Start]) -> list[Fai
     names = ", ".join(options.without_partner)
     text = f"{names}: between pairs of ranks, and there are {options.ranks}: give an even --ranks"
     return [Failure(entry, None, text) for entry in dict.fromkeys(each.entry for each in starts)]
-
-
-def memory_available(source: Source) -> int:
-    """Return the bytes that are free on this host, or that this pod may have if that is less."""
-    kib = line_of(source, "/proc/meminfo", "MemAvailable").partition(" ")[0]
-    free = int(kib) * 1024 if kib.isdecimal() else sys.maxsize
-    return min(free, memory_limit(source) or free)
 
 
 @contextmanager

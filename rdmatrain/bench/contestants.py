@@ -11,6 +11,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from rdmatrain.bench import mpi
+from rdmatrain.bench.footprint import RANK_BYTES, TENSORS_OF_CALL
 from rdmatrain.bench.model import OPS, Case, Entry, Failure
 from rdmatrain.bench.orders import SOCKET_VARIABLE, TOKEN_VARIABLE
 from rdmatrain.bench.running import Running
@@ -52,6 +53,10 @@ class Start:
     def commands(self, ranks: int, socket_path: str) -> list[Command]:
         """Return the processes to start; those that are ranks answer orders at the socket."""
         return []
+
+    def memory(self, on_host: int, nbytes: int) -> int:
+        """Return the bytes that so many ranks take here, for tensors of that size."""
+        return on_host * (RANK_BYTES + TENSORS_OF_CALL * nbytes)
 
     def open(self, ranks: int, folder: Path) -> Running:
         """Start the ranks.
@@ -140,6 +145,10 @@ class MpiRanks(Start):
 class Perftest(Start):
     """``ib_write_bw`` and ``ib_write_lat``: programs that are run anew for each case."""
 
+    def memory(self, on_host: int, nbytes: int) -> int:
+        """Count the buffers of both ends; the programs are small."""
+        return 2 * TENSORS_OF_CALL * nbytes
+
     def open(self, ranks: int, folder: Path) -> Running:
         """Return what runs them."""
         from rdmatrain.bench.perftest import PerftestWire  # noqa: PLC0415 - seldom there
@@ -149,6 +158,10 @@ class Perftest(Start):
 
 class Memory(Start):
     """Starts the memory limit, whose program knows what it cannot do."""
+
+    def memory(self, on_host: int, nbytes: int) -> int:
+        """Count a tensor of each of its two processes, which are small."""
+        return 2 * nbytes
 
     def open(self, ranks: int, folder: Path) -> Running:
         """Start its processes."""
@@ -161,6 +174,10 @@ class FakeRank(TorchRanks):
     """Starts the one rank of a group that does nothing."""
 
     module = "rdmatrain.bench.fake_rank"
+
+    def memory(self, on_host: int, nbytes: int) -> int:
+        """Count one rank."""
+        return super().memory(1, nbytes)
 
     def open(self, ranks: int, folder: Path) -> Running:
         """Start one rank, however many the others have."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
 
-from rdmatrain.bench.command import FAULT, measure, memory_available, remarks, write_files
+from rdmatrain.bench.command import FAULT, measure, remarks, write_files
 from rdmatrain.bench.contestants import (
     LIMITS,
     OF_CORE,
@@ -23,6 +23,7 @@ from rdmatrain.bench.contestants import (
     TorchRanks,
     missing,
 )
+from rdmatrain.bench.footprint import check_memory, memory_available
 from rdmatrain.bench.memory import RANKS, STREAMS, MemoryLimit
 from rdmatrain.bench.model import Case, Entry, Result, Sweep
 from rdmatrain.bench.options import SweepOptions, check_options
@@ -55,7 +56,8 @@ def run_limit(options: SweepOptions, command: str, show: Callable[[str], object]
 
     """
     options = replace(options, operations=ALL_REDUCE, ranks=RANKS)
-    check_options(options, memory_available(Tree()), options.ranks)
+    check_options(options)
+    check_memory(options, _starts(options), memory_available(Tree()), RANKS)
     found = measure(options, _starts(options), [], command)
     sweep, code = found.sweep, found.exit_code
     no_wire = missing(PERFTEST) if sweep.complete else "the sweep before it was stopped"

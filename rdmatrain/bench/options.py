@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rdmatrain.bench.model import OPS, Case, Op
-from rdmatrain.bench.sizes import fitted, parse_size, size_text, sizes_between
+from rdmatrain.bench.sizes import fitted, parse_size, sizes_between
 from rdmatrain.config import TRANSPORTS
 from rdmatrain.errors import SettingError
 from rdmatrain.spelling import closest
@@ -40,7 +40,6 @@ _DTYPE_NAMES = {
 }
 REDOPS = {"sum": "SUM", "prod": "PRODUCT", "min": "MIN", "max": "MAX", "avg": "AVG"}
 _REDOP_NAMES = {"product": "prod", "mean": "avg"}
-_TENSORS_OF_CALL = 2  # input and output; a check looks at pieces
 _PLACES = {"both": (False, True), "in": (True,), "out": (False,)}
 _PACKAGES = {"html": "plotly", "png": "matplotlib", "svg": "matplotlib", "plot": "plotext"}
 _NO_DTYPE = "uint8"  # what a barrier is said to be of
@@ -160,13 +159,11 @@ class SweepOptions:
         return fitted(self.sizes, DTYPES[dtype] * (self.ranks if op.splits else 1))
 
 
-def check_options(options: SweepOptions, available_bytes: int, on_host: int) -> None:
-    """Refuse what cannot work, before a process is started.
+def check_options(options: SweepOptions) -> None:
+    """Refuse what cannot work, before a process is started; ``footprint.py`` looks at memory.
 
     Args:
         options: what was given; names of peers are left to whoever finds them.
-        available_bytes: memory that is left on this host, or in this pod.
-        on_host: how many of the ranks are on it.
 
     Raises:
         SettingError: what is wrong with which option, and what to give.
@@ -174,8 +171,7 @@ def check_options(options: SweepOptions, available_bytes: int, on_host: int) -> 
     """
     _check_ranks(options)
     _check_counts(options)
-    options.transports  # noqa: B018 - raises if a name is unknown
-    _check_memory(options, available_bytes, on_host)
+    options.cases, options.transports  # noqa: B018 - raise if a name or size is wrong
     for name in ("json", "csv", "html", "png", "svg"):
         check_file(f"--{name}", getattr(options, name))
     for suffix, file in options.drawings.items():
@@ -207,20 +203,6 @@ def _check_counts(options: SweepOptions) -> None:
         if not value >= bound:  # nan is none
             option = spelt.get(field, f"--{field.replace('_', '-')}")
             raise SettingError(f"{option} {value}: give {max(bound, 0)} or more")
-
-
-def _check_memory(options: SweepOptions, available_bytes: int, on_host: int) -> None:
-    contestants = len(options.peers) + len(options.transports)
-    largest = max(options.cases, key=lambda case: case.nbytes)
-    # All contestants together: what one has freed may stay in its arena.
-    needed = on_host * contestants * _TENSORS_OF_CALL * largest.nbytes
-    if needed > available_bytes:
-        what = f"{_count(on_host, 'rank')} of {_count(contestants, 'contestant')}"
-        raise SettingError(
-            f"-e: {largest} needs {size_text(needed)} of memory in {what} together; "
-            f"{size_text(available_bytes)} is available: give a smaller -e, or fewer ranks, "
-            "transports or peers"
-        )
 
 
 def check_file(option: str, file: str) -> None:
@@ -273,7 +255,3 @@ def names_in(
 
 def _words(text: str) -> list[str]:
     return [word.strip().lower() for word in text.split(",") if word.strip()]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' if number != 1 else ''}"

@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 from rdmatrain.bench import progress
 from rdmatrain.bench.command import FAULT, Stopped, stops_raise
 from rdmatrain.bench.contestants import RDMATRAIN, Command, TorchRanks
+from rdmatrain.bench.footprint import RANK_BYTES, memory_available
 from rdmatrain.bench.job import SLOW_FACTOR, SLOW_S, JobOfRanks
 from rdmatrain.bench.machine import context_of, nic_in_use
 from rdmatrain.bench.model import Entry
@@ -30,7 +31,9 @@ from rdmatrain.bench.options import check_file, names_in
 from rdmatrain.bench.orders import PIN_VARIABLE, Answer
 from rdmatrain.bench.records import append_lines
 from rdmatrain.bench.running import ContestantError
+from rdmatrain.bench.sizes import size_text
 from rdmatrain.bench.train_results import JobSteps, Model, Training, lines_of, records_of
+from rdmatrain.discovery.source import Tree
 from rdmatrain.errors import SettingError
 
 STRATEGIES = dict.fromkeys(("ddp", "fsdp2"))
@@ -39,6 +42,11 @@ MAX_RANKS = 64
 ROUNDS = 5
 WARMUP_STEPS = 2  # of a round: other jobs have had the caches
 PREPARE_S = 300.0
+BYTES = 256  # values of a token
+FLOAT_BYTES = 4
+STATE_BYTES = 4 * FLOAT_BYTES  # of a parameter: itself, its gradient, and two moments
+# Activations of a layer that backward() wants, each of a batch's size: 28 to 30 were measured.
+KEPT = 28
 DEMO = Model(width=96, layers=3, heads=6, seq_len=128, batch=6)  # two ranks of it
 
 
@@ -87,8 +95,12 @@ class TrainOptions:
         return [RDMATRAIN, *(names_in(self.vs, "--vs", PEERS) if self.vs else [])]
 
 
-def check_options(options: TrainOptions) -> None:
+def check_options(options: TrainOptions, available_bytes: int) -> None:
     """Refuse what cannot work, before a process is started.
+
+    Args:
+        options: what was given.
+        available_bytes: memory that is left on this host, or in this pod.
 
     Raises:
         SettingError: what is wrong with which option, and what to give.
@@ -105,6 +117,36 @@ def check_options(options: TrainOptions) -> None:
     if not options.time_budget_s >= 0:  # nan is none
         raise SettingError(f"--time-budget {options.time_budget_s:g}: give 0 or more")
     check_file("--json", options.json)
+    needed = memory_of(options)
+    if needed > available_bytes:
+        raise SettingError(
+            f"--ranks {options.ranks}: training needs {size_text(needed)} of memory, and "
+            f"{size_text(available_bytes)} is available: give fewer ranks, a smaller model or a "
+            "smaller --batch"
+        )
+
+
+def memory_of(options: TrainOptions) -> int:
+    """Return roughly how many bytes all jobs take, which are there together."""
+    model = options.model
+    batch = model.batch * model.seq_len * model.width * FLOAT_BYTES
+    state = STATE_BYTES * parameters_of(model)
+    trainers = len(options.backends) + 1  # and the silent one
+    total = peak = 0
+    for ranks in options.numbers:
+        shards = {"ddp": 1.0, "fsdp2": 1 / ranks}  # of the state, on each rank
+        states = trainers * sum(shards[name] for name in options.strategies)
+        total += ranks * (RANK_BYTES + round(states * state))
+        # Job by job, each rank trains on the batches of all, for the loss that must come.
+        peak = max(peak, ranks * (state + ranks * batch * model.layers * KEPT))
+    return total + peak
+
+
+def parameters_of(model: Model) -> int:
+    """Count the parameters of the model, without making it."""
+    width = model.width
+    of_layer = 12 * width * width + 13 * width
+    return (2 * BYTES + model.seq_len + 2) * width + BYTES + model.layers * of_layer
 
 
 def run_train(options: TrainOptions, command: str, show: Callable[[str], object]) -> int:
@@ -122,7 +164,7 @@ def run_train(options: TrainOptions, command: str, show: Callable[[str], object]
         SettingError: an option is wrong; nothing was started.
 
     """
-    check_options(options)
+    check_options(options, memory_available(Tree()))
     context = context_of(command, True, {}, None)
     run = _Run(options)
     stopped_by = 0
@@ -153,7 +195,7 @@ def measure(options: TrainOptions) -> Training:
         SettingError: an option is wrong; nothing was started.
 
     """
-    check_options(options)
+    check_options(options, memory_available(Tree()))
     run = _Run(options)
     run.measure()
     return run.finish()

@@ -191,8 +191,28 @@ def options(**given):
 )
 def test_wrong_options_are_named(given, text):
     with pytest.raises(SettingError) as refused:
-        check(options(**given))
+        check(options(**given), 1 << 40)
     assert text in str(refused.value)
+
+
+def test_sizes_that_the_smallest_job_has_no_memory_for_are_refused():
+    large = {"plan": Plan(("rail",), (8,), (64, 64 << 30)), "ranks": (2, 4)}
+    with pytest.raises(SettingError) as refused:
+        check(options(parts=("measure",), **large), 21 << 30)
+    assert "--bytes: 64 GiB on 2 ranks needs 256 GiB of memory, and 21 GiB is" in str(refused.value)
+    check(options(parts=("simulate",), **large), 21 << 30)
+    check(options(parts=("measure",), **large), 257 << 30)
+
+
+def test_jobs_that_there_is_no_memory_for_are_skipped(monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr(scale.measured, "measure", lambda ranks, *_: started.append(ranks))
+    monkeypatch.setattr(scale, "memory_available", lambda _: 9 << 30)
+    shown, plan = [], Plan(("rail",), (8,), (64, 1 << 30))
+    given = options(parts=("measure",), ranks=(2, 4, 64), plan=plan, quiet=True)
+    assert scale.run_scale(given, "rdmatrain bench scale", shown.append) == 0
+    assert started == [2, 4]
+    assert "SKIP: 64 ranks need 137 GiB, and 9 GiB are free" in shown
 
 
 def wire(op, nbytes, seconds, **changed):

@@ -23,6 +23,7 @@ from rdmatrain.errors import SettingError
 
 SCHEMA = json.loads(files("rdmatrain.bench").joinpath("schemas/train.schema.json").read_text())
 SCRIPT = Path(__file__).parents[2] / "launch" / "train_gpt.py"
+PLENTY = 1 << 60
 NAMES = ("ddp/rdmatrain", "ddp/silent")
 
 
@@ -139,7 +140,32 @@ def test_the_text_tells_what_is_missing_and_when_ranks_share_cpus():
 )
 def test_wrong_options_are_refused_before_anything_starts(changes, error):
     with pytest.raises(SettingError, match=error):
-        check_options(TrainOptions(**changes))
+        check_options(TrainOptions(**changes), PLENTY)
+
+
+@pytest.mark.parametrize("model", [DEMO, Model(24, 2, 3, 16, 2), Model(64, 1, 1, 7, 1)])
+def test_parameters_are_counted_without_making_them(model):
+    fields = {name: getattr(model, name) for name in ("width", "layers", "heads", "seq_len")}
+    shape = Shape(batch=1, **fields)
+    assert train.parameters_of(model) == sum(each.numel() for each in GPT(shape).parameters())
+
+
+def test_models_over_memory_are_refused():
+    given = TrainOptions(ranks="64", model=replace(DEMO, width=96_000, layers=96))
+    with pytest.raises(SettingError, match=r"--ranks 64: training needs .* of memory, and 1 GiB"):
+        check_options(given, 1 << 30)
+    # Rank by rank: 16 B a parameter of each of ddp's three, of a half of fsdp2's, and of plain
+    # training, which keeps the activations of the batches of both.
+    state = 16 * train.parameters_of(DEMO)
+    kept = 2 * 6 * 128 * 96 * 4 * 3 * train.KEPT
+    two = 2 * (train.RANK_BYTES + 3 * state + 3 * state // 2 + state + kept)
+    assert train.memory_of(TrainOptions(ranks="2")) == two
+    # Jobs are there together.
+    alone = train.RANK_BYTES + 6 * state
+    assert train.memory_of(TrainOptions(ranks="1,2")) == two + alone
+    check_options(TrainOptions(ranks="1,2"), two + alone)
+    with pytest.raises(SettingError, match="give fewer ranks"):
+        check_options(TrainOptions(ranks="1,2"), two + alone - 1)
 
 
 def test_options_are_read_as_lists():
@@ -188,4 +214,4 @@ def test_after_the_time_budget_no_round_is_begun(monkeypatch):
         assert found.complete == (budget_s == 0.0)
     for budget_s in (-1.0, float("nan")):
         with pytest.raises(SettingError, match=f"--time-budget {budget_s:g}: give 0 or more"):
-            check_options(TrainOptions(time_budget_s=budget_s))
+            check_options(TrainOptions(time_budget_s=budget_s), PLENTY)

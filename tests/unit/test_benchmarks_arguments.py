@@ -46,7 +46,7 @@ def told_to_bench(monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> Any:
     assert done.exit_code == 0, done.output
     (options,) = told
     if isinstance(options, SweepOptions) and options.operations:
-        check_options(options, sys.maxsize, options.ranks)
+        check_options(options)
     return options
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rdmatrain import _core
 from rdmatrain.bench import progress
-from rdmatrain.bench.command import Stopped, memory_available, stops_raise
+from rdmatrain.bench.command import Stopped, stops_raise
+from rdmatrain.bench.footprint import memory_available
 from rdmatrain.bench.machine import context_of
 from rdmatrain.bench.options import check_file
 from rdmatrain.bench.records import append_lines
@@ -69,8 +70,12 @@ class TimeUp(Exception):
     """The time budget is used up; the text says what was not begun."""
 
 
-def check(options: ScaleOptions) -> None:
+def check(options: ScaleOptions, available_bytes: int) -> None:
     """Refuse what cannot work.
+
+    Args:
+        options: what was given.
+        available_bytes: memory that is left on this host, or in this pod.
 
     Raises:
         SettingError: names the option, the value and what may be given.
@@ -85,6 +90,8 @@ def check(options: ScaleOptions) -> None:
             if not least <= number <= most:
                 raise SettingError(f"{option}: {number} is not between {least} and {most}")
     _check_simulated(options.plan, options.network)
+    if "measure" in options.parts:
+        _check_measured(min(options.ranks), options.plan.sizes, available_bytes)
     for file in options.drawings:
         if Path(file).suffix not in (".png", ".svg"):
             raise SettingError(f"{file}: name it .png or .svg")
@@ -103,6 +110,17 @@ def _check_simulated(plan: simulate.Plan, network: simulate.Network) -> None:
             raise SettingError(f"--bytes: {nbytes} is not a multiple of {ITEM_BYTES}, of float32")
     if network.gbps <= 0:
         raise SettingError(f"--gbps: {network.gbps:g} is no rate: give more than 0")
+
+
+def _check_measured(ranks: int, sizes: Sequence[int], available_bytes: int) -> None:
+    """Refuse sizes that not even the smallest job has memory for."""
+    needed = measured.memory_of(ranks, sizes)
+    if needed > available_bytes:
+        raise SettingError(
+            f"--bytes: {size_text(max(sizes))} on {ranks} ranks needs {size_text(needed)} of "
+            f"memory, and {size_text(available_bytes)} is available: give smaller sizes, or only "
+            "simulate them: --simulate"
+        )
 
 
 @dataclass
@@ -144,9 +162,10 @@ class _Run:
         self.show(report.HEADERS["measured"])
         available = memory_available(Tree())
         for ranks in self.options.ranks:
-            if ranks > measured.most_ranks(available):
+            needed = measured.memory_of(ranks, self.options.plan.sizes)
+            if needed > available:
                 self.show(
-                    f"SKIP: {ranks} ranks need {size_text(ranks * measured.RANK_BYTES)}, and "
+                    f"SKIP: {ranks} ranks need {size_text(needed)}, and "
                     f"{size_text(available)} are free"
                 )
                 continue
@@ -266,7 +285,7 @@ def run_scale(options: ScaleOptions, command: str, show: Show) -> int:
         SettingError: an option is wrong, or a file cannot be written.
 
     """
-    check(options)
+    check(options, memory_available(Tree()))
     run = _Run(options, command, show)
     stopped_by, complete = 0, False
     try:

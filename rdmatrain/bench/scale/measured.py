@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rdmatrain.bench.conduct import Conductor, Plan
-from rdmatrain.bench.contestants import RDMATRAIN, find
+from rdmatrain.bench.contestants import RDMATRAIN, Start, find
 from rdmatrain.bench.model import Case, Result
 from rdmatrain.bench.running import ContestantError
 
-RANK_BYTES = 220 << 20  # of memory: a process with torch
 ROUNDS = 3
 
 
@@ -39,9 +38,9 @@ class Measured:
     nwrong: int | None
 
 
-def most_ranks(available_bytes: int) -> int:
-    """Return how many ranks there is memory for."""
-    return available_bytes // RANK_BYTES
+def memory_of(ranks: int, sizes: Sequence[int]) -> int:
+    """Return the bytes of memory that so many ranks take."""
+    return _start().memory(ranks, max(sizes))
 
 
 def measure(
@@ -62,7 +61,7 @@ def measure(
     """
     cases = [Case("barrier", "uint8", "", 0, False)]
     cases += [Case("all_reduce", "float32", "SUM", nbytes, True) for nbytes in sizes]
-    start = find([], ["auto"])[0][0]
+    start = _start()
     running = start.open(ranks, folder)
     try:
         conductor = Conductor(Plan(cases, ROUNDS, ranks), [(start.entry, running)])
@@ -73,6 +72,10 @@ def measure(
         told(_of(result))
     for failure in conductor.failures:
         raise ContestantError(f"{RDMATRAIN}, {ranks} ranks: {failure.text}", gone=True)
+
+
+def _start() -> Start:
+    return find([], ["auto"])[0][0]
 
 
 def _of(result: Result) -> Measured:
