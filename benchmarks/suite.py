@@ -33,11 +33,8 @@ RDMATRAIN = ("-m", "rdmatrain.cli", "bench")
 CONNECT = ("--setup-ranks", "2,8,32,128,256", "--kinds", "lazy,verbs,hash,tcp")
 PREDICT = ("--validate", "--simulate", "--svg", SVG)
 GUEST = ("tests/vm/vm_run.py", "--limit-s", "420", ".venv/bin/python")
-WIRE = ("--transport", "verbs", "--vs", "perftest", "--rounds", "3")
-WRITE = ("write", *WIRE, "-b", "64K", "-e", "4M", "-f", "8", "-n", "20")
 WAITING_AT_ONCE = 2
 children: set["subprocess.Popen[bytes]"] = set()  # steps that run
-PINGPONG = ("pingpong", *WIRE, "-b", "8", "-e", "4K", "-f", "8", "-n", "200")
 
 
 class Step(NamedTuple):
@@ -69,8 +66,7 @@ STEPS = (
     Step("simulation", (*RDMATRAIN, "scale", *PREDICT, "--json", JSON)),
     Step("two-hosts", ("benchmarks/two_hosts.py", "--json", JSON)),
     Step("verbs", (*GUEST, "benchmarks/verbs.py", "--json", JSON), 480.0, guest=True),
-    Step("wire-write", (*GUEST, *RDMATRAIN, *WRITE, "--json", JSON), 480.0, guest=True),
-    Step("wire-pingpong", (*GUEST, *RDMATRAIN, *PINGPONG, "--json", JSON), 480.0, guest=True),
+    Step("wire", (*GUEST, "benchmarks/wire.py", "--json", JSON), 480.0, guest=True),
     Step("launcher", ("benchmarks/launch_overhead.py", "--rounds", "5", "--json", JSON)),
     Step("output", ("benchmarks/output_rate.py", "--rounds", "1", "--json", JSON)),
     Step("false-alarms", ("benchmarks/false_alarms.py", "--minutes", "1", "--json", JSON)),

@@ -160,13 +160,19 @@ def dist_lines(json_path: Path | None) -> list[Line]:
 
     Ranks that are pinned make Gloo twice as fast here: its threads then share their rank's CPU.
     """
+    records = swept(dist_command(), json_path)
+    return [dist_line(records, nbytes) for nbytes in DIST_TIMES]
+
+
+def swept(command: Sequence[str], json_path: Path | None) -> list[dict[str, Any]]:
+    """Make a sweep; return its records, as far as it came, and append them to a file."""
     with tempfile.TemporaryDirectory(prefix="rdmatrain-bench-") as folder:
         path = Path(folder, "records.jsonl")
-        subprocess.run([*dist_command(), "--json", str(path)], timeout=600, check=False)
+        subprocess.run([*command, "--json", str(path)], timeout=600, check=False)
         records = json_lines(path.read_text(encoding="utf-8")) if path.exists() else []
     if json_path:
         append_records(json_path, records)
-    return [dist_line(records, nbytes) for nbytes in DIST_TIMES]
+    return records
 
 
 def dist_command() -> list[str]:

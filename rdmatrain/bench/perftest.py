@@ -1,7 +1,8 @@
 """The wire: ``ib_write_bw`` and ``ib_write_lat``, both ends on one RDMA port of this host.
 
 perftest has no ranks that wait: each turn starts a server and a client, which connect, measure and
-end. The port and its GID are those that the core's ranks take first.
+end; a write is warmed up on its connection, as the core's is. The port and its GID are those that
+the core's ranks take first.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,7 +97,9 @@ class PerftestWire:
         """Run it; the client's clock counts."""
         assert self._case is not None, "prepare comes first"
         if self._case.op == "write":
-            return [self._run(self._case, calls) * max(calls, MIN_CALLS)]
+            # It makes as many warm-up calls as fit into its queue, whatever their number here.
+            warm_up = ["--perform_warm_up"] if warmup else []
+            return [self._run(self._case, calls, warm_up) * max(calls, MIN_CALLS)]
         return [self._run(self._case, warmup + calls + 1)[-calls:]]
 
     def drop(self) -> None:
@@ -105,12 +108,12 @@ class PerftestWire:
     def close(self) -> None:
         """Nothing runs between turns."""
 
-    def _run(self, case: Case, calls: int) -> list[float]:
+    def _run(self, case: Case, calls: int, options: Sequence[str] = ()) -> list[float]:
         """Measure; again where perftest could not find out how fast the CPU's clock is."""
         tool = TOOLS[case.op]
         calls = max(calls, MIN_CALLS)
         for _ in range(ATTEMPTS):
-            said = self._measure(case, calls)
+            said = self._measure(case, calls, options)
             seconds = write_seconds(said, case.nbytes) if case.op == "write" else ping_seconds(said)
             if not seconds:
                 raise ContestantError(f"{tool} ended without a result: {_end(said)}", gone=False)
@@ -122,10 +125,11 @@ class PerftestWire:
             gone=False,
         )
 
-    def _measure(self, case: Case, calls: int) -> str:
+    def _measure(self, case: Case, calls: int, options: Sequence[str]) -> str:
         """Run both ends once, and return what the client wrote."""
         argv = [TOOLS[case.op], "-d", self._rail.port.device, "-i", str(self._rail.port.number)]
         argv += ["-x", str(self._rail.gid.index), "-F", "-s", str(case.nbytes), "-n", str(calls)]
+        argv += [*options]
         argv += ["-U"] if case.op == "pingpong" else []
         port = _free_port()
         argv += ["-p", str(port)]

@@ -127,7 +127,11 @@ def test_a_write_is_the_average_of_all(wire, tools):
     server, client = starts(tools, "ib_write_bw")[-2:]
     assert client == [*server, "127.0.0.1"]
     assert server[:11] == ["-d", "mlx5_3", "-i", "2", "-x", "7", "-F", "-s", "65536", "-n", "400"]
+    assert server[-3:] == ["--perform_warm_up", "-p", server[-1]]
     assert len(wire.time(calls=2, warmup=0)[0]) == 5, "it makes no fewer"
+    assert not any(
+        "warm_up" in word for start in starts(tools, "ib_write_bw")[-2:] for word in start
+    )
 
 
 def test_a_pingpong_has_each_half_in_order(wire, tools):

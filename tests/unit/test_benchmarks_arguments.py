@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from click.testing import CliRunner
 from rdmatrain.bench.options import SweepOptions, check_options
 from rdmatrain.cli import cli
 
-suite, smoke, verbs = (load(name) for name in ("suite", "smoke", "verbs"))
+suite, smoke, verbs, wire = (load(name) for name in ("suite", "smoke", "verbs", "wire"))
 RUNNERS = ("command.run_sweep", "limit.run_limit", "train.run_train", "scale.command.run_scale")
 
 
@@ -180,7 +181,7 @@ def test_a_step_that_left_something_out_says_so(
     }
 
 
-@pytest.mark.parametrize("script", ["suite", "smoke", "verbs"])
+@pytest.mark.parametrize("script", ["suite", "smoke", "verbs", "wire"])
 def test_they_say_what_they_take(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,6 +248,61 @@ def test_verbs_misses_a_line_without_results_as_it_does_a_slow_one(
     text = f"dist.all_reduce {'8 B' if size == 8 else '32 KiB'}, times Gloo"
     assert not lines[text].passes
     assert str(lines[text]).endswith("MISSED")
+
+
+def on_the_wire(
+    monkeypatch: pytest.MonkeyPatch, rails: tuple[str, ...], found: list[dict[str, Any]]
+) -> tuple[int, list[SweepOptions]]:
+    """Run wire.py beside these devices, of which rdmatrain bench finds that."""
+    search = SimpleNamespace(rails=rails, why_not="there is none")
+    monkeypatch.setattr(wire.rdma, "find_rails", lambda settings: search)
+    told: list[SweepOptions] = []
+    bench_that_finds(monkeypatch, found, told)
+    monkeypatch.setattr(sys, "argv", ["wire.py", "--rounds", "3"])
+    return wire.main(), told
+
+
+def found_on_the_wire(ratio: float) -> list[dict[str, Any]]:
+    """All sizes of wire.py; write and pingpong of the last one take that times perftest's time."""
+    return [
+        record(backend, nbytes, times * us) | {"op": op}
+        for op, sizes in wire.SIZES.items()
+        for nbytes in sizes
+        for backend, us in (("rdmatrain", 100.0), ("perftest", 100.0))
+        for times in [ratio if backend == "rdmatrain" and nbytes == sizes[-1] else 1.0]
+    ]
+
+
+def test_the_wire_asks_for_the_sizes_that_it_judges(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, told = on_the_wire(monkeypatch, ("rxe0",), found_on_the_wire(1.09))
+    assert code == 0
+    assert [(each.operations, tuple(each.sizes)) for each in told] == [
+        ((op,), sizes) for op, sizes in wire.SIZES.items()
+    ]
+    assert {(each.transport, each.vs, each.rounds) for each in told} == {("verbs", "perftest", 3)}
+    assert capsys.readouterr().out.count("  ok\n") == 7
+
+
+@pytest.mark.parametrize("lost", ["slow", "rdmatrain", "perftest", "wrong"])
+def test_the_wire_misses_a_size_that_is_slower_by_more_than_a_tenth_or_not_measured(
+    lost: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = found_on_the_wire(1.11 if lost == "slow" else 1.0)
+    found = [each for each in found if each["nbytes"] != 64 or each["backend"] != lost]
+    if lost == "wrong":
+        found[0]["nwrong"] = 1
+    code, _ = on_the_wire(monkeypatch, ("rxe0",), found)
+    assert code == 1
+    assert capsys.readouterr().out.count("MISSED\n") == (2 if lost == "slow" else 1)
+
+
+def test_the_wire_is_not_measured_without_a_device(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert on_the_wire(monkeypatch, (), [])[0] == 2
+    assert "no RDMA device can be used: there is none" in capsys.readouterr().err
 
 
 def test_verbs_says_what_builds_its_program(

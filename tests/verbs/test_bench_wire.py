@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`write` and `pingpong` run over the device beside perftest, and are not far from its time.
 
-How near they come is a benchmark's to say: benchmarks/results has what is claimed.
+How near they come is for benchmarks/wire.py to say, on a machine that does nothing else.
 """
 
 import shutil
