@@ -25,7 +25,7 @@ from sweeps import sweep
 from rdmatrain.bench.compare import compare
 from rdmatrain.bench.starts import GOOD_STARTS
 
-SIZES = [8 << shift for shift in range(0, 19, 3)]  # as rdmatrain.bench.builds.SWEEP has them
+SIZES = [8 << shift for shift in range(0, 19, 3)]  # as SWEEP of rdmatrain bench compare has them
 ROUNDS = 3
 FACTOR = 1.10
 FOUND, ALARMS = 0.95, 0.01

@@ -1,12 +1,11 @@
 """Whether one file of results is slower than another: cases in pairs, their changes, a verdict.
 
-The verdict is on rdmatrain, and on
-all contestants where one of the files has no rdmatrain. Each contestant is judged at three levels:
-as a whole, which finds what slows all alike; each operation; and each case, which finds larger ones
-at a single size. Slower is what is slower than the threshold allows, so surely that of all
-comparisons of one build with itself at most 1 - confidence say so anywhere: half of that is for the
-first level, a quarter for each of the others (Bonferroni), shared within a level by Holm's rule
-(A simple sequentially rejective multiple test procedure, 1979).
+The verdict is on rdmatrain, and on all contestants where one of the files has no rdmatrain. Each is
+judged at three levels: as a whole, which finds what slows all alike; each operation; and each case,
+which finds larger ones at a single size. Slower is what is slower than the threshold allows, so
+surely that of all comparisons of one build with itself at most 1 - confidence say so anywhere: half
+of that is for the first level, a quarter for each of the others (Bonferroni), shared within a level
+by Holm's rule (A simple sequentially rejective multiple test procedure, 1979).
 
 Files of many runs that were made in turns, as by ``builds.py``, are compared start by start
 (``starts.py``); others by their rounds, with the machine's pace taken off (``change.py``).

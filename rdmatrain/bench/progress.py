@@ -70,7 +70,10 @@ def say(text: str) -> None:
 
 
 def _left(standing: Standing) -> str:
-    if not standing.turns:  # then nobody knows
-        return ""
-    minutes, seconds = divmod(round(standing.left_s), 60)
+    return left_text(standing.left_s) if standing.turns else ""  # at first nobody knows
+
+
+def left_text(left_s: float) -> str:
+    """Return how a line of progress begins."""
+    minutes, seconds = divmod(round(left_s), 60)
     return f"{minutes}:{seconds:02} left, "

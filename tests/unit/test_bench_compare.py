@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from bench_runs import CASES, ROUNDS, VERSIONS, full, run, write_run
 from click.testing import CliRunner
 
 from rdmatrain.bench.change import Pair, estimate, pace_of
@@ -15,48 +16,6 @@ from rdmatrain.bench.starts import MIN_STARTS
 from rdmatrain.bench.student import quantile, upper_tail
 from rdmatrain.errors import SettingError
 
-CASES, ROUNDS = 12, 10
-VERSIONS = {"python": "3.11.7", "torch": "2.13.0"}
-
-
-def record(index, rounds, spins, op="all_reduce", **changed):
-    fields = {
-        "backend": "rdmatrain",
-        "asked": "auto",
-        "ranks": 2,
-        "op": op,
-        "dtype": "float32",
-        "redop": "SUM",
-        "root": -1,
-        "in_place": True,
-        "nbytes": 8 << index,
-        "time": "2026-11-29T00:00:00+00:00",
-        "rounds": [float(each) for each in rounds],
-        "spins": [float(each) for each in spins],
-        "transport": "shm",
-        "machine": "a processor",
-        "cpus": 2,
-        "kernel": "6.1",
-        "host": "here",
-        "pinned": True,
-        "versions": VERSIONS,
-        "nic": None,
-    }
-    return fields | changed
-
-
-def run(seed, factors=None, pace=1.0, rounds=ROUNDS, noise=0.02, crowd=0.02, **changed):
-    """Make a run: noise only adds, to all cases of a round and to each; factors by case."""
-    rng = np.random.default_rng(seed)
-    together = pace * (1 + rng.exponential(noise, rounds))
-    records = []
-    for index in range(CASES):
-        own = 1 + rng.exponential(crowd, rounds)
-        spins = 60e-6 * together * (1 + rng.exponential(noise, rounds))
-        seconds = 6e-6 * (1 + index) * (1 + rng.normal(0, 0.01)) * together * own
-        records.append(record(index, seconds * (factors or {}).get(index, 1), spins, **changed))
-    return records
-
 
 def everywhere(factor):
     return dict.fromkeys(range(CASES), factor)
@@ -64,6 +23,11 @@ def everywhere(factor):
 
 def verdicts(found, level):
     return [each.verdict for each in found.judged if each.level == level]
+
+
+@pytest.fixture
+def files(tmp_path):
+    return lambda name, records: write_run(tmp_path / name, records)
 
 
 def test_quantiles_of_student_are_those_of_the_tables():
@@ -204,25 +168,6 @@ def test_an_odd_case_does_not_move_the_estimate_of_all():
     assert abs(estimate(Pair(base, odd), no_pace).group.log_ratio) < 0.01
 
 
-@pytest.fixture
-def files(tmp_path):
-    def write(name, records):
-        path = tmp_path / name
-        schema = {"schema": "rdmatrain-bench/1"}
-        path.write_text("".join(json.dumps(schema | each) + "\n" for each in records))
-        return str(path)
-
-    return write
-
-
-def full(records):
-    """Add the fields of a record that a comparison does not look at."""
-    rest = {"hosts": 1, "cv": 0.1, "calls": 100, "algbw": 1.0, "busbw": 1.0, "nwrong": 0}
-    rest |= {"command": "", "commit": "", "memory_bytes": 1}
-    times = ("seconds_p50", "seconds_p99", "seconds_min")
-    return [each | rest | dict.fromkeys(times, each["rounds"][0]) for each in records]
-
-
 def test_the_command_says_so_in_words_json_and_exit_code(files):
     a, b = files("a.jsonl", full(run(1))), files("b.jsonl", full(run(2, everywhere(1.2))))
     text = CliRunner().invoke(command, [a, b])
@@ -295,51 +240,3 @@ def test_runs_that_were_not_in_turns_are_compared_by_their_rounds():
     assert found.starts == 0
     assert any("not made in turns" in text for text in found.warnings)
     assert not any("in turns" in text for text in compare(a, b).warnings)
-
-
-FAKE = """#!/bin/sh
-# Stands for a Python that has a build: appends what was made for it, and says its arguments.
-echo "$0 $*" >> "{log}"
-while [ "$1" != --json ]; do shift; done
-cat "{records}" >> "$2"
-{end}
-"""
-
-
-def fake_python(folder, name, records, end=""):
-    path = folder / name
-    path.write_text(FAKE.format(log=folder / "log", records=records, end=end))
-    path.chmod(0o755)
-    return str(path)
-
-
-def test_builds_are_measured_in_turns_and_compared(files, tmp_path):
-    records = files("one.jsonl", full(run(1)))
-    one, other = (fake_python(tmp_path, name, records) for name in ("one", "other"))
-    outs = [str(tmp_path / name) for name in ("a.jsonl", "b.jsonl")]
-    arguments = ["--builds", one, other, "--starts", "3", "--sweep", "broadcast -b 8"]
-    done = CliRunner().invoke(command, [*outs, *arguments])
-    assert done.exit_code == 0, done.output
-    log = (tmp_path / "log").read_text().splitlines()
-    assert [line.split()[0] for line in log] == [one, other, other, one, one, other]
-    assert "-m rdmatrain.cli bench broadcast -b 8 --quiet --json" in log[0]
-    assert "start 3 of 3" in done.output
-    again = CliRunner().invoke(command, [*outs, *arguments])
-    assert again.exit_code == 2 and f"{outs[0]} is there" in again.output
-
-
-def test_a_build_that_cannot_be_measured_is_named_with_what_it_said(files, tmp_path):
-    records = files("one.jsonl", full(run(1)))
-    good = fake_python(tmp_path, "good", records)
-    bad = fake_python(tmp_path, "bad", records, "echo no module named rdmatrain; exit 3")
-    done = CliRunner().invoke(
-        command, [str(tmp_path / "a"), str(tmp_path / "b"), "--builds", good, bad]
-    )
-    assert done.exit_code == 2
-    assert bad in done.output and "ended with 3: no module named rdmatrain" in done.output
-    none = CliRunner().invoke(
-        command, [str(tmp_path / "c"), str(tmp_path / "d"), "--builds", str(tmp_path / "no"), good]
-    )
-    assert none.exit_code == 2 and "cannot be run: No such file" in none.output
-    alone = CliRunner().invoke(command, [records, records, "--starts", "3"])
-    assert alone.exit_code == 2 and "add --builds" in alone.output

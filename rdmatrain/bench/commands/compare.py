@@ -2,20 +2,21 @@
 
 import json
 import shlex
+import signal
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rdmatrain.bench.builds import SWEEP, measure
-from rdmatrain.bench.commands.sweep import WrongOption
+from rdmatrain.bench.commands.sweep import WrongOption, time_budget
 from rdmatrain.errors import SettingError
 
 if TYPE_CHECKING:
     from rdmatrain.bench.change import Change
     from rdmatrain.bench.compare import Comparison, Judged
 
+SWEEP = ("all_reduce", "-b", "8", "-e", "2M", "-f", "8", "--rounds", "3")
 HEADER = f"{'#':1} {'bytes':>12} {'place':>5} {'a p50 us':>12} {'b p50 us':>12}   b/a  interval"
 WORDS = {
     "slower": "b is slower",
@@ -28,7 +29,7 @@ WORDS = {
 
 @click.command(
     epilog="Exit code: 1 if b is slower, or its ranks were joined in another way; 2 for files or "
-    "options that are wrong; else 0."
+    "options that are wrong; 128 and the signal that stopped --builds; else 0."
 )
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
@@ -54,13 +55,16 @@ WORDS = {
     help="Measure first, in turns, and write A and B: interpreters that have the two builds.",
 )
 @click.option("--starts", type=click.IntRange(1), help="How often, of each build. [default: 24]")
-@click.option("--sweep", metavar="ARGS", help=f"What of. [default: {' '.join(SWEEP)}]")
+@click.option("--sweep", metavar="ARGS", help="What of. [default: " + " ".join(SWEEP) + "]")
+@click.option("--resume", is_flag=True, help="Go on with A and B, that --builds has begun.")
+@time_budget("Time for the starts of --builds; fewer are made.")
 @click.pass_context
 def command(ctx: click.Context, /, *, a: Path, b: Path, as_json: bool, **given: Any) -> None:
     """Tell whether the results of file B are slower than those of file A.
 
     Surest is --builds, which starts the ranks of both builds many times, in turns, and compares
-    start by start. Otherwise files are what --json of the operations wrote; if one has several
+    start by start; what was measured before Ctrl-C is compared and can be gone on with. Otherwise
+    files are what --json of the operations wrote; if one has several
     runs, they are put together, and the fastest rounds count, after what the machine's pace changed
     by: measure both on the same machine, at once after each other, with at least 10 rounds.
     """
@@ -69,7 +73,7 @@ def command(ctx: click.Context, /, *, a: Path, b: Path, as_json: bool, **given: 
 
     threshold, confidence = given.pop("threshold"), given.pop("confidence")
     try:
-        _measure(a, b, **given)
+        stopped_by = _measure(a, b, **given)
         found = compare(read_json(a), read_json(b), threshold, confidence)
     except SettingError as error:
         raise WrongOption(str(error)) from error
@@ -77,21 +81,41 @@ def command(ctx: click.Context, /, *, a: Path, b: Path, as_json: bool, **given: 
         click.echo(json.dumps(as_data(found, threshold, confidence)))
     else:
         click.echo("\n".join(as_text(found, a, b, confidence)))
-    ctx.exit(found.exit_code)
+    ctx.exit(128 + stopped_by if stopped_by else found.exit_code)
 
 
-def _measure(
-    a: Path, b: Path, builds: tuple[str, str] | None, starts: int | None, sweep: str | None
-) -> None:
+def _measure(a: Path, b: Path, builds: tuple[str, str] | None, **given: Any) -> int:
+    """Measure the builds, if there are any; return the signal that stopped it, or 0.
+
+    Exits where there is too little to compare.
+
+    """
     if not builds:
-        if starts or sweep:
-            raise SettingError("--starts and --sweep are of what is measured: add --builds")
-        return
-    from rdmatrain.bench.progress import say  # noqa: PLC0415 - only what is measured needs it
-    from rdmatrain.bench.starts import GOOD_STARTS  # noqa: PLC0415
+        if any(given.values()):
+            raise SettingError(
+                "--starts, --sweep, --resume and --time-budget are of what is measured: add "
+                "--builds"
+            )
+        return 0
+    from rdmatrain.bench.builds import Builds, measure  # noqa: PLC0415 - --help stays fast
+    from rdmatrain.bench.progress import say  # noqa: PLC0415
+    from rdmatrain.bench.starts import GOOD_STARTS, MIN_STARTS  # noqa: PLC0415
 
+    sweep, budget_s = given["sweep"], given["time_budget_s"]
+    if not budget_s >= 0:  # nan is none
+        raise SettingError(f"--time-budget {budget_s:g}: give 0 or more")
+    starts = given["starts"] or GOOD_STARTS
     arguments = shlex.split(sweep) if sweep else SWEEP
-    measure(builds, (a, b), starts or GOOD_STARTS, arguments, say)
+    made, stopped_by = measure(
+        Builds(builds, (a, b), starts, arguments, budget_s, given["resume"]), say
+    )
+    if made < starts:
+        why = f"stopped by {signal.Signals(stopped_by).name}" if stopped_by else "time is up"
+        say(f"{why} after {made} of {starts} starts of each build: --resume goes on")
+    if stopped_by and made < MIN_STARTS:
+        say(f"fewer than {MIN_STARTS} are not compared")
+        raise click.exceptions.Exit(128 + stopped_by)
+    return stopped_by
 
 
 def as_text(found: "Comparison", a: Path, b: Path, confidence: float) -> list[str]:
