@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from rdmatrain.bench.model import OPS, Case
 from rdmatrain.bench.options import DTYPES, REDOPS, SweepOptions, check_options
+from rdmatrain.cli import cli
 from rdmatrain.errors import SettingError
 
 
@@ -46,6 +48,22 @@ def test_all_dtypes_times_all_reductions_and_only_where_something_is_reduced() -
     assert len(options("all_reduce", **given).cases) == len(DTYPES) * len(REDOPS)
     assert len(options("broadcast", **given).cases) == len(DTYPES)
     assert {case.redop for case in options("broadcast", **given).cases} == {""}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("allreduce", "'allreduce' is no operation and no tool: did you mean all_reduce?"),
+        ("all_reduce,foo", "'foo' is no operation and no tool: there are all_reduce, reduce_s"),
+        ("barrier,broadcas", "'broadcas' is no operation and no tool: did you mean broadcast?"),
+        ("compar", "'compar' is no operation and no tool: did you mean compare?"),
+        ("al", "'al' is no operation and no tool: did you mean all?"),
+    ],
+)
+def test_an_operation_that_is_none_is_named_with_what_was_meant(given: str, said: str) -> None:
+    done = CliRunner().invoke(cli, ["bench", given])
+    assert done.exit_code == 2
+    assert said in done.output
 
 
 def test_a_barrier_is_one_case_whatever_sizes_and_dtypes_there_are() -> None:

@@ -7,6 +7,8 @@ from importlib import import_module
 
 import click
 
+from rdmatrain.spelling import closest
+
 TOOLS = {
     "compare": "Tell whether one file of results is slower than another.",
     "limit": "Measure the ceilings of this machine, and what part of them is reached.",
@@ -28,8 +30,21 @@ def known_operations() -> list[str]:
 def operations(text: str) -> list[str]:
     """Read what ``rdmatrain bench`` may be given: names with commas, or all; [] if it is none."""
     known = known_operations()
-    names = known if text == ALL else text.replace("-", "_").split(",")
+    names = known if text == ALL else _words(text)
     return names if set(names) <= set(known) else []
+
+
+def _words(text: str) -> list[str]:
+    return text.replace("-", "_").split(",")
+
+
+def _unknown(text: str) -> str:
+    """Say which of the operations is none, and what was meant."""
+    known = [*known_operations(), ALL, *TOOLS]
+    name = next((word for word in _words(text) if word not in known_operations()), text)
+    meant = closest(name, known)
+    hint = f"did you mean {meant}?" if meant else f"there are {', '.join(known)}"
+    return f"{name!r} is no operation and no tool: {hint}"
 
 
 class BenchGroup(click.Group):
@@ -48,6 +63,14 @@ class BenchGroup(click.Group):
             return None
         command: click.Command = import_module(f"rdmatrain.bench.commands.{module}").command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Say what was meant where there is no such subcommand."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise click.UsageError(_unknown(args[0]), ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the subcommands without importing them."""
