@@ -91,6 +91,17 @@ def test_without_the_engine_it_says_how_to_get_it(tmp_path):
     assert "\n lazy      2 " in done.stdout  # the rest ran
 
 
+def test_without_the_engine_a_simulation_alone_is_no_success_and_is_not_drawn(tmp_path):
+    done = bench_scale("--simulate", PATH="/none")
+    assert done.returncode == 1
+    assert "SKIP simulate: g++ is not installed" in done.stdout
+    picture = tmp_path / "scale.svg"
+    done = bench_scale("--simulate", "--setup", "--svg", picture, PATH="/none")
+    assert done.returncode == 2
+    assert done.stdout == ""  # before anything was done
+    assert f"--svg {picture}: there is no simulation to draw: g++ is not installed" in done.stderr
+
+
 def test_a_wrong_option_is_one_line():
     done = bench_scale("--gpus", "8,x")
     assert done.returncode == 2

@@ -184,6 +184,7 @@ def options(**given):
         ({"network": Network(0.0, 1e-6, 1e-7, 1e-7)}, "--gbps: 0"),
         ({"drawings": ("a.pdf",)}, "a.pdf: name it .png or .svg"),
         ({"drawings": ("/none/a.svg",)}, "--svg /none/a.svg: there is no folder"),
+        ({"parts": ("setup",), "drawings": ("a.svg",)}, "--svg a.svg: what is drawn is the simu"),
         ({"json": "/none/a.jsonl"}, "--json /none/a.jsonl: there is no folder"),
         ({"time_budget_s": -1.0}, "--time-budget -1"),
         ({"time_budget_s": float("nan")}, "--time-budget nan"),
@@ -304,11 +305,26 @@ def test_what_was_found_is_in_the_file_at_once_and_survives_ctrl_c(monkeypatch, 
             os.kill(os.getpid(), signal.SIGINT)
         return formed(kind, ranks, rounds)
 
-    picture = str(tmp_path / "none.svg")
-    code, ranks, text = run(monkeypatch, tmp_path, stopped, drawings=(picture,))
+    monkeypatch.setattr(scale.engine, "why_not", lambda: "")
+    given = {"parts": ("setup", "simulate"), "drawings": (str(tmp_path / "none.svg"),)}
+    code, ranks, text = run(monkeypatch, tmp_path, stopped, **given)
     assert (code, ranks) == (130, [2, 3])
     assert text.endswith("# Incomplete: stopped by SIGINT")
     assert "forming eager groups of 4 ranks" in capsys.readouterr().err
+
+
+def test_a_simulation_that_fails_leaves_nothing_to_draw_and_says_so(monkeypatch, tmp_path):
+    def fails(*_):
+        raise engine.EngineError("it does not build")
+
+    monkeypatch.setattr(scale.engine, "why_not", lambda: "")
+    monkeypatch.setattr(simulate, "simulate", fails)
+    given = {"parts": ("setup", "simulate"), "drawings": (str(tmp_path / "none.svg"),)}
+    code, ranks, text = run(monkeypatch, tmp_path, formed, **given)
+    assert (code, ranks) == (1, [2, 3, 4])
+    assert text.endswith(
+        "SKIP simulate: it does not build\n# Nothing is drawn: there is no simulation"
+    )
 
 
 def test_after_the_time_budget_nothing_more_is_begun(monkeypatch, tmp_path, capsys):

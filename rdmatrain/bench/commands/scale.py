@@ -55,7 +55,10 @@ def _refuse_beside_fed(ctx: click.Context, name: str) -> None:
         raise SettingError(f"{option} and --fed contradict each other: give one of them")
 
 
-@click.command()
+@click.command(
+    epilog="Exit code: 1 if a part failed, a result is wrong, or no part that was asked for can be "
+    "done here; 2 for wrong options."
+)
 @click.option("--measure", is_flag=True, help="all_reduce and barrier here, many ranks to a CPU.")
 @click.option("--setup", is_flag=True, help="How long a group takes to form, and to meet.")
 @click.option("--simulate", is_flag=True, help="Our plans on large fabrics; needs SimGrid.")

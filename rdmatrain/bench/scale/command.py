@@ -93,12 +93,22 @@ def check(options: ScaleOptions, available_bytes: int) -> None:
     if "measure" in options.parts:
         _check_measured(min(options.ranks), options.plan.sizes, available_bytes)
     for file in options.drawings:
-        if Path(file).suffix not in (".png", ".svg"):
-            raise SettingError(f"{file}: name it .png or .svg")
-        check_file(f"--{Path(file).suffix[1:]}", file)
+        _check_drawing(file, options.parts)
     check_file("--json", options.json)
     if not options.time_budget_s >= 0:  # nan is none
         raise SettingError(f"--time-budget {options.time_budget_s:g}: give 0 or more")
+
+
+def _check_drawing(file: str, parts: Sequence[str]) -> None:
+    suffix = Path(file).suffix
+    if suffix not in (".png", ".svg"):
+        raise SettingError(f"{file}: name it .png or .svg")
+    option = f"--{suffix[1:]}"
+    check_file(option, file)
+    if "simulate" not in parts:
+        raise SettingError(f"{option} {file}: what is drawn is the simulation: add --simulate")
+    if why_not := engine.why_not():
+        raise SettingError(f"{option} {file}: there is no simulation to draw: {why_not}")
 
 
 def _check_simulated(plan: simulate.Plan, network: simulate.Network) -> None:
@@ -131,6 +141,7 @@ class _Run:
     checks: list[Check] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
     failed: bool = False
+    skipped: list[str] = field(default_factory=list)  # parts that cannot be done here
 
     def __post_init__(self) -> None:
         self.context = context_of(self.command, False, {}, None)
@@ -232,7 +243,9 @@ class _Run:
     def draw(self) -> None:
         """Draw what was simulated."""
         if self.options.drawings and not self.points:
-            raise SettingError("there is no simulation to draw")
+            self.show("# Nothing is drawn: there is no simulation")
+            self.failed = True
+            return
         for file in self.options.drawings:
             draw(self.points, self._caption(), Path(file))
 
@@ -279,7 +292,8 @@ def run_scale(options: ScaleOptions, command: str, show: Show) -> int:
     what was not done.
 
     Returns:
-        Exit code: 0; 1 if a part failed or a result is wrong; 128 and the signal that stopped it.
+        Exit code: 0; 1 if a part failed, a result is wrong, or no part can be done here; 128 and
+        the signal that stopped it.
 
     Raises:
         SettingError: an option is wrong, or a file cannot be written.
@@ -300,7 +314,8 @@ def run_scale(options: ScaleOptions, command: str, show: Show) -> int:
         show(f"# Incomplete: time is up before {up}")
     if complete or run.points:
         run.draw()
-    return 128 + stopped_by if stopped_by else int(run.failed)
+    nothing_done = len(run.skipped) == len(options.parts)
+    return 128 + stopped_by if stopped_by else int(run.failed or nothing_done)
 
 
 def _do(run: _Run, part: str) -> None:
@@ -308,6 +323,7 @@ def _do(run: _Run, part: str) -> None:
         getattr(run, part)()
     except (engine.EngineError, namespaces.NoHostsError) as error:
         run.show(f"SKIP {part}: {error}")
+        run.skipped.append(part)
     except (ContestantError, RanksError) as error:
         run.show(f"FAILED {part}: {error}")
         run.failed = True
