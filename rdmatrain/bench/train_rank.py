@@ -1,8 +1,8 @@
 """One rank of ``rdmatrain bench train``: ``python -m rdmatrain.bench.train_rank SETTINGS``.
 
-All contestants are in one process, each with a model of its own, and their steps alternate: what a
-step takes beyond the one beside it is then small against the noise of the machine. Has a launcher's
-variables, and those of orders.py.
+All contestants are in one process, each with a model of its own, and their steps alternate, in
+another order each time: what a step takes beyond the one beside it is then small against the noise
+of the machine. Has a launcher's variables, and those of orders.py.
 """
 
 import gc
@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rdmatrain.bench import orders
@@ -46,6 +46,7 @@ class TrainRank:
         self._groups = {first: self._dist.group.WORLD}
         self._groups |= {name: self._dist.new_group(backend=name) for name in others}
         self._trainers: dict[str, Callable[[], Any]] = {}
+        self._steps_made = 0
 
     def hello(self) -> orders.Answer:
         """Return who this is, and what joins it to the others over rdmatrain."""
@@ -92,16 +93,30 @@ class TrainRank:
         """Train so many steps of each contestant, in turns; seconds of each, by name."""
         seconds: dict[str, list[float]] = {name: [] for name in self._trainers}
         for _ in range(order["steps"]):
-            for name, step in self._trainers.items():
+            for name in line_up(list(self._trainers), self._steps_made):
+                step = self._trainers[name]
                 self._dist.barrier()
                 begin = time.perf_counter()
                 step()
                 seconds[name].append(time.perf_counter() - begin)
+            self._steps_made += 1
         return {"seconds": seconds}
 
     def end(self) -> None:
         """Leave the groups."""
         self._dist.destroy_process_group()
+
+
+def line_up(names: Sequence[str], number: int) -> list[str]:
+    """Return who comes after whom in a step, the same on all ranks.
+
+    In twice as many steps as there are contestants each is at every place, and after every other
+    one, equally often (Williams 1949): what the one before left in caches and heaps counts.
+
+    """
+    zigzag = [(place + 1) // 2 if place % 2 else -(place // 2) for place in range(len(names))]
+    row = [names[(number + offset) % len(names)] for offset in zigzag]
+    return row if number // len(names) % 2 == 0 else row[::-1]
 
 
 def main() -> int:

@@ -5,8 +5,10 @@ import argparse
 import importlib.util
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +20,7 @@ from bench_results import CONTEXT
 from rdmatrain.bench import train
 from rdmatrain.bench.gpt import GPT, Shape, loss_of
 from rdmatrain.bench.train import DEMO, TrainOptions, check_options
+from rdmatrain.bench.train_rank import line_up
 from rdmatrain.bench.train_results import JobSteps, Model, Training, lines_of, records_of
 from rdmatrain.errors import SettingError
 
@@ -166,6 +169,17 @@ def test_models_over_memory_are_refused():
     check_options(TrainOptions(ranks="1,2"), two + alone)
     with pytest.raises(SettingError, match="give fewer ranks"):
         check_options(TrainOptions(ranks="1,2"), two + alone - 1)
+
+
+@pytest.mark.parametrize("num", range(2, 8))
+def test_each_contestant_is_at_every_place_and_after_every_other_equally_often(num):
+    names = [str(each) for each in range(num)]
+    rows = [line_up(names, step) for step in range(2 * num)]
+    assert all(sorted(row) == names for row in rows)
+    places = Counter(place for row in rows for place in enumerate(row))
+    assert set(places.values()) == {2} and len(places) == num * num
+    after = Counter(pair for row in rows for pair in pairwise(row))
+    assert set(after.values()) == {2} and len(after) == num * (num - 1)
 
 
 def test_options_are_read_as_lists():
