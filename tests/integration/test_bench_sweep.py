@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import integration_jobs as jobs
+import jsonschema
 import pytest
 from click.testing import CliRunner, Result
 
@@ -22,6 +24,8 @@ from rdmatrain.cli import cli
 
 BENCH = [sys.executable, "-m", "rdmatrain.cli", "bench"]
 GLOO = Entry("gloo")
+SCHEMA = json.loads(files("rdmatrain.bench").joinpath("schemas/bench.schema.json").read_text())
+STRICT = jsonschema.Draft202012Validator(SCHEMA | {"unevaluatedProperties": False})
 SHORT = ("-b", "8", "-e", "4K", "-f", "8", "-n", "5")
 
 
@@ -37,7 +41,11 @@ def bench(*args: str) -> Result:
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """Read lines, each of which is as the schema says, and has no field that it does not name."""
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in found:
+        STRICT.validate(record)
+    return found
 
 
 class Replaced(contestants.TorchRanks):
@@ -66,8 +74,8 @@ def replace_gloo(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
 def test_each_case_is_timed_and_right_on_each_contestant(tmp_path: Path) -> None:
     out, table = tmp_path / "out.jsonl", tmp_path / "out.csv"
     names = "all_reduce,reduce_scatter,all_to_all,barrier"
-    files = ("--json", str(out), "--csv", str(table))
-    ended = bench(names, *SHORT, "--vs", "gloo", "--rounds", "2", "--quiet", *files)
+    written = ("--json", str(out), "--csv", str(table))
+    ended = bench(names, *SHORT, "--vs", "gloo", "--rounds", "2", "--quiet", *written)
     assert ended.exit_code == 0, ended.output
     found = records(out)
     assert {(r["op"], r["backend"], r["nbytes"], r["in_place"]) for r in found} == {
