@@ -22,6 +22,7 @@ from integration_jobs import (
 )
 
 MPI = Path(__file__).parents[2] / "build" / "mpi"
+FAKE_SRUN = Path(__file__).with_name("fake_srun.py")
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 BENCH = ["-m", "rdmatrain.cli", "bench"]
 QUICK = ["-b", "8", "-e", "32K", "-f", "4096", "--rounds", "1", "-n", "3", "--quiet"]
@@ -65,6 +66,18 @@ def test_ranks_of_mpirun_are_those_of_the_contestants(name: str, tmp_path: Path)
         ended = finish([start(command, env | AS_ROOT)])[0]
     assert ended.code == 0, ended.out
     check(ended, path, 2, ("rdmatrain",))
+
+
+@pytest.mark.parametrize(("nodes", "each"), [(1, 2), (2, 1)])
+def test_tasks_of_srun_are_those_of_the_contestants(nodes: int, each: int, tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    step = ["-N", str(nodes), "--ntasks-per-node", str(each), "--kill-on-bad-exit", "0"]
+    sweep = ["all_reduce", *QUICK, "--vs", "gloo", "--json", str(path)]
+    command = [*PYTHON, str(FAKE_SRUN), *step, "--wait", "0", *PYTHON, *BENCH, *sweep]
+    with nothing_left_behind() as env:
+        ended = finish([start(command, env)])[0]
+    assert ended.code == 0, ended.out
+    check(ended, path, 2, CONTESTANTS)
 
 
 def test_ranks_may_be_on_two_hosts(tmp_path: Path) -> None:
