@@ -105,11 +105,11 @@ def all_reduce_lines(results: Iterable[Result]) -> list[str]:
     lines = [
         "#",
         f"# all_reduce, float32, SUM, {RANKS} ranks on this host, p50; percent is what the limit",
-        "# would take of the time: the memory's alone, and together with the price of a call",
+        "# would take of the time: the memory's, the price of a call, and both together",
         f"# {'size':>10}  {'memory':>9}  {'call':>7}  {'contestant':<14}  {'time':>9}  {'busbw':>7}"
-        f"  {'of memory':>9}  {'and call':>8}",
+        f"  {'of memory':>9}  {'of call':>7}  {'of both':>7}",
         f"# {'(B)':>10}  {'(us)':>9}  {'(us)':>7}  {'':<14}  {'(us)':>9}  {'(GB/s)':>7}"
-        f"  {'(%)':>9}  {'(%)':>8}",
+        f"  {'(%)':>9}  {'(%)':>7}  {'(%)':>7}",
     ]
     disturbed = False
     for case, by_entry in _by_case(results).items():
@@ -119,7 +119,7 @@ def all_reduce_lines(results: Iterable[Result]) -> list[str]:
                 lines.append(
                     f"  {case.nbytes:>10}  {_us(memory):>9}  {_us(call):>7}  {entry!s:<14}  "
                     f"{_us(result):>9}  {result.busbw:>7.3f}  {_percent(result, memory):>9}  "
-                    f"{_percent(result, memory, call):>8}"
+                    f"{_percent(result, call):>7}  {_percent(result, memory, call):>7}"
                 )
                 disturbed |= memory is not None and memory.seconds_p50 > result.seconds_p50
     if disturbed:

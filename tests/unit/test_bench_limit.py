@@ -158,7 +158,7 @@ def test_percent_is_the_limits_time_of_ours():
     )
     words = lines[-1].split()
     assert words[:4] == ["4194304", "2.00", "3.00", "rdmatrain"]
-    assert words[4:] == ["10.00", "419.430", "20.0", "50.0"]
+    assert words[4:] == ["10.00", "419.430", "20.0", "30.0", "50.0"]
 
 
 def test_more_than_the_limit_is_said_to_be_a_disturbance():
@@ -170,9 +170,11 @@ def test_more_than_the_limit_is_said_to_be_a_disturbance():
 
 def test_without_a_limit_there_is_no_percent():
     what = in_place(4096)
-    assert all_reduce_lines([result(OURS, what, 10e-6)])[-1].split()[-2:] == ["-", "-"]
+    assert all_reduce_lines([result(OURS, what, 10e-6)])[-1].split()[-3:] == ["-", "-", "-"]
     some = all_reduce_lines([result(LIMIT, what, 4e-6), result(OURS, what, 10e-6)])
-    assert some[-1].split()[-2:] == ["40.0", "-"]
+    assert some[-1].split()[-3:] == ["40.0", "-", "-"]
+    some = all_reduce_lines([result(FAKE, what, 4e-6), result(OURS, what, 10e-6)])
+    assert some[-1].split()[-3:] == ["-", "40.0", "-"]
 
 
 def test_each_transport_has_a_row_and_limits_have_none():

@@ -42,8 +42,9 @@ from rdmatrain.errors import SettingError
 def command(ctx: click.Context, /, **given: Any) -> None:
     """Measure the ceilings of this machine, and what part of them rdmatrain reaches.
 
-    All-reduce of two ranks of this host is held against the memory's limit and the price of a call;
-    writes, where there is an RDMA device, against perftest. All take turns in one run.
+    All-reduce of two ranks of this host is held against the memory's limit, the price of a call,
+    and both together; writes, where there is an RDMA device, against perftest. All take turns in
+    one run.
     """
     from rdmatrain.bench.limit import run_limit  # noqa: PLC0415 - --help stays fast
 
