@@ -15,7 +15,7 @@ from typing import NamedTuple
 from rdmatrain.bench.command import Stopped, stops_raise
 from rdmatrain.bench.compare import Key, Record
 from rdmatrain.bench.job import child_setup
-from rdmatrain.bench.progress import left_text
+from rdmatrain.bench.progress import Left
 from rdmatrain.bench.records import read_json
 from rdmatrain.errors import SettingError
 
@@ -67,11 +67,11 @@ def measure(builds: Builds, tell: Tell = lambda _: None) -> Made:
     """
     made = _already(builds)
     end = time.monotonic() + builds.budget_s if builds.budget_s else math.inf
-    began, first = time.monotonic(), made
+    left = Left([1.0] * (builds.starts - made))
     try:
         with stops_raise():
             while made < builds.starts and time.monotonic() < end:
-                tell(_standing(builds, made, first, time.monotonic() - began))
+                tell(f"{left.text()}start {made + 1} of {builds.starts} of each build")
                 _take_turn(builds, made)
                 made += 1
     except Stopped as stop:
@@ -97,13 +97,6 @@ def _already(builds: Builds) -> int:
 
 def _case(record: Record) -> tuple[object, ...]:
     return tuple(record[each.name] for each in fields(Key))
-
-
-def _standing(builds: Builds, made: int, first: int, took_s: float) -> str:
-    text = f"start {made + 1} of {builds.starts} of each build"
-    if made == first:  # then nobody knows
-        return text
-    return left_text((builds.starts - made) * took_s / (made - first)) + text
 
 
 def _take_turn(builds: Builds, number: int) -> None:

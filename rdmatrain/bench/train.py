@@ -254,14 +254,15 @@ class _Run:
                 self._start(ranks, Path(folder, str(ranks)), stack)
             budget_s = self._options.time_budget_s
             end = time.monotonic() + budget_s if budget_s else math.inf
+            left = progress.Left([1.0] * rounds)
             for number in range(rounds):
                 if time.monotonic() >= end:
                     return
+                if not self._options.quiet:
+                    progress.say(f"{left.text()}round {number + 1} of {rounds}")
                 steps = len(range(number, self._options.steps, rounds))
                 for ranks in list(self._jobs):
                     self._round(ranks, steps)
-                if not self._options.quiet:
-                    progress.say(f"round {number + 1} of {rounds} is done")
         self._training.complete = True
 
     def finish(self) -> Training:
@@ -282,6 +283,8 @@ class _Run:
             "shape": shape,
         }
         folder.mkdir()
+        if not self._options.quiet:
+            progress.say(f"starting {_name(ranks)}")
         try:
             start = _Trainers(Entry(RDMATRAIN), frozenset(), json.dumps(told))
             job = _Job(start, ranks, folder)

@@ -49,6 +49,31 @@ def test_a_log_gets_a_line_for_each_round_that_is_done(capsys: pytest.CaptureFix
     assert capsys.readouterr().err == "rdmatrain bench: 2:05 left, round 1 is done\n"
 
 
+def test_a_log_gets_lines_within_a_round_that_is_long(
+    capsys: pytest.CaptureFixture[str], clock: SimpleNamespace
+) -> None:
+    with progress.shown(quiet=False) as tell:
+        for after_s in (1.0, 9.9, 10.0, 15.0, 20.1):
+            clock.s = 100.0 + after_s
+            tell(standing(0, 3, 30.0))
+    case = "all_reduce of 4096 bytes of float32"
+    assert (
+        capsys.readouterr().err.splitlines()
+        == [f"rdmatrain bench: 0:30 left, round 1: gloo, {case}"] * 2
+    )
+
+
+def test_what_is_left_is_guessed_from_what_was_done(clock: SimpleNamespace) -> None:
+    left = progress.Left([2, 4, 8])
+    clock.s += 50.0  # before the first one, which counts for none
+    assert left.text() == ""
+    clock.s += 10.0
+    assert left.text() == "1:00 left, "
+    clock.s += 30.0
+    assert left.text() == "0:53 left, "
+    assert progress.Left([]).text() == ""
+
+
 def test_of_the_first_turn_nobody_knows_how_long_it_takes() -> None:
     assert progress._left(standing(0, 0, 0.0)) == ""
     assert progress._left(standing(0, 1, 59.6)) == "1:00 left, "

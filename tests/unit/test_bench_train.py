@@ -211,7 +211,7 @@ def test_the_model_is_the_demos():
     }.items() <= defaults.items()
 
 
-def test_after_the_time_budget_no_round_is_begun(monkeypatch):
+def test_after_the_time_budget_no_round_is_begun(monkeypatch, capsys):
     now, rounds = [100.0], []
 
     def one_round(run, ranks, steps):
@@ -223,7 +223,10 @@ def test_after_the_time_budget_no_round_is_begun(monkeypatch):
     monkeypatch.setattr(train._Run, "_round", one_round)
     for budget_s, expected in ((10.0, [1, 2] * 2), (0.0, [1, 2] * 5)):
         rounds.clear()
-        found = train.measure(TrainOptions(time_budget_s=budget_s, quiet=True))
+        found = train.measure(TrainOptions(time_budget_s=budget_s))
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == len(expected) / 2
+        assert re.fullmatch("rdmatrain bench: 0:.. left, round 2 of 5", said[1])
         assert rounds == expected
         assert found.complete == (budget_s == 0.0)
     for budget_s in (-1.0, float("nan")):

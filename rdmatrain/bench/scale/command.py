@@ -146,6 +146,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.context = context_of(self.command, False, {}, None)
         budget_s = self.options.time_budget_s
+        self.left = progress.Left([])
         self.end = time.monotonic() + budget_s if budget_s else float("inf")
 
     def begin(self, what: str) -> None:
@@ -158,7 +159,11 @@ class _Run:
         if time.monotonic() >= self.end:
             raise TimeUp(what)
         if not self.options.quiet:
-            progress.say(what)
+            progress.say(f"{self.left.text()}{what}")
+
+    def expect(self, weights: Sequence[float]) -> None:
+        """Know what begins in this part, by how long each takes, for the time that is left."""
+        self.left = progress.Left(weights)
 
     def keep(self, records: Sequence[report.Record]) -> None:
         """Write what was found at once: whatever comes then, it is not lost."""
@@ -171,9 +176,10 @@ class _Run:
         cpus = self.context.cpus
         self.show(f"# measured here, {cpus} CPUs, the ranks are processes with torch")
         self.show(report.HEADERS["measured"])
-        available = memory_available(Tree())
-        for ranks in self.options.ranks:
-            needed = measured.memory_of(ranks, self.options.plan.sizes)
+        available, sizes = memory_available(Tree()), self.options.plan.sizes
+        needs = {ranks: measured.memory_of(ranks, sizes) for ranks in self.options.ranks}
+        self.expect([ranks for ranks, needed in needs.items() if needed <= available])
+        for ranks, needed in needs.items():
             if needed > available:
                 self.show(
                     f"SKIP: {ranks} ranks need {size_text(needed)}, and "
@@ -182,7 +188,7 @@ class _Run:
                 continue
             self.begin(f"measuring {ranks} ranks")
             with tempfile.TemporaryDirectory(prefix="rdmatrain-scale-") as folder:
-                measured.measure(ranks, self.options.plan.sizes, Path(folder), self._measured)
+                measured.measure(ranks, sizes, Path(folder), self._measured)
 
     def _measured(self, one: Measured) -> None:
         self.show(report.measured_line(one))
@@ -193,6 +199,7 @@ class _Run:
         """Form groups, and let them meet."""
         self.show("# set-up: ranks are threads, each as if on a host of its own")
         self.show(report.HEADERS["setup"])
+        self.expect([*self.options.setup_ranks] * len(self.options.kinds))
         for kind in self.options.kinds:
             for ranks in self.options.setup_ranks:
                 self.begin(f"forming {kind} groups of {ranks} ranks")
@@ -214,6 +221,7 @@ class _Run:
         rate = f"{validate.MBIT} Mbit/s"
         self.show(f"# validation: all_reduce over tcp between namespaces, cables of {rate}")
         self.show(report.HEADERS["validated"])
+        self.expect([1.0] * len(list(validate.parts(validate.SIZES))))
         fed = validate.validate(validate.SIZES, self._checked, self.begin)
         self.show(report.fed_line(fed))
         self.show("# " + report.error_line(self.checks))
@@ -228,6 +236,7 @@ class _Run:
         network, costs = self.options.network, costs_of(self.options.network)
         self.show(f"# simulated: {describe(network, costs, self.options.fed_from)}")
         self.show(report.HEADERS["simulated"])
+        self.expect(self.options.plan.gpus)
         simulate.simulate(self.options.plan, network, costs, self._simulated, self.begin)
 
     def _simulated(self, one: Point) -> None:

@@ -185,18 +185,23 @@ def validate(
     """
     with engine.built() as program, namespaces.hosts(max(g.hosts for g in GROUPS), mbit) as names:
         fed = feed(names)
-        for group in GROUPS:
-            for way in plans.WAYS:
-                fitting = [nbytes for nbytes in sizes if plans.fits(group, way, nbytes)]
-                if not fitting:
-                    continue
-                begins(f"{way}, {group.ranks} ranks on {group.hosts} hosts")
-                with _group(names, group, way) as comms:
-                    measured = [_time(comms, nbytes) for nbytes in fitting]
-                predicted = _predict(program, fed, group, way, fitting)
-                for nbytes, real, said in zip(fitting, measured, predicted, strict=True):
-                    told(Check(way, group.ranks, group.hosts, nbytes, real, said))
+        for group, way, fitting in parts(sizes):
+            begins(f"{way}, {group.ranks} ranks on {group.hosts} hosts")
+            with _group(names, group, way) as comms:
+                measured = [_time(comms, nbytes) for nbytes in fitting]
+            predicted = _predict(program, fed, group, way, fitting)
+            for nbytes, real, said in zip(fitting, measured, predicted, strict=True):
+                told(Check(way, group.ranks, group.hosts, nbytes, real, said))
     return fed
+
+
+def parts(sizes: Sequence[int]) -> Iterator[tuple[Group, str, list[int]]]:
+    """Yield the groups and ways, each with the sizes that fit."""
+    for group in GROUPS:
+        for way in plans.WAYS:
+            fitting = [nbytes for nbytes in sizes if plans.fits(group, way, nbytes)]
+            if fitting:
+                yield group, way, fitting
 
 
 def _predict(program: Path, fed: Fed, group: Group, way: str, sizes: Sequence[int]) -> list[float]:
