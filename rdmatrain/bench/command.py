@@ -11,7 +11,7 @@ from types import FrameType
 
 from rdmatrain.bench import agents, joined, progress
 from rdmatrain.bench.conduct import Conductor, Plan
-from rdmatrain.bench.contestants import Start, find
+from rdmatrain.bench.contestants import Start, find, on_device
 from rdmatrain.bench.footprint import check_memory, memory_available
 from rdmatrain.bench.machine import context_of, nic_in_use
 from rdmatrain.bench.model import Entry, Failure, Sweep, record_of
@@ -64,6 +64,7 @@ def run_sweep(options: SweepOptions, command: str, show: Show) -> int:
         options = _with_ranks(options, here.ranks)
     check_options(options)
     starts, failures = find(options.peers, options.transports)
+    starts = on_device(starts, options.device)
     on_host = here.on_host if here else options.ranks
     check_memory(options, starts, memory_available(Tree()), on_host)
     if here is not None and here.rank:

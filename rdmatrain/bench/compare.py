@@ -391,6 +391,7 @@ def _facts(records: Sequence[Record]) -> dict[str, set[str]]:
     facts = {name: {str(record[name]) for record in records} for name in ALIKE}
     for name in LIBRARIES:
         facts[name] = {record["versions"].get(name, "none") for record in records}
+    facts["device"] = {record.get("device", "cpu") for record in records}
     facts["NIC"] = {(record["nic"] or {"device": "none"})["device"] for record in records}
     return facts
 

@@ -7,7 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from rdmatrain.bench.model import OPS, Case, Entry, Failure, Result
@@ -130,7 +130,10 @@ class Conductor:
     def results(self) -> list[Result]:
         """Return what was measured so far: by case, and within it by contestant."""
         return [
-            taken.result(entry, case, self._plan.ranks, running.hosts, running.transport)
+            replace(
+                taken.result(entry, case, self._plan.ranks, running.hosts, running.transport),
+                device=running.device,
+            )
             for case in self._plan.cases
             for entry in self._entries
             if (running := self._who.get((entry, case)))

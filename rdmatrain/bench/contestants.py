@@ -5,7 +5,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from secrets import token_hex
@@ -13,7 +13,7 @@ from secrets import token_hex
 from rdmatrain.bench import mpi
 from rdmatrain.bench.footprint import RANK_BYTES, TENSORS_OF_CALL
 from rdmatrain.bench.model import OPS, Case, Entry, Failure
-from rdmatrain.bench.orders import SOCKET_VARIABLE, TOKEN_VARIABLE
+from rdmatrain.bench.orders import DEVICE_VARIABLE, SOCKET_VARIABLE, TOKEN_VARIABLE
 from rdmatrain.bench.running import Running
 from rdmatrain.errors import SettingError
 from rdmatrain.spelling import closest
@@ -74,9 +74,16 @@ class Start:
         return JobOfRanks(self, ranks, folder)
 
 
+@dataclass(frozen=True)
 class TorchRanks(Start):
-    """Ranks of torch.distributed: processes that find each other through its store."""
+    """Ranks of torch.distributed: processes that find each other through its store.
 
+    Attributes:
+        device: where their tensors are, by torch's name.
+
+    """
+
+    device: str = field(default="cpu", kw_only=True)
     module = "rdmatrain.bench.rank"
 
     def why_not(self, case: Case) -> str:
@@ -101,6 +108,7 @@ class TorchRanks(Start):
             # The old names of some collectives warn in torch 2.13.
             "PYTHONWARNINGS": "ignore::FutureWarning",
             SOCKET_VARIABLE: socket_path,
+            DEVICE_VARIABLE: self.device,
             **self._settings(),
         }
         return [
@@ -214,6 +222,29 @@ def find(names: Sequence[str], transports: Sequence[str]) -> tuple[list[Start], 
     return starts, failures
 
 
+def on_device(starts: Sequence[Start], device: str) -> list[Start]:
+    """Choose where rdmatrain's tensors are; those of its ranks without torch stay on the CPU.
+
+    Args:
+        starts: the contestants.
+        device: cpu; cuda; auto: cuda where NCCL takes part, so that both have the same to do.
+
+    Raises:
+        SettingError: there is no such device.
+
+    """
+    if device == "auto":
+        device = "cuda" if any(start.entry.backend == "nccl" for start in starts) else "cpu"
+    if device == "cuda" and (why := _no_cuda()):
+        raise SettingError(f"--device cuda: {why}")
+    return [
+        replace(start, device=device)
+        if type(start) is TorchRanks and start.entry.backend == RDMATRAIN
+        else start
+        for start in starts
+    ]
+
+
 def missing(name: str) -> str:
     """Return why a peer cannot run here, and how to get it; "" where it can."""
     checks: dict[str, Callable[[], str]] = {"nccl": _no_nccl, "perftest": _no_perftest}
@@ -250,7 +281,7 @@ def _start(entry: Entry) -> Start:
         return Perftest(entry, OF_CORE)
     if entry.backend in LIMITS:
         return (Memory if entry.backend == "limit" else FakeRank)(entry, OF_LIMITS)
-    return TorchRanks(entry, OF_TORCH)
+    return TorchRanks(entry, OF_TORCH, device="cuda" if entry.backend == "nccl" else "cpu")
 
 
 def unknown(name: str, known: Sequence[str]) -> str:
@@ -267,7 +298,14 @@ def _no_nccl() -> str:
 
     if not torch.distributed.is_nccl_available():
         return f"torch {torch.__version__} has no NCCL: install torch's build for CUDA"
-    return "" if torch.cuda.device_count() else "torch finds no CUDA device: NCCL needs GPUs"
+    why = _no_cuda()
+    return f"{why}: NCCL needs GPUs" if why else ""
+
+
+def _no_cuda() -> str:
+    import torch  # noqa: PLC0415 - takes seconds
+
+    return "" if torch.cuda.device_count() else "torch finds no CUDA device"
 
 
 def _no_perftest() -> str:

@@ -155,6 +155,11 @@ class JobOfRanks:
         return "+".join(sorted(said - {""}))
 
     @property
+    def device(self) -> str:
+        """Where the tensors are; ranks without torch have them in the host's memory."""
+        return "+".join(sorted({hello.get("device", "cpu") for hello in self._hellos.values()}))
+
+    @property
     def hosts(self) -> int:
         """Number of hosts that the ranks are on."""
         return len({hello["host"] for hello in self._hellos.values()})

@@ -37,6 +37,7 @@ class MemoryLimit:
     """
 
     transport = "memory"
+    device = "cpu"
     hosts = 1
 
     def __init__(self, ranks: int = RANKS, program: Path | None = None) -> None:

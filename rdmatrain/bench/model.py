@@ -150,6 +150,7 @@ class Result:
         calls: that were timed.
         nwrong: wrong elements of a checked call, of all ranks together; None: not checked.
         spins: how fast the CPUs were in each round: see ``spin.py``; empty: not measured.
+        device: where the tensors were: cpu, cuda.
 
     """
 
@@ -166,6 +167,7 @@ class Result:
     calls: int
     nwrong: int | None
     spins: tuple[float, ...] = ()
+    device: str = "cpu"
 
     @property
     def algbw(self) -> float:
@@ -253,6 +255,7 @@ def record_of(result: Result, context: Context) -> dict[str, Any]:
         "backend": result.entry.backend,
         "asked": result.entry.asked,
         "transport": result.transport,
+        "device": result.device,
         "ranks": result.ranks,
         "hosts": result.hosts,
         "nbytes": nbytes,

@@ -64,6 +64,7 @@ class SweepOptions:
         ranks: of each contestant.
         transport: of rdmatrain, names with commas.
         vs: peers, names with commas.
+        device: where rdmatrain's tensors are: cpu, cuda, or auto: cuda beside NCCL.
         rounds: how often all is gone through.
         time_budget_s: seconds for the rounds; 0: no bound.
         json: file to append to; "" for none, as of the files that follow.
@@ -91,6 +92,7 @@ class SweepOptions:
     ranks: int = 2
     transport: str = "auto"
     vs: str = ""
+    device: str = "auto"
     rounds: int = 5
     time_budget_s: float = 0.0
     json: str = ""

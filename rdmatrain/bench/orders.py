@@ -28,6 +28,7 @@ from typing import Any
 SOCKET_VARIABLE = "_RDMATRAIN_BENCH_SOCKET"  # path of the conductor's socket
 INHERITED = "fd:"  # in its place: the number of a socket that is open already
 PIN_VARIABLE = "_RDMATRAIN_BENCH_PIN"  # 1: each rank runs on one CPU
+DEVICE_VARIABLE = "_RDMATRAIN_BENCH_DEVICE"  # where tensors are: torch's name of it
 TOKEN_VARIABLE = "_RDMATRAIN_BENCH_TOKEN"  # by which ranks of the core know each other
 Order = dict[str, Any]
 Answer = dict[str, Any]

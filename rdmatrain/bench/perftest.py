@@ -57,6 +57,7 @@ class PerftestWire:
     """
 
     transport = "verbs"
+    device = "cpu"
     hosts = 1
 
     def __init__(self, start: "Start", ranks: int, folder: Path) -> None:

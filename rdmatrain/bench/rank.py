@@ -14,6 +14,7 @@ from rdmatrain.bench import orders
 from rdmatrain.bench.model import Case
 from rdmatrain.config import rank_env
 
+CPU = "cpu"
 GUESS_CALLS = 3
 
 
@@ -28,20 +29,25 @@ class Rank:
         self._ops = torch_ops
         self._backend = backend
         self._env = rank_env()
-        device = torch.device("cuda", self._env.local_rank) if backend == "nccl" else "cpu"
-        if backend == "nccl":
-            torch.cuda.set_device(device)  # what synchronize waits for
+        self._kind = os.environ.get(orders.DEVICE_VARIABLE, CPU)
+        device = torch.device(CPU)
+        self._synchronize: Callable[[], object] = lambda: None
+        if self._kind != CPU:
+            module = getattr(torch, self._kind)
+            device = torch.device(self._kind, (self._env.local_rank or 0) % module.device_count())
+            module.set_device(device)  # what synchronize waits for
+            self._synchronize = module.synchronize
         torch.set_num_threads(1)
         self._dist = torch.distributed
         self._form_group()
         self._place = torch_ops.Place(self._dist.get_rank(), self._dist.get_world_size(), device)
-        self._synchronize: Callable[[], object] = (
-            torch.cuda.synchronize if backend == "nccl" else lambda: None
-        )
         self._made: Any = None
 
     def _form_group(self) -> None:
-        self._dist.init_process_group(self._backend)
+        backend = self._backend
+        if self._kind != CPU and backend == "rdmatrain":  # NCCL has no tensors of the CPU
+            backend = f"{CPU}:{backend},{self._kind}:{backend}"
+        self._dist.init_process_group(backend)
 
     def hello(self) -> orders.Answer:
         """Return who this is, and what joins it to the others."""
@@ -53,6 +59,7 @@ class Rank:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "transport": self._transport(),
+            "device": self._kind,
             "versions": {"torch": torch.__version__},
         }
 

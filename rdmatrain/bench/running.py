@@ -41,6 +41,10 @@ class Running(Protocol):
         """What joins the ranks: "shm", "tcp", "verbs", "shm+tcp"; "" where it does not say."""
 
     @property
+    def device(self) -> str:
+        """Where its tensors are: "cpu", "cuda"."""
+
+    @property
     def hosts(self) -> int:
         """Number of hosts that the ranks are on."""
 

@@ -150,7 +150,8 @@ def _who(entry: Entry, results: Sequence[Result]) -> str:
     hosts = f"{first.hosts} host{'s' if first.hosts != 1 else ''}"
     said = dict.fromkeys(result.transport for result in results if result.transport)
     over = f" over {', '.join(said)}" if said else ""
-    return f"{entry}, {first.ranks} ranks on {hosts}{over}"
+    where = "" if first.device == "cpu" else f", tensors on {first.device}"
+    return f"{entry}, {first.ranks} ranks on {hosts}{over}{where}"
 
 
 def _one_half_only(rows: Iterable[dict[bool, Result]]) -> list[str]:

@@ -16,10 +16,11 @@ import integration_jobs as jobs
 import jsonschema
 import pytest
 from click.testing import CliRunner, Result
+from fakegpu_build import fakegpu_library
 
 from rdmatrain.bench import command, contestants
 from rdmatrain.bench.model import Entry, Failure
-from rdmatrain.bench.orders import PIN_VARIABLE
+from rdmatrain.bench.orders import DEVICE_VARIABLE, PIN_VARIABLE
 from rdmatrain.cli import cli
 
 BENCH = [sys.executable, "-m", "rdmatrain.cli", "bench"]
@@ -93,6 +94,7 @@ def test_each_case_is_timed_and_right_on_each_contestant(tmp_path: Path) -> None
         assert len(record["rounds"]) == 2
         assert record["calls"] == 10
         assert record["seconds_min"] <= record["seconds_p50"] <= record["seconds_p99"]
+        assert record["device"] == "cpu"
         assert record["transport"] == {"rdmatrain": "shm", "gloo": ""}[record["backend"]]
         assert record["pinned"]
     assert "# Out of bounds values : 0 OK" in ended.output
@@ -111,6 +113,46 @@ def all_reduce(tensor, *args, **kwargs):
 dist.all_reduce = all_reduce
 sys.exit(rank.main())
 """
+
+
+ON_FAKEGPU = """
+import os, sys
+sys.path.insert(0, os.environ["WORKERS"])
+import fakegpu
+import torch
+from rdmatrain.bench import rank
+torch.fakegpu.synchronize = fakegpu.synchronize
+torch.fakegpu.set_device = lambda device: None
+assert fakegpu.num_violations() == 0
+sys.exit(rank.main())
+"""
+
+
+def test_tensors_of_a_device_are_timed_and_their_record_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OnFakegpu(contestants.TorchRanks):
+        def commands(self, ranks: int, socket_path: str) -> list[contestants.Command]:
+            extra = {DEVICE_VARIABLE: "fakegpu", "WORKERS": str(jobs.WORKERS)}
+            extra["FAKEGPU_LIBRARY"] = str(fakegpu_library())
+            argv = [sys.executable, "-c", ON_FAKEGPU, "rdmatrain"]
+            return [(argv, env | extra) for _, env in super().commands(ranks, socket_path)]
+
+    def on_fakegpu(starts: list[contestants.Start], device: str) -> list[contestants.Start]:
+        return [
+            OnFakegpu(each.entry, each.ops) if type(each) is contestants.TorchRanks else each
+            for each in starts
+        ]
+
+    monkeypatch.setattr(command, "on_device", on_fakegpu)
+    out = tmp_path / "out.jsonl"
+    ended = bench("all_reduce,broadcast", *SHORT, "--rounds", "2", "--json", str(out))
+    assert ended.exit_code == 0, ended.output
+    assert {(r["op"], r["device"], r["nwrong"]) for r in records(out)} == {
+        ("all_reduce", "fakegpu", 0),
+        ("broadcast", "fakegpu", 0),
+    }
+    assert "over shm, tensors on fakegpu" in ended.output
 
 
 def test_a_wrong_reduction_is_caught_and_counted(

@@ -52,7 +52,7 @@ def test_a_rank_that_dies_is_told_and_the_rest_is_kept(tmp_path: Path) -> None:
     started = start([*BENCH, *TINY, *options])
     assert started.stdout
     for line in started.stdout:
-        if "round 1 of 5 is done" in line:
+        if "round 2 of 5" in line:
             break
     os.kill(rank_of(started.pid, ranks=2, rank=1), signal.SIGKILL)
     (ended,) = finish([started])

@@ -38,6 +38,7 @@ class Fake:
     fails: Callable[[str, Case], None] = lambda _what, _case: None
     lacks: Sequence[str] = ()
     transport: str = "shm"
+    device: str = "cpu"
     hosts: int = 1
     versions: dict[str, str] = field(default_factory=dict)
     case: Case = CASES[0]

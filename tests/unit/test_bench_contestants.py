@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from rdmatrain.bench import contestants, mpi
-from rdmatrain.bench.contestants import find
+from rdmatrain.bench.contestants import find, on_device
 from rdmatrain.bench.model import OPS, Case, Entry
-from rdmatrain.bench.orders import SOCKET_VARIABLE
+from rdmatrain.bench.orders import DEVICE_VARIABLE, SOCKET_VARIABLE
 from rdmatrain.errors import SettingError
 
 
@@ -81,6 +81,31 @@ def test_nccl_needs_a_device() -> None:
         pytest.skip("there is a CUDA device")
     [failure] = find(["nccl"], ["auto"])[1]
     assert "NCCL" in failure.text
+
+
+def test_beside_nccl_rdmatrain_has_tensors_of_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contestants, "_no_nccl", lambda: "")
+    monkeypatch.setattr(contestants, "_no_cuda", lambda: "")
+
+    def devices(names: list[str], device: str) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for start in on_device(find(names, ["auto"])[0], device):
+            for _, env in start.commands(2, "/orders"):
+                name = type(start).__name__ + " " + start.entry.backend
+                found.setdefault(name, set()).add(env[DEVICE_VARIABLE])
+        return found
+
+    core, ours, gloo, nccl = (
+        "CoreRanks rdmatrain",
+        *(f"TorchRanks {name}" for name in ("rdmatrain", "gloo", "nccl")),
+    )
+    assert devices(["gloo"], "auto") == {core: {"cpu"}, ours: {"cpu"}, gloo: {"cpu"}}
+    assert devices(["nccl"], "auto") == {core: {"cpu"}, ours: {"cuda"}, nccl: {"cuda"}}
+    assert devices(["nccl"], "cpu") == {core: {"cpu"}, ours: {"cpu"}, nccl: {"cuda"}}
+    assert devices([], "cuda") == {core: {"cpu"}, ours: {"cuda"}}
+    monkeypatch.setattr(contestants, "_no_cuda", lambda: "torch finds no CUDA device")
+    with pytest.raises(SettingError, match="--device cuda: torch finds no CUDA device"):
+        devices([], "cuda")
 
 
 def test_ranks_of_torch_have_a_launchers_variables() -> None:

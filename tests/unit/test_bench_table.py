@@ -193,6 +193,13 @@ def test_a_barrier_has_no_size() -> None:
     assert "# barrier\n" in text
 
 
+def test_where_tensors_are_is_said_unless_they_are_on_the_cpu() -> None:
+    assert "2 ranks on 1 host over shm, tensors on cuda" in text_of(
+        result(OURS, case(), device="cuda")
+    )
+    assert "tensors on" not in text_of(result(OURS, case()))
+
+
 def test_where_calls_are_timed_together_the_table_says_what_p99_is_of() -> None:
     assert "timed together: p99" in text_of(result(OURS, case("write")))
     assert "timed together" not in text_of(result(OURS, case("pingpong")))

@@ -104,6 +104,13 @@ def time_budget(text: str) -> Callable[[_Command], _Command]:
     help="Peers: gloo, nccl, openmpi, mpich, intelmpi, perftest; see rdmatrain bench peers. "
     "Ceilings of an all_reduce: limit (memory alone), fake (a call that does nothing).",
 )
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where rdmatrain's tensors are; auto: on cuda where nccl takes part, as NCCL's are.",
+)
 @click.option("--rounds", type=int, default=5, show_default=True, help="How often all are timed.")
 @time_budget("Time for the rounds; fewer calls, then fewer rounds are made.")
 @click.option("--json", default="", metavar="FILE", help="Append JSON lines.")
