@@ -69,7 +69,7 @@ PEERS = {
     # cannot yield to one of another session.
     "mpich": Peer("mpich==5.0.2", crowded_mpirun="mpiexec.gforker"),
     "intelmpi": Peer(
-        "impi-rt",
+        "impi-rt==2021.18.1",
         (),
         {"I_MPI_FABRICS": "shm", "I_MPI_HYDRA_BOOTSTRAP": "fork", "I_MPI_PIN": "0"},
         (),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contestants over MPI, as the conductor sees them; `make mpi` gets Open MPI and MPICH."""
+"""Contestants over MPI, as the conductor sees them; `make mpi` gets all three."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ SIZES = {"float32": 4, "uint8": 1, "int64": 8}
 def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     starts, failures = find([request.param], [])
     if failures:
-        pytest.skip(f"{request.param}: {failures[0].text}; make mpi gets Open MPI and MPICH")
+        pytest.skip(f"{request.param}: {failures[0].text}; make mpi gets it")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(PIN_VARIABLE, "1")
         opened = starts[0].open(RANKS, tmp_path_factory.mktemp("job"))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """MPI's environments, what it can do, and the values that its ranks must show. Without MPI."""
 
+import re
 import sys
 from itertools import product
 from pathlib import Path
@@ -34,6 +35,14 @@ COUNT = RANKS * PART
 def test_what_mpi_has_not_is_named(case: Case, why: str) -> None:
     assert bool(mpi.why_not(case)) == bool(why)
     assert why in mpi.why_not(case)
+
+
+def test_make_gets_each_peer_in_the_version_that_bench_peers_gets() -> None:
+    text = (Path(__file__).parents[2] / "Makefile").read_text()
+    (wanted,) = re.findall(r"^mpi: (.*?) ##", text, re.MULTILINE)
+    assert wanted.split() == [f"build/mpi/{name}/.made" for name in mpi.PEERS]
+    versions = dict(re.findall(r"^MPI_(\w+) := (\S+)$", text, re.MULTILINE))
+    assert versions == {name: peer.package for name, peer in mpi.PEERS.items()}
 
 
 def made(folder: Path, version: str, *, venv: bool) -> mpi.Environment:
