@@ -2,7 +2,7 @@
 
 from rdmatrain.k8s.notes import Notes
 from rdmatrain.k8s.parts import Object
-from rdmatrain.k8s.spec import DRA, Spec
+from rdmatrain.k8s.spec import Spec
 
 HOSTNAME = "kubernetes.io/hostname"
 PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
@@ -35,7 +35,7 @@ def scheduling(spec: Spec, wanted: Object) -> Object:
 
     """
     made = _affinity(spec, wanted)
-    tolerations = [*_of_gpus(spec), *map(toleration, spec.tolerations)]
+    tolerations = [*of_gpus(spec), *map(toleration, spec.tolerations)]
     if tolerations:
         made["tolerations"] = tolerations
     if spec.node_selector:
@@ -55,11 +55,14 @@ def _affinity(spec: Spec, wanted: Object) -> Object:
     return {"affinity": {**wanted, "podAntiAffinity": apart}}
 
 
-def _of_gpus(spec: Spec) -> list[Object]:
-    """Return the toleration that Kubernetes itself adds only where an admission plugin is on."""
-    if not spec.gpus or spec.network.devices == DRA:
+def of_gpus(spec: Spec) -> list[Object]:
+    """Return the toleration of the taint of nodes with GPUs.
+
+    Kubernetes itself adds it only where an admission plugin is on, and never for a claim.
+    """
+    if not spec.gpus:
         return []
-    return [{"key": spec.gpu_resource, "operator": "Exists", "effect": "NoSchedule"}]
+    return [{"key": spec.gpu_taint, "operator": "Exists", "effect": "NoSchedule"}]
 
 
 def toleration(taint: str) -> Object:
@@ -77,9 +80,9 @@ def note_scheduling(spec: Spec, notes: Notes) -> None:
     if spec.nodes > 1:
         why = "Each pod on a node of its own, as long as there are enough that have room."
         notes.add("nodes", "spec.affinity.podAntiAffinity.preferred", HOSTNAME, why)
-    if of_gpus := _of_gpus(spec):
+    for each in of_gpus(spec):
         why = "Nodes with GPUs are often tainted with their resource, to keep others away."
-        notes.add("gpu_resource", "spec.tolerations[0]", of_gpus[0], why)
+        notes.add(spec.gpu_field, "spec.tolerations[0]", each, why)
     why = "Taints that keep no pod of this job away." if spec.tolerations else "None is named."
     notes.add("tolerations", "spec.tolerations", list(spec.tolerations), why)
     why = "Nodes with all of these labels." if spec.node_selector else "Any node that has room."

@@ -140,7 +140,7 @@ class Spec:
         node_selector: labels of the nodes that pods may be put on.
         tolerations: taints of nodes that pods may be put on all the same, as kubectl writes them:
             ``KEY=VALUE:EFFECT``, of which all but the key may be left out. That of nodes with GPUs,
-            their resource, is always among them.
+            ``gpu_taint``, is always among them.
         pull_secrets: names of the Secrets that the image is pulled with.
         volumes: names of PersistentVolumeClaims that are there, by the paths to mount them at.
         checkpoint: where checkpoints go.
@@ -196,10 +196,29 @@ class Spec:
         return self.workers or self.gpus or 1
 
     @property
-    def has_nvidia_gpus(self) -> bool:
-        """Whether there are GPUs, and by the name that they are asked for they are NVIDIA's."""
+    def gpu_vendor(self) -> str:
+        """Whose the GPUs are, by the name that they are asked for: ``amd.com``; empty: none."""
         name = self.network.gpu_class if self.network.devices == DRA else self.gpu_resource
-        return bool(self.gpus) and f".{name.partition('/')[0]}".endswith(".nvidia.com")
+        return ".".join(name.partition("/")[0].split(".")[-2:]) if self.gpus else ""
+
+    @property
+    def has_nvidia_gpus(self) -> bool:
+        """Whether there are GPUs of NVIDIA."""
+        return self.gpu_vendor == "nvidia.com"
+
+    @property
+    def gpu_field(self) -> str:
+        """The field by which GPUs are asked for."""
+        return "network.gpu_class" if self.network.devices == DRA else "gpu_resource"
+
+    @property
+    def gpu_taint(self) -> str:
+        """Key of the taint that keeps others off nodes with GPUs: what a plugin calls them.
+
+        A claim does not say that: ``amd.com/gpu`` for its DeviceClass ``gpu.amd.com``.
+        """
+        by_class = self.network.devices == DRA and "." in self.gpu_vendor
+        return f"{self.gpu_vendor}/gpu" if by_class else self.gpu_resource
 
     @property
     def labels(self) -> dict[str, str]:

@@ -117,6 +117,8 @@ def specs(draw: st.DrawFn, target: str) -> Spec:
     size = draw(st.sampled_from([0, 1 << 40])) if claim else 0
     usual = target == "kueue" or (target in QUEUED and draw(st.booleans()))
     queue = draw(_labels(63)) if usual or draw(st.integers(0, 19)) == 0 else ""
+    # Kueue places no claim by its topology.
+    unplaced = target == "kueue" and devices == DRA and draw(st.integers(0, 9)) > 0
     return Spec(
         name=draw(NAMES),
         image=draw(_IMAGES),
@@ -133,7 +135,7 @@ def specs(draw: st.DrawFn, target: str) -> Spec:
         network=draw(_networks(devices, vfs)),
         queue=queue,
         priority=draw(st.sampled_from(["", "", "training", "a.b-c"])),
-        topology=draw(_topologies()),
+        topology=Topology() if unplaced else draw(_topologies()),
         node_selector=draw(st.dictionaries(_QUALIFIED, _labels(20), max_size=2)),
         tolerations=tuple(draw(st.lists(_TAINTS, max_size=2, unique=True))),
         pull_secrets=tuple(draw(st.lists(_labels(63), max_size=2, unique=True))),

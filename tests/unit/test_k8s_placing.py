@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where pods of every target may be put, and whose images they may pull."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from k8s_controllers import pods_of
-from k8s_specs import KUBERNETES, queued, rendered, small
+from k8s_specs import KUBERNETES, NETWORKS, queued, rendered, small
 
-from rdmatrain.k8s.spec import DRA, Topology
+from rdmatrain.k8s.spec import DRA, Network, Topology
 
 
 @pytest.mark.parametrize("name", KUBERNETES)
@@ -25,6 +26,10 @@ def test_pods_are_on_different_nodes_where_there_is_room(name: str) -> None:
         assert "affinity" not in alone[0].spec
 
 
+def of_class(name: str) -> Network:
+    return replace(NETWORKS[DRA], gpu_class=name)
+
+
 OF_GPUS = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
 
 
@@ -35,7 +40,12 @@ def test_nodes_with_gpus_may_be_tainted_with_them(name: str) -> None:
         (small(), [OF_GPUS]),
         (small(gpu_resource="amd.com/gpu"), [{**OF_GPUS, "key": "amd.com/gpu"}]),
         (small(gpus=0), None),
-        (small(DRA), None),
+        # A claim names no resource: that of its class is the taint's.
+        (small(DRA), [OF_GPUS]),
+        (small(DRA, gpus=0), None),
+        (small(network=of_class("mig.nvidia.com")), [OF_GPUS]),
+        (small(network=of_class("gpu.amd.com")), [{**OF_GPUS, "key": "amd.com/gpu"}]),
+        (small(network=of_class("mine"), gpu_resource="a.b/c"), [{**OF_GPUS, "key": "a.b/c"}]),
     ]:
         for pod in pods_of(list(rendered(name, queued(name, spec)).objects)):
             assert pod.spec.get("tolerations") == wanted

@@ -209,6 +209,17 @@ def test_a_claim_that_kueue_cannot_count_is_refused(target: ModuleType) -> None:
         assert target.render(small(DRA, network=prefer), NEW).objects
 
 
+@pytest.mark.parametrize("required", [True, False])
+def test_a_claim_is_not_placed_by_kueue(required: bool) -> None:
+    """Its count of free devices below a label's value knows none that a claim gives (KEP-2941)."""
+    spec = small(DRA, queue="research", topology=Topology("example.com/rack", required))
+    said = r"^topology\.label is example\.com/rack with network\.devices dra: .* --for jobset"
+    with pytest.raises(SettingError, match=said):
+        kueue.render(spec, NEW)
+    (made,) = jobset.render(spec, NEW).objects
+    assert "podAffinity" in pods(made)["spec"]["affinity"]
+
+
 def test_the_queue_stands_on_its_flavor_and_topology() -> None:
     made = of_cluster(small(queue="research", topology=RACK))
     assert list(made) == ["Topology", "ResourceFlavor", "ClusterQueue", "LocalQueue"]
@@ -233,18 +244,38 @@ def test_without_a_topology_a_flavor_names_none() -> None:
     assert "topologyName" not in made["ResourceFlavor"]["spec"]
 
 
+OF_AMD = replace(NETWORKS[DRA], gpu_class="gpu.amd.com")
+WITH_FUNCTIONS = "feature.node.kubernetes.io/network-sriov.capable"
+
+
 @pytest.mark.parametrize(
-    ("devices", "gpus", "label"),
+    ("spec", "label", "field"),
     [
-        (SRIOV, 2, "nvidia.com/gpu.present"),
-        (SRIOV, 0, "feature.node.kubernetes.io/network-sriov.capable"),
-        (TCP, 0, "kubernetes.io/os"),
+        (small(SRIOV), "nvidia.com/gpu.present", "gpu_resource"),
+        (small(SRIOV, gpus=0), WITH_FUNCTIONS, "network.devices"),
+        (small(TCP, gpus=0), "kubernetes.io/os", "network.devices"),
+        (small(DRA), "nvidia.com/gpu.present", "network.gpu_class"),
+        (
+            small(SRIOV, gpu_resource="amd.com/gpu"),
+            "feature.node.kubernetes.io/amd-gpu",
+            "gpu_resource",
+        ),
+        (small(network=OF_AMD), "feature.node.kubernetes.io/amd-gpu", "network.gpu_class"),
+        # Nobody knows what nodes with these are labelled with, and the note does not say so.
+        (small(SRIOV, gpu_resource="example.com/gpu"), WITH_FUNCTIONS, "network.devices"),
+        (small(TCP, gpu_resource="example.com/gpu"), "kubernetes.io/os", "network.devices"),
     ],
+    ids=range(8),
 )
-def test_a_flavor_knows_its_nodes(devices: str, gpus: int, label: str) -> None:
-    flavor = of_cluster(small(devices, queue="research", gpus=gpus))["ResourceFlavor"]["spec"]
+def test_a_flavor_knows_its_nodes(spec: Spec, label: str, field: str) -> None:
+    spec = replace(spec, queue="research")
+    flavor = of_cluster(spec)["ResourceFlavor"]["spec"]
     assert list(flavor["nodeLabels"]) == [label]
-    assert ("tolerations" in flavor) == bool(gpus)
+    pod = pods(kueue.render(spec, NEW).objects[0])["spec"]
+    assert flavor.get("tolerations") == pod.get("tolerations")
+    assert ("tolerations" in flavor) == bool(spec.gpus)
+    notes = [each for each in kueue.render_cluster(spec, NEW).notes if label in each.became]
+    assert [each.field for each in notes] == [field]
 
 
 def test_a_name_may_be_as_long_as_its_last_pods_allows() -> None:
@@ -267,7 +298,7 @@ def specs() -> list[Spec]:
         small(queue="research"),
         small(queue="research", topology=RACK),
         small(queue="research", topology=soft, priority="training", max_restarts=0),
-        small(DRA, queue="research", topology=RACK),
+        small(DRA, queue="research"),
         small(TCP, queue="research", nodes=1, gpus=0, name="a" * 45),
     ]
 

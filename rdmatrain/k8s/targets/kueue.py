@@ -4,27 +4,36 @@ from rdmatrain.errors import SettingError
 from rdmatrain.k8s.cluster import Cluster
 from rdmatrain.k8s.notes import Notes
 from rdmatrain.k8s.parts import Object, Part
+from rdmatrain.k8s.scheduling import of_gpus
 from rdmatrain.k8s.spec import DRA, SRIOV, Spec
 from rdmatrain.k8s.targets.jobset import POD, job_set_part
-from rdmatrain.k8s.targets.needs import claimed_devices, needs
+from rdmatrain.k8s.targets.needs import check_placed, claimed_devices, needs
 from rdmatrain.k8s.targets.placing import refuse_tier, without_tiers
 from rdmatrain.k8s.targets.target import Target
 from rdmatrain.k8s.text import document
 
 TOPOLOGY = "kueue.x-k8s.io/podset-{}-topology"
 HOST = "kubernetes.io/hostname"
+# By whose they are: what nodes with GPUs are labelled with, by GPU feature discovery, or by the
+# rule for Node Feature Discovery of AMD's operator.
+_WITH_GPUS = {
+    "nvidia.com": "nvidia.com/gpu.present",
+    "amd.com": "feature.node.kubernetes.io/amd-gpu",
+}
 
 
 def render(spec: Spec, cluster: Cluster) -> Part:
     """Return the JobSet.
 
     Raises:
-        SettingError: it has no queue, or a tier and no label, or its pods' names would be too long.
+        SettingError: it has no queue, or a tier and no label, or a label and a claim of devices, or
+            its pods' names would be too long.
 
     """
     if not spec.queue:
         raise SettingError("queue: Kueue lets no job start without one: name a LocalQueue")
     refuse_tier(spec)
+    check_placed(spec)
     notes = Notes(f"JobSet/{spec.name}")
     why = "Kueue lets it start, all of it at once: until then it holds nothing."
     notes.add("queue", "spec.suspend", True, why)
@@ -88,28 +97,35 @@ def _topology(spec: Spec) -> tuple[Object, ...]:
 
 
 def _flavor(spec: Spec, notes: Notes) -> tuple[Object, Notes]:
-    labels = _nodes(spec)
+    field, labels, why = _nodes(spec)
     flavor: Object = {"nodeLabels": labels}
-    why = "What feature discovery labels nodes with that have such devices."
-    notes.add("gpu_resource" if spec.gpus else "network.devices", "spec.nodeLabels", labels, why)
+    notes.add(field, "spec.nodeLabels", labels, why)
     if spec.topology.label:
         flavor["topologyName"] = spec.queue
         why = "Above the hosts; add the levels between, from the widest to the narrowest."
         notes.add("topology.label", "spec.topologyName", spec.queue, why)
-    if spec.gpus:
-        taint = {"key": spec.gpu_resource, "operator": "Exists", "effect": "NoSchedule"}
-        flavor["tolerations"] = [taint]
-        notes.add("gpu_resource", "spec.tolerations", [taint], "Nodes with GPUs keep others away.")
+    if tolerated := of_gpus(spec):
+        flavor["tolerations"] = tolerated
+        why = "Nodes with GPUs keep others away."
+        notes.add(spec.gpu_field, "spec.tolerations", tolerated, why)
     return flavor, notes
 
 
-def _nodes(spec: Spec) -> dict[str, str]:
-    """Return labels of the nodes: Kueue demands one of a flavor with a topology."""
-    if spec.gpus and spec.gpu_resource == "nvidia.com/gpu":
-        return {"nvidia.com/gpu.present": "true"}
+def _nodes(spec: Spec) -> tuple[str, dict[str, str], str]:
+    """Return a label of the nodes, as Kueue demands one of a flavor with a topology.
+
+    Returns:
+        The field that it comes from, the label with its value, and why it is this one.
+
+    """
+    if spec.gpu_vendor in _WITH_GPUS:
+        why = "What nodes with such GPUs are labelled with when feature discovery finds them."
+        return spec.gpu_field, {_WITH_GPUS[spec.gpu_vendor]: "true"}, why
     if spec.network.devices == SRIOV:
-        return {"feature.node.kubernetes.io/network-sriov.capable": "true"}
-    return {"kubernetes.io/os": "linux"}
+        why = "What Node Feature Discovery labels nodes with whose NICs have functions."
+        return "network.devices", {"feature.node.kubernetes.io/network-sriov.capable": "true"}, why
+    why = "Any node: no label is known of those that have what the job needs."
+    return "network.devices", {"kubernetes.io/os": "linux"}, why
 
 
 def _cluster_queue(spec: Spec, cluster: Cluster, notes: Notes) -> tuple[Object, Notes]:

@@ -51,10 +51,25 @@ def check_counted(spec: Spec, notes: Notes) -> None:
         )
     why = (
         "Kueue admits a claim only where its Configuration maps the DeviceClasses to resources: "
-        "render --for kueue --with-cluster -o DIR writes what to merge, kueue.configuration."
+        "merge kueue.configuration into it, which is of --for kueue --with-cluster -o DIR."
     )
     classes = list(claimed_devices(spec))
     notes.add("queue", "resources.deviceClassMappings of Kueue", classes, why, urgent=True)
+
+
+def check_placed(spec: Spec) -> None:
+    """Refuse a claim of DRA in a job that Kueue places: its topology knows no devices of claims.
+
+    Raises:
+        SettingError: with the remedy.
+
+    """
+    if spec.network.devices == DRA and spec.topology.label:
+        raise SettingError(
+            f"topology.label is {spec.topology.label} with network.devices dra: Kueue places no "
+            "job by its topology that has a claim, leave out the label, give network.devices: "
+            "sriov, or render --for jobset, whose pods' affinity says it"
+        )
 
 
 def claimed_devices(spec: Spec) -> dict[str, int]:
