@@ -16,8 +16,9 @@ from k8s_specs import NETWORKS, NEW, small
 from memory_source import MemorySource, environ
 
 from rdmatrain.discovery.survey import survey
+from rdmatrain.errors import SettingError
 from rdmatrain.k8s.render import render
-from rdmatrain.k8s.spec import TCP, Spec
+from rdmatrain.k8s.spec import TCP, Checkpoint, Spec
 from rdmatrain.launcher.resolve import Resolved, resolve
 
 pytestmark = pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash")
@@ -138,3 +139,17 @@ def test_a_code_that_is_no_other_try_is_the_jobs(tmp_path: Path) -> None:
     with_secret(spec, tmp_path)
     assert run(spec, tmp_path, CODE="78")[0] == 78
     assert NETWORKS[TCP] == spec.network
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        (small(TCP, volumes={"/data": "a", "/a,b": "c"}), "volumes is /a,b"),
+        (small(TCP, checkpoint=Checkpoint("c", "/x,/y")), "checkpoint.path is /x,/y"),
+    ],
+)
+def test_a_path_that_would_be_two_mounts_is_refused(spec: Spec, field: str) -> None:
+    with pytest.raises(SettingError, match=rf"^{field}: Pyxis takes a comma") as said:
+        render(spec, "slurm", NEW)
+    assert "\n" not in str(said.value)
+    assert render(small(TCP, checkpoint=Checkpoint("", "/x,/y")), "slurm", NEW).texts

@@ -1,5 +1,7 @@
 """A script for sbatch: one launcher on each node, started by srun."""
 
+from collections.abc import Iterator
+
 from rdmatrain.discovery.claims.values import shown
 from rdmatrain.errors import SettingError
 from rdmatrain.k8s.cluster import Cluster
@@ -16,7 +18,8 @@ def render(spec: Spec, cluster: Cluster) -> Part:
     """Return the script, as a text: there is no object of Kubernetes.
 
     Raises:
-        SettingError: it has a tier of more than one switch, and no label; or a digest of an image.
+        SettingError: it has a tier of more than one switch, and no label; a digest of an image; a
+            path with a comma.
 
     """
     del cluster
@@ -25,6 +28,12 @@ def render(spec: Spec, cluster: Cluster) -> Part:
             f"image: {shown(spec.image, 80)} has a digest, which Pyxis and enroot do not take: "
             "give a tag"
         )
+    for field, path in _paths(spec):
+        if "," in path:
+            raise SettingError(
+                f"{field} is {shown(path, 80)}: Pyxis takes a comma for the end of a mount, give a "
+                "path without"
+            )
     if not script.switches(spec):
         refuse_tier(spec)
     name = f"{spec.name}.sbatch"
@@ -33,6 +42,14 @@ def render(spec: Spec, cluster: Cluster) -> Part:
     _note_script(spec, notes)
     _note_absent(spec, notes)
     return Part(notes=notes.all(), texts=((name, script.script(spec)),))
+
+
+def _paths(spec: Spec) -> Iterator[tuple[str, str]]:
+    """Yield what is mounted into the container, each with its field."""
+    if spec.checkpoint.claim:
+        yield "checkpoint.path", spec.checkpoint.path
+    for path in spec.volumes:
+        yield "volumes", path
 
 
 def _note_request(spec: Spec, notes: Notes) -> None:
@@ -88,9 +105,16 @@ def _note_script(spec: Spec, notes: Notes) -> None:
     notes.add("preflight", "--preflight", spec.preflight, "Each launcher asks the doctor first.")
     why = "Each launcher serves its node's metrics there."
     notes.add("monitoring.port", "--metrics-port", spec.monitoring.port, why)
-    why = "On a file system that all nodes see; mounted into the container."
-    notes.add("checkpoint.path", "--container-mounts", spec.checkpoint.path, why)
-    notes.add("volumes", "--container-mounts", list(spec.volumes), why)
+    _note_mounts(spec, notes)
+
+
+def _note_mounts(spec: Spec, notes: Notes) -> None:
+    for field in ("checkpoint.path", "volumes"):
+        paths = ", ".join(path for name, path in _paths(spec) if name == field)
+        why = "The container sees no such folder of the nodes."
+        if paths:
+            why = f"To be there on all nodes, or the container does not start: {paths}."
+        notes.add(field, "--container-mounts", paths or "none", why, urgent=bool(paths))
 
 
 def _note_absent(spec: Spec, notes: Notes) -> None:
@@ -114,11 +138,18 @@ def _note_absent(spec: Spec, notes: Notes) -> None:
     for field in ("checkpoint.claim", "checkpoint.size_bytes", "checkpoint.storage_class"):
         notes.add(field, "", "nothing", why)
     notes.add("namespace", "", "nothing", "Slurm has none.")
-    why = "A partition has its nodes; --constraint of sbatch chooses among them."
-    for field in ("node_selector", "tolerations"):
-        notes.add(field, "", "nothing", why)
+    why = "A partition has its nodes, and none of Kubernetes' taints."
+    notes.add("tolerations", "", "nothing", why)
+    labels = ", ".join(f"{name}={value}" for name, value in spec.node_selector.items())
+    why = (
+        f"Slurm knows no labels, so the job may be on any node of its partition, not only on those "
+        f"with {labels}: say it with a partition, or with --constraint of sbatch."
+    )
+    if not labels:
+        why = "Any node of the partition."
+    notes.add("node_selector", "", "nothing", why, urgent=bool(labels))
     why = "enroot pulls as the user does, by ~/.config/enroot/.credentials."
-    notes.add("pull_secrets", "", "nothing", why)
+    notes.add("pull_secrets", "", "nothing", why, urgent=bool(spec.pull_secrets))
 
 
 TARGET = Target("slurm", render, has_service=True, alone=True)
