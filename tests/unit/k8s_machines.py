@@ -9,7 +9,7 @@ What is returned is a scenario of ``pod_scenarios``. Only what the pod asks for 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from k8s_allocator import Device, allocate, choices
@@ -204,7 +204,16 @@ def _give_claims(seen: dict[str, Any], pod: Pod, objects: list[Object]) -> None:
         _give_claimed_nics(seen, nics, devices.get("config", []))
 
 
-def free(devices: Object) -> list[Device]:
+# How near a node has the NIC of a pair to its GPU: the PCIe roots of both, by the pair's number.
+# Odd roots are of another NUMA node than even ones.
+NEARNESS: Mapping[str, tuple[Callable[[int], int], Callable[[int], int]]] = {
+    "pcie": (lambda pair: pair, lambda pair: pair),
+    "numa": (lambda pair: pair, lambda pair: pair + 4),
+    "any": (lambda pair: 2 * pair, lambda pair: 2 * pair + 1),
+}
+
+
+def free(devices: Object, nearness: str = "pcie") -> list[Device]:
     """The devices of a node that has as many as a claim asks for, spread over its PCIe roots.
 
     NICs are in another order than they are asked for, so that only constraints pair them.
@@ -215,7 +224,12 @@ def free(devices: Object) -> list[Device]:
     return [
         Device(str(number), kind, {_PCIE: root, _NUMA: root % 2})
         for kind, count in counts.items()
-        for number, root in reversed([(each, each * roots // count) for each in range(count)])
+        for number, root in reversed(
+            [
+                (each, NEARNESS[nearness]["sriov" in kind](each * roots // count))
+                for each in range(count)
+            ]
+        )
     ]
 
 

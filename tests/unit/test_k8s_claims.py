@@ -75,6 +75,11 @@ def test_a_preference_takes_the_nearest_that_there_is() -> None:
     def levels(*nics: str) -> list[str]:
         found = allocate(asked, machine(["00", "01"], list(nics)))
         assert found
+        for number in range(2):
+            # The driver looks for the name that is in the allocation, the choice's with it.
+            given = f"nic-{number}/{found[f'nic-{number}'][0]}"
+            (told,) = [each for each in asked["config"] if given in each["requests"]]
+            assert told["opaque"]["parameters"]["ifName"] == f"net{number + 1}"
         return sorted(found[f"nic-{number}"][0] for number in range(2))
 
     assert levels("00", "01") == ["pcie", "pcie"]

@@ -3,6 +3,7 @@
 
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import k8s_machines
@@ -163,6 +164,28 @@ def test_a_claims_gpus_and_nics_are_paired(aligned: str, gpus: int, vfs: int) ->
             assert len(granted(seen)[1]) == vfs
             if aligned != "numa":
                 check_pairs(seen, gpus)
+
+
+@pytest.mark.parametrize("nearness", k8s_machines.NEARNESS)
+@pytest.mark.parametrize(("gpus", "vfs"), [(2, 2), (4, 2), (2, 4)])
+def test_a_preference_falls_back_to_what_the_node_has(
+    nearness: str, gpus: int, vfs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what was chosen is configured, attached and found, however far from the GPU it is."""
+    monkeypatch.setattr(k8s_machines, "free", partial(k8s_machines.free, nearness=nearness))
+    network = Network(devices=DRA, vfs=vfs, networks=("rail",), aligned="prefer")
+    with ExitStack() as stack:
+        for seen in look(stack, "podgroup", small(DRA, gpus=gpus, network=network))[2]:
+            assert len(granted(seen)[0]) == gpus
+            assert len(granted(seen)[1]) == vfs
+            nics = [each.nic for each in seen.survey.allocation.nics]
+            interfaces = {name for each in nics for name in each.netdevs}
+            assert interfaces == {f"net{number}" for number in range(1, vfs + 1)}
+            assert len(seen.survey.pairs) == gpus
+            for pair in seen.survey.pairs:
+                assert pair.nic is not None
+                assert (pair.gpu.path[0] == pair.nic.path[0]) == (nearness == "pcie")
+                assert (pair.gpu.numa == pair.nic.numa) == (nearness != "any")
 
 
 def check_pairs(seen: Seen, gpus: int = 2) -> None:
