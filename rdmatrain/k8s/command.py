@@ -71,12 +71,16 @@ def run_render(
     else:
         # A script stands alone; values of charts among objects would be an object to nobody.
         write(stream(part.objects) or "".join(text for _, text in part.texts))
-        if part.objects:
-            for name, _ in part.texts:
-                tell(f"note: {name}, which is no object, is written with --output")
+        _tell_unwritten(part, tell)
     # What was rendered may be long, and be piped on: this is what a person sees last.
     for why in dict.fromkeys(each.why for each in part.notes if each.urgent):
         tell(f"note: {printable(why)}")
+
+
+def _tell_unwritten(part: Part, tell: Callable[[str], None]) -> None:
+    names = ", ".join(name for name, _ in part.texts)
+    if names and part.objects:
+        tell(f"note: written with --output alone, as they are no objects: {names}")
 
 
 def run_explain(

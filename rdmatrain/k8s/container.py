@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from typing import Any
 
+from rdmatrain.k8s.devices.multus import attached
 from rdmatrain.k8s.notes import Notes
 from rdmatrain.k8s.parts import Object
 from rdmatrain.k8s.run_line import run_line
-from rdmatrain.k8s.spec import GIB, MIB, TCP, Spec
+from rdmatrain.k8s.spec import DRA, GIB, MIB, TCP, Spec
 
 PREFLIGHT = "preflight"
 METRICS = "metrics"
@@ -198,7 +200,7 @@ def _note_program(spec: Spec, made: Object, notes: Notes, path: str) -> None:
 
 
 def _note_resources(spec: Spec, made: Object, notes: Notes, path: str) -> None:
-    limits, claims = made["resources"]["limits"], made["resources"].get("claims", [])
+    limits = made["resources"]["limits"]
     why = "Whole CPUs, requests equal to limits: Guaranteed, so that the kubelet pins them."
     notes.add("cpus", f"{path}.resources.limits.cpu", limits["cpu"], why)
     notes.add(
@@ -207,17 +209,31 @@ def _note_resources(spec: Spec, made: Object, notes: Notes, path: str) -> None:
         limits["memory"],
         "All of the pod, with what lies in /dev/shm.",
     )
-    gpus = limits.get(spec.gpu_resource, claims if spec.gpus and claims else 0)
+    gpus, nics = spec.gpu_resource, spec.network.resource
     why = "Workers get the GPUs of this container and no others." if spec.gpus else "CPUs train."
-    notes.add("gpus", f"{path}.resources.limits[{spec.gpu_resource}]", gpus, why)
-    _note_name("gpu_resource", spec.gpu_resource, limits, notes, f"{path}.resources.limits")
-    vfs = limits.get(spec.network.resource, claims or 0)
-    why = "As many as the networks of the pod's annotation, or Multus does not attach them."
-    if spec.network.devices == TCP:
-        why = "TCP over the pods' own network needs no device."
-    notes.add("network.vfs", f"{path}.resources.limits[{spec.network.resource}]", vfs, why)
-    name = spec.network.resource
-    _note_name("network.resource", name, limits, notes, f"{path}.resources.limits")
+    notes.add("gpus", *_given(gpus, spec.gpus, made["resources"], path), why)
+    _note_name("gpu_resource", gpus, limits, notes, f"{path}.resources.limits")
+    given = _given(nics, spec.network.vfs, made["resources"], path)
+    notes.add("network.vfs", *given, _why_so_many(spec))
+    _note_name("network.resource", nics, limits, notes, f"{path}.resources.limits")
+
+
+def _given(name: str, count: int, needs: Object, path: str) -> tuple[str, Any]:
+    """Return where a container asks for devices, and what it says there."""
+    if name not in needs["limits"] and count and "claims" in needs:
+        return f"{path}.resources.claims", needs["claims"]
+    return f"{path}.resources.limits[{name}]", needs["limits"].get(name, 0)
+
+
+def _why_so_many(spec: Spec) -> str:
+    network = spec.network
+    if network.devices == TCP:
+        return "TCP over the pods' own network needs no device."
+    if network.devices == DRA:
+        return "The claim has a request for each of them."
+    if attached(network, network.vfs):
+        return "As many as the networks of the pod's annotation, or Multus does not attach them."
+    return "No network is attached to them: the pod uses them as the node has them."
 
 
 def _note_name(field: str, name: str, limits: Object, notes: Notes, path: str) -> None:

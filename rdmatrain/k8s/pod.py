@@ -203,11 +203,7 @@ def _note_pod(spec: Spec, pod: Object, notes: Notes) -> None:
     notes.add("", "spec.automountServiceAccountToken", False, why)
     why = "A namespace with many Services would fill the environment with their variables."
     notes.add("", "spec.enableServiceLinks", False, why)
-    why = "What the image is pulled with." if spec.pull_secrets else "The nodes may pull the image."
-    notes.add("pull_secrets", "spec.imagePullSecrets", list(spec.pull_secrets) or "none", why)
-    named = spec.priority or "none"
-    why = "Whom the scheduler preempts for whom." if spec.priority else "The cluster's default."
-    notes.add("priority", "spec.priorityClassName", named, why)
+    _note_named(spec, notes)
     note_scheduling(spec, notes)
     _note_host_network(spec, notes)
     _note_volumes(spec, notes)
@@ -215,6 +211,23 @@ def _note_pod(spec: Spec, pod: Object, notes: Notes) -> None:
     if not spec.preflight:
         why = "Nobody asks the doctor before the job."
     notes.add("preflight", "spec.initContainers", [PREFLIGHT] if spec.preflight else [], why)
+
+
+def _note_named(spec: Spec, notes: Notes) -> None:
+    """Note what the pods name, and nobody renders."""
+    pulled, path = ", ".join(spec.pull_secrets), "spec.imagePullSecrets"
+    why = (
+        f"What the image is pulled with is to be there, {pulled}: kubectl -n {spec.namespace} "
+        "create secret docker-registry."
+    )
+    if not pulled:
+        why = "The nodes may pull the image."
+    notes.add("pull_secrets", path, pulled or "none", why, urgent=bool(pulled))
+    named, path = spec.priority, "spec.priorityClassName"
+    why = f"The PriorityClass {named} is to be there, or no pod is made."
+    if not named:
+        why = "The cluster's default."
+    notes.add("priority", path, named or "none", why, urgent=bool(named))
 
 
 def _note_host_network(spec: Spec, notes: Notes) -> None:
@@ -242,10 +255,7 @@ def _note_volumes(spec: Spec, notes: Notes) -> None:
     if not has_secret(spec):
         why = "One node has nobody to prove anything to."
     notes.add("secret.name", "spec.volumes[secret].secret.secretName", named, why)
-    why = "Claims that are there already, by the paths that the script knows."
-    if not spec.volumes:
-        why = "No volume besides: the image has all that the script reads."
-    notes.add("volumes", "spec.containers[].volumeMounts[data-*]", dict(spec.volumes), why)
+    _note_data(spec, notes)
     claim = spec.checkpoint.claim
     path = "spec.volumes[checkpoints].persistentVolumeClaim.claimName"
     why = "All pods write their shards there." if claim else "No volume: checkpoints go elsewhere."
@@ -253,3 +263,15 @@ def _note_volumes(spec: Spec, notes: Notes) -> None:
     where = spec.checkpoint.path if claim else "none"
     why = "Where the script finds it."
     notes.add("checkpoint.path", "spec.containers[].volumeMounts[checkpoints]", where, why)
+
+
+def _note_data(spec: Spec, notes: Notes) -> None:
+    made = {spec.checkpoint.claim} if spec.checkpoint.size_bytes else set()
+    missing = ", ".join(each for each in dict.fromkeys(spec.volumes.values()) if each not in made)
+    why = "No volume besides: the image has all that the script reads."
+    if spec.volumes:
+        why = "The claim of the checkpoints, which is rendered."
+    if missing:
+        why = f"The volumes' claims are to be there for all nodes, or no pod starts: {missing}."
+    path = "spec.containers[].volumeMounts[data-*]"
+    notes.add("volumes", path, dict(spec.volumes), why, urgent=bool(missing))

@@ -169,6 +169,7 @@ def test_what_is_no_gang_is_told(spec, name, queue, told):
 
 
 VFS = "{vfs: 2, networks: [a, b]}"
+DATA = "volumes: {/data: ds, /m: more, /n: ds}"
 
 
 @pytest.mark.parametrize(
@@ -189,6 +190,14 @@ VFS = "{vfs: 2, networks: [a, b]}"
         ("volcano", "topology: {tier: 2}", "HyperNode"),
         ("trainjob", "topology: {tier: 2}", "HyperNode"),
         ("volcano", f"network: {VFS}", "Any function may end up in any of these networks"),
+        ("indexed-job", DATA, "claims are to be there for all nodes, or no pod starts: ds, more."),
+        ("pytorchjob", DATA, "claims are to be there for all nodes, or no pod starts: ds, more."),
+        ("mpijob", "pull-secrets: [a, b]", "is to be there, a, b: kubectl -n default create"),
+        ("jobset", "priority: high", "The PriorityClass high is to be there, or no pod is made."),
+        ("slurm", DATA, "To be there on all nodes, or the container does not start: /data, /m"),
+        ("slurm", "checkpoint: {claim: a}", "the container does not start: /checkpoints."),
+        ("slurm", "pull-secrets: [a]", "~/.config/enroot/.credentials"),
+        ("slurm", "node-selector: {a/b: c, d: e}", "not only on those with a/b=c, d=e: say it"),
     ],
 )
 def test_what_a_person_must_do_or_know_is_told_once_and_explained(spec, name, more, said):
@@ -199,6 +208,56 @@ def test_what_a_person_must_do_or_know_is_told_once_and_explained(spec, name, mo
     (line,) = [each for each in result.stderr.splitlines() if said in each]
     notes = json.loads(k8s("explain", spec, "--for", name, "--json").stdout)
     assert line in {f"note: {each['why']}" for each in notes if each["urgent"]}
+
+
+def test_a_claim_that_is_rendered_need_not_be_there(spec):
+    checkpoint = "checkpoint: {claim: made, size: 1Ti}\n"
+    for volumes, told in (("/data: made", False), ("/data: made, /m: other", True)):
+        Path(spec).write_text(f"{SPEC}{checkpoint}volumes: {{{volumes}}}\n")
+        lines = k8s("render", spec, "--for", "lws").stderr.splitlines()
+        found = [line for line in lines if "claims are to be there" in line]
+        assert [line.endswith("starts: other.") for line in found] == [True] * told
+
+
+@pytest.mark.parametrize(
+    ("network", "told"),
+    [
+        ("{vfs: 2, pfs: [eth0]}", True),
+        ("{vfs: 2, pfs: [eth0], mtu: 4220}", False),
+        ("{vfs: 2, pfs: [ib0], link: infiniband}", False),
+        ("{devices: tcp}", False),
+    ],
+)
+def test_small_packets_are_told_before_check_finds_them(spec, tmp_path, network, told):
+    Path(spec).write_text(SPEC.replace("{devices: tcp}", network))
+    result = k8s("render", spec, "--for", "lws", "--with-cluster")
+    assert any("network.mtu" in line for line in result.stderr.splitlines()) == told
+    (tmp_path / "out.yaml").write_text(result.stdout)
+    found = json.loads(k8s("check", str(tmp_path / "out.yaml"), "--json").stdout)
+    (mtu,) = [each for each in found["checks"] if each["id"] == "mtu"]
+    assert (mtu["verdict"] == "WARN") == told
+    assert "network.mtu" not in k8s("render", spec, "--for", "lws").stderr
+
+
+def test_what_is_no_object_is_told_in_a_line_where_it_is_not_written(tmp_path):
+    path = tmp_path / "job.yaml"
+    network = "{devices: dra, vfs: 8}\ngpus: 8\nqueue: research"
+    path.write_text(SPEC.replace("{devices: tcp}", network))
+    words = ("render", str(path), "--for", "kueue", "--with-cluster")
+    first, *others = k8s(*words).stderr.splitlines()
+    names = ["network-operator.values", "gpu-operator.values", "dra-driver-nvidia-gpu.values",
+             "dra-driver-sriov.values", "kueue.configuration"]  # fmt: skip
+    assert first == (
+        f"note: written with --output alone, as they are no objects: {', '.join(names)}"
+    )
+    assert not any(".values" in line for line in others)
+    (merge,) = [line for line in others if "kueue.configuration" in line]
+    # True before and after it is written: it has to be merged.
+    assert "merge kueue.configuration into it" in merge
+    folder = tmp_path / "out"
+    lines = k8s(*words, "-o", str(folder)).stderr.splitlines()
+    assert {str(folder / name) for name in names} <= {*lines}
+    assert not any("--output" in line for line in lines)
 
 
 @pytest.mark.parametrize("name", [each for each in TARGETS if each not in {"podgroup", "kueue"}])

@@ -21,6 +21,7 @@ from rdmatrain.k8s.scheduling import near
 from rdmatrain.k8s.spec import (
     DEVICES,
     GIB,
+    INFINIBAND,
     MIB,
     Checkpoint,
     JobSecret,
@@ -68,6 +69,26 @@ def test_a_container_may_use_what_it_requests(devices: str, extended: dict[str, 
         pod = template(small(devices))["spec"]
         assert claims == [{"name": each["name"]} for each in pod.get("resourceClaims", [])]
         assert bool(claims) == (devices == DRA)
+
+
+@pytest.mark.parametrize("devices", DEVICES)
+def test_notes_of_devices_are_of_fields_that_are_there(devices: str) -> None:
+    made = pod_template(small(devices), Cluster(), Wants(OWNER))
+    needs = made.object["spec"]["containers"][0]["resources"]
+    said = [re.search(r"\.resources\.limits\[(.+?)\]: (.+)", each.became) for each in made.notes]
+    for match in filter(None, said):
+        assert match[2] == str(needs["limits"].get(match[1], 0))
+    claimed = {each.field for each in made.notes if ".resources.claims: " in each.became}
+    assert claimed == ({"gpus", "network.vfs"} if devices == DRA else set())
+    (of_vfs,) = [each for each in made.notes if each.field == "network.vfs"]
+    assert ("Multus" in of_vfs.why) == (devices in {SRIOV, SHARED})
+
+
+def test_devices_without_networks_are_not_explained_by_them() -> None:
+    network = Network(vfs=8, networks=(), link=INFINIBAND, resource="rdma/ib")
+    notes = pod_template(small(network=network), Cluster(), Wants(OWNER)).notes
+    (of_vfs,) = [each for each in notes if each.field == "network.vfs"]
+    assert "No network is attached" in of_vfs.why
 
 
 @pytest.mark.parametrize(("vfs", "networks"), [(1, ("a",)), (8, ("a",)), (3, ("a", "b", "c"))])
