@@ -70,9 +70,10 @@ def _property(definitions: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 
 def _definitions(version: str) -> dict[str, Any]:
-    """All definitions of a version; of one between those that are pinned whole, what matters.
+    """All definitions of a version; of 1.35 and 1.36, which are not pinned whole, what matters.
 
-    Gangs have other words in each; for all else, what the oldest takes each newer one takes.
+    These are 1.34's with definitions of gangs and pods that were cut out of their own by hand: what
+    the oldest takes each newer one takes, but of gangs, which have other words in each.
     """
     whole = CRDS / f"kubernetes/v{version}.0-strict_definitions.json"
     if whole.is_file():
