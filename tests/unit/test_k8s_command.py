@@ -196,7 +196,7 @@ DATA = "volumes: {/data: ds, /m: more, /n: ds}"
         ("jobset", "priority: high", "The PriorityClass high is to be there, or no pod is made."),
         ("slurm", DATA, "To be there on all nodes, or the container does not start: /data, /m"),
         ("slurm", "checkpoint: {claim: a}", "the container does not start: /checkpoints."),
-        ("slurm", "pull-secrets: [a]", "~/.config/enroot/.credentials"),
+        ("slurm", "pull-secrets: [a]", ".credentials: what is in a is to be there."),
         ("slurm", "node-selector: {a/b: c, d: e}", "not only on those with a/b=c, d=e: say it"),
     ],
 )

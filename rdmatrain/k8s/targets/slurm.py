@@ -148,8 +148,11 @@ def _note_absent(spec: Spec, notes: Notes) -> None:
     if not labels:
         why = "Any node of the partition."
     notes.add("node_selector", "", "nothing", why, urgent=bool(labels))
-    why = "enroot pulls as the user does, by ~/.config/enroot/.credentials."
-    notes.add("pull_secrets", "", "nothing", why, urgent=bool(spec.pull_secrets))
+    pulled = ", ".join(spec.pull_secrets)
+    why = "enroot pulls the image as the user does, by ~/.config/enroot/.credentials."
+    if pulled:
+        why = f"{why[:-1]}: what is in {pulled} is to be there."
+    notes.add("pull_secrets", "", "nothing", why, urgent=bool(pulled))
 
 
 TARGET = Target("slurm", render, has_service=True, alone=True)
