@@ -31,7 +31,7 @@ BUILT = "build/c-plain/tests/c/"  # programs of the C tests' build
 ALL_S = 1200.0  # that all steps together may take
 RDMATRAIN = ("-m", "rdmatrain.cli", "bench")
 CONNECT = ("--setup-ranks", "2,8,32,128,256", "--kinds", "lazy,verbs,hash")
-CONNECT_TCP = ("--setup-ranks", "2,8,32,128", "--kinds", "tcp")  # torch's store waits 5 s with more
+CONNECT_TCP = ("--setup-ranks", "2,8,32,96", "--kinds", "tcp")  # its store waits 5 s with more
 PREDICT = ("--validate", "--simulate", "--gpus", "8,256,16384", "--svg", SVG)
 GUEST = ("tests/vm/vm_run.py", "--limit-s", "420", ".venv/bin/python")
 WAITING_AT_ONCE = 2
@@ -69,6 +69,7 @@ STEPS = (
     Step("two-hosts", ("benchmarks/two_hosts.py", "--json", JSON)),
     Step("verbs", (*GUEST, "benchmarks/verbs.py", "--json", JSON), 480.0, guest=True),
     Step("wire", (*GUEST, "benchmarks/wire.py", "--rounds=3", "--json", JSON), 480.0, guest=True),
+    Step("two-guests", ("-m", "pytest", "-q", "-s", "--thorough", "tests/vm")),
     Step("launcher", ("benchmarks/launch_overhead.py", "--rounds", "5", "--json", JSON)),
     Step("output", ("benchmarks/output_rate.py", "--rounds", "1", "--json", JSON)),
     Step("false-alarms", ("benchmarks/false_alarms.py", "--minutes", "1", "--json", JSON)),
