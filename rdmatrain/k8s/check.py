@@ -100,9 +100,17 @@ def _read(files: Sequence[str]) -> Manifest:
 
 def check(manifest: Manifest) -> Iterator[Result]:
     """Ask everything of a manifest."""
+    others = {id(pod.document) for pod in manifest.pods if not pod.trains}
     for each in answers(manifest, all_questions(), Needs()):
         never = each.check.id in NEVER and each.verdict is Verdict.WARN
-        yield replace(each, finding=replace(each.finding, verdict=Verdict.FAIL)) if never else each
+        verdict = Verdict.FAIL if never else each.verdict
+        fixes = tuple(_fix(fix, others) for fix in each.finding.fixes)
+        yield replace(each, finding=replace(each.finding, verdict=verdict, fixes=fixes))
+
+
+def _fix(fix: str, others: set[int]) -> str:
+    """Return a fix; of what is no training job, only what people read of it."""
+    return str(fix) if isinstance(fix, Patch) and id(root_of(fix.node)) in others else fix
 
 
 def patched(manifest: Manifest, results: Sequence[Result] | None = None) -> Patched:
@@ -119,13 +127,15 @@ def patched(manifest: Manifest, results: Sequence[Result] | None = None) -> Patc
     seen = {to_yaml(manifest.documents)}
     for _ in range(MAX_ROUNDS):
         done = _change(manifest, results)
-        text = to_yaml(manifest.documents)
         changes += done
-        if not done or text in seen:
+        if not done:
             break
-        seen.add(text)
+        text = to_yaml(manifest.documents)
         manifest = Manifest(list(documents(text, "patched")))
         results = list(check(manifest))
+        if text in seen:
+            break
+        seen.add(text)
     needed = missing(manifest)
     text = to_yaml(manifest.documents)
     return Patched(
@@ -135,10 +145,9 @@ def patched(manifest: Manifest, results: Sequence[Result] | None = None) -> Patc
 
 def patches(result: Result) -> list[Patch]:
     """Return the changes of a result that a program can make."""
-    fixes = result.finding.fixes or (result.finding.fix,)
     if not gravity(result.finding):
         return []
-    return [each for each in fixes if isinstance(each, Patch) and each.change]
+    return [each for each in result.finding.fixes if isinstance(each, Patch) and each.change]
 
 
 def _change(manifest: Manifest, results: Sequence[Result]) -> list[Patch]:

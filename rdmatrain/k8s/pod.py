@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 
+from rdmatrain.doctor.manifest.workloads import HOST_REASON
 from rdmatrain.k8s.cluster import Cluster
 from rdmatrain.k8s.container import (
     CHECKPOINTS,
@@ -28,8 +29,6 @@ from rdmatrain.k8s.spec import SHARED, Spec
 
 CONTAINER = "trainer"
 MULTUS = "k8s.v1.cni.cncf.io/networks"
-# Why a pod is in its node's network, for whoever finds it there; k8s check looks for it.
-HOST_REASON = "rdmatrain/host-network-reason"
 SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 # What the launcher takes after the workers' grace: to kill, to say farewell, to write why.
 LAUNCHER_END_S = 30

@@ -18,5 +18,10 @@ def manifest(text: str, name: str = "job.yaml") -> Manifest:
 
 
 def to_be_found(text: str) -> list[str]:
-    """Return the ids of the header: ``# finds: gang-minimum``."""
+    """Return the ids of the header whose patch makes them good: ``# finds: gang-minimum``."""
     return re.findall(r"^# finds: ([a-z-]+)$", text, re.MULTILINE)
+
+
+def to_be_left(text: str) -> list[str]:
+    """Return those of which only people can know what is meant: ``# left: host-network-reason``."""
+    return re.findall(r"^# left: ([a-z-]+)$", text, re.MULTILINE)

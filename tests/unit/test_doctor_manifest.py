@@ -792,7 +792,7 @@ WRONG = [
         "WARN",
         changed(JOB, ("limits: {cpu: 16, ", "limits: {")),
         "no limit of CPUs",
-        "cpu: 16",
+        "cpu: N",
     ),
     (
         "cpu-quota",
@@ -805,7 +805,7 @@ WRONG = [
         "cpu-quota",
         "WARN",
         changed(JOB, (", memory: 128Gi", "")),
-        "a container without limits of CPUs and memory",
+        "no limits of CPUs and memory, or requests that differ",
         "memory",
     ),
     (

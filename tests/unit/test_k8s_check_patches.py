@@ -140,12 +140,10 @@ def test_the_head_says_what_is_to_be_there_and_what_was_guessed(tmp_path: Path) 
     file.write_text(BARE, "utf-8")
     assert head(str(file)) == [
         "# to be there: ResourceClaimTemplate devices",
-        "# to be there: PersistentVolumeClaim checkpoints, which a patch names",
         "# to be there: Secret j-secret, which a patch names",
         "# to be there: Service other",
         "# guessed: Job j: terminationGracePeriodSeconds: 120",
         "# guessed: Job j: sizeLimit: 8Gi",
-        "# guessed: Job j: checkpoints are written to /checkpoints",
     ]
 
 
@@ -166,27 +164,30 @@ def test_json_says_what_is_a_guess(tmp_path: Path) -> None:
     assert all("guess" not in each for each in found["gang-secret"])
 
 
-ASKED = "resources: {requests: {cpu: 7500m, memory: 32Gi}, claims: [{name: d}]}"
-FIRST = """\
-      initContainers:
-      - {name: first, image: "x/y:1", command: [rdmatrain, doctor]}
-      - {name: second, image: "x/y:1", command: [rdmatrain, doctor], resources: %s}
-      containers:"""
+@pytest.mark.parametrize(
+    "resources",
+    [
+        "{claims: [{name: d}]}",
+        "{requests: {cpu: 7500m, memory: 32Gi}, claims: [{name: d}]}",
+        "{requests: {memory: 4Gi}, limits: {cpu: 8, memory: 32Gi}, claims: [{name: d}]}",
+        "{requests: {cpu: 4}, limits: {cpu: 8, memory: 32Gi}, claims: [{name: d}]}",
+        "{limits: {cpu: 1, memory: 32Gi, nvidia.com/gpu: 8}}",
+    ],
+)
+def test_limits_are_nobodys_guess(resources: str) -> None:
+    text = BARE.replace("{claims: [{name: d}]}", resources)
+    assert trainer(after(text, "Job"))["resources"] == yaml.safe_load(resources)
+    found = {each.check.id: each for each in check(manifest(text))}
+    assert found["cpu-quota"].verdict is Verdict.WARN
 
 
-def test_limits_are_those_that_are_requested_and_else_nobodys_guess() -> None:
-    resources = trainer(after(BARE, "Job"))["resources"]
-    assert resources == {"claims": [{"name": "d"}]}
-    text = BARE.replace("resources: {claims: [{name: d}]}", ASKED)
-    asked = trainer(after(text, "Job"))["resources"]
-    assert asked["limits"] == asked["requests"] == {"cpu": 8, "memory": "32Gi"}
-
-
-def test_what_runs_before_the_trainer_may_use_what_that_may() -> None:
-    text = BARE.replace("      containers:", FIRST % "{requests: {cpu: 1}}").replace("x/y", "a/b")
-    text = text.replace("resources: {claims: [{name: d}]}", ASKED)
-    for box in after(text, "Job")["spec"]["template"]["spec"]["initContainers"]:
-        assert box["resources"]["limits"] == {"cpu": 8, "memory": "32Gi"}, box["name"]
+@pytest.mark.parametrize("always", ["", ", restartPolicy: Always"])
+def test_nor_are_those_of_what_runs_before_the_trainer(always: str) -> None:
+    box = f"{{name: a, image: 'x/y:1', resources: {{requests: {{cpu: 1}}}}{always}}}"
+    text = BARE.replace("      containers:", f"      initContainers: [{box}]\n      containers:")
+    text = text.replace("{claims:", "{limits: {cpu: 8, memory: 32Gi}, claims:")
+    (first,) = after(text, "Job")["spec"]["template"]["spec"]["initContainers"]
+    assert first["resources"] == {"requests": {"cpu": 1}}
 
 
 def test_a_job_without_names_gets_the_renderers_service() -> None:

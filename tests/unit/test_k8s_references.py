@@ -23,14 +23,14 @@ def of(text: str) -> tuple[str, Finding, list[str]]:
 
 def pod(*lines: str) -> str:
     return "kind: Pod\nmetadata: {name: a, namespace: one}\nspec:\n" + "".join(
-        f"  {each}\n" for each in ("containers: [{name: t}]", *lines)
+        f"  {each}\n" for each in ("containers: [{name: t, command: [torchrun]}]", *lines)
     )
 
 
 SECRET = "---\nkind: Secret\nmetadata: {name: s%s}\ndata: {a: eA==}\n"
 FILE = "{name: RDMATRAIN_SECRET_FILE, value: /etc/x/%s}"
 MOUNTED = (
-    "kind: Pod\nspec:\n  containers:\n  - name: t\n    env: [%s]\n"
+    "kind: Pod\nspec:\n  containers:\n  - name: t\n    command: [torchrun]\n    env: [%s]\n"
     "    volumeMounts: [{name: v, mountPath: /etc/x}]\n"
     "  volumes: [{name: v, secret: {secretName: s}}]\n"
 )
@@ -64,7 +64,7 @@ NETWORKED = (
         (pod("imagePullSecrets: [{name: t}]") + SECRET % "", "WARN", "Secret t", ""),
         # Of another namespace, it is another object.
         (pod("imagePullSecrets: [{name: s}]") + SECRET % ", namespace: two", "FAIL",
-         "Secret s is in namespace two, and this in one", '{metadata: {namespace: "one"}}'),
+         "Secret s is in namespace two, and this in one", ""),
         (pod("imagePullSecrets: [{name: s}]") + SECRET % ", namespace: one", "PASS", "", ""),
         (pod("imagePullSecrets: [{name: s}]") + SECRET % "", "PASS", "", ""),
         (GROUPED, "WARN", "PodGroup g", ""),
@@ -76,8 +76,13 @@ NETWORKED = (
         ("kind: Pod\nmetadata: {labels: {scheduling.x-k8s.io/pod-group: g}}\n"
          "spec: {containers: [{name: t}]}\n", "WARN", "PodGroup g", ""),
         (GROUPED + QUEUE, "WARN", "ClusterQueue c", ""),
-        ("kind: Job\nmetadata: {labels: {kueue.x-k8s.io/queue-name: other}}\n" + QUEUE, "FAIL",
-         "no LocalQueue other, and nobody names q", '"q"'),
+        # Queues and claims of other names may be the cluster's.
+        ("kind: Job\nmetadata: {labels: {kueue.x-k8s.io/queue-name: other}}\n" + QUEUE, "WARN",
+         "LocalQueue other", ""),
+        (pod("volumes: [{name: v, persistentVolumeClaim: {claimName: data}}]")
+         + "---\nkind: PersistentVolumeClaim\nmetadata: {name: logs}\n", "WARN",
+         "PersistentVolumeClaim data", ""),
+        (pod("volumes: [{name: v, configMap: {name: kube-root-ca.crt}}]"), "SKIP", "nothing", ""),
         (NETWORKED, "WARN", "NetworkAttachmentDefinition rail0", ""),
         (NETWORKED + "---\nkind: SriovNetwork\nmetadata: {name: rail0}\n", "PASS", "rail0", ""),
         # What waits for a pod that nobody sends.

@@ -31,7 +31,11 @@ def script(box: Container) -> str:
 
 def simple_words(box: Container) -> list[str]:
     """Return the words of a script that is one command, of which no shell is needed."""
-    text = script(box).strip().removeprefix("exec ")
+    return plain_words(script(box).strip().removeprefix("exec "))
+
+
+def plain_words(text: str) -> list[str]:
+    """Return the words of a command; empty where it takes a shell to know them."""
     if _SYNTAX.search(text):
         return []
     try:
@@ -52,7 +56,7 @@ def launcher(text: str) -> re.Match[str] | None:
 def with_exec(text: str) -> str:
     """Return a script whose shell becomes the launcher; empty if that cannot be done."""
     found = launcher(text)
-    if found is None or not _is_last(text[found.end() :]):
+    if found is None or not _is_last(text[found.end() :]) or re.search(r"\btrap\b", text):
         return ""
     word = "exec env " if found["set"] else "exec "
     place = found.start("set")

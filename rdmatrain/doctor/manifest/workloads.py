@@ -13,8 +13,13 @@ from rdmatrain.errors import SettingError
 TRAIN_JOB = "TrainJob"
 RUNTIMES = frozenset(["ClusterTrainingRuntime", "TrainingRuntime"])
 # Pods of these have to meet; those of a Job, say, may each work alone.
+# Pods of these are none of a job, whatever they ask for: they serve a node, or whoever calls.
+SERVERS = frozenset(["DaemonSet", "Deployment", "ReplicaSet"])
+_TRAIN = frozenset([TRAIN_JOB, "PyTorchJob", "MPIJob", *RUNTIMES])
 GANGS = frozenset([TRAIN_JOB, "JobSet", "PyTorchJob", "MPIJob", "LeaderWorkerSet"])
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
+# Of a pod that has to be in the network of its node, and says why.
+HOST_REASON = "rdmatrain/host-network-reason"
 RESOURCE_NAME = "k8s.v1.cni.cncf.io/resourceName"
 # Questions about one pod look at all others of its workload.
 MAX_PODS, MAX_CONTAINERS, MAX_COUNT = 300, 1000, 1_000_000
@@ -102,6 +107,15 @@ class Pod:
         """It asks for a device."""
         return any(each.gpus or each.nics for each in self.containers) or self.claims
 
+    @cached_property
+    def trains(self) -> bool:
+        """It is of a training job: by its kind, or a pod of that asks for devices or launches."""
+        group = [each for each in self.manifest.pods if each.document is self.document]
+        return self.kind in _TRAIN or (
+            self.kind not in SERVERS
+            and any(each.asks or any(box.launches for box in each.containers) for each in group)
+        )
+
     @property
     def claims(self) -> bool:
         """It gets devices by resource claims, whose devices are not to be seen here."""
@@ -162,8 +176,9 @@ class Manifest:
     @cached_property
     def training(self) -> list[Pod]:
         """Pods that train: where one pod of a workload asks for devices, the others help it."""
-        asking = {id(each.document) for each in self.pods if each.asks}
-        return [each for each in self.pods if each.asks or id(each.document) not in asking]
+        pods = [each for each in self.pods if each.kind != "DaemonSet"]
+        asking = {id(each.document) for each in pods if each.asks}
+        return [each for each in pods if each.asks or id(each.document) not in asking]
 
     @cached_property
     def resource_names(self) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Objects of the cluster that a job waits for: queues with their topology, versions of APIs."""
+"""Workloads and what they wait for: pods, queues with their topology, versions of APIs."""
 
 import json
 from collections.abc import Iterator
@@ -17,8 +17,30 @@ _OLD, _NEW = "kueue.x-k8s.io/v1beta1", "kueue.x-k8s.io/v1beta2"
 _TOPOLOGY = tuple(
     f"kueue.x-k8s.io/podset-{each}-topology" for each in ("required", "preferred", "slice-required")
 )
+_SERVED = f"the cluster's Kueue serves {_NEW}"
 # Other names of v1beta1 for what both versions have.
 _FUNGIBILITY = {"Borrow": "MayStopSearch", "Preempt": "MayStopSearch"}
+_WORKLOADS = (
+    "Pod", "Job", "CronJob", "JobSet", "StatefulSet", "Deployment", "DaemonSet", "ReplicaSet",
+    "PyTorchJob", "MPIJob", "LeaderWorkerSet",
+)  # fmt: skip
+
+
+@question(
+    "workload",
+    "every workload has pods",
+    nothing="there is no workload",
+    exit_code=BAD_CONFIG,
+)
+def workload(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
+    """Where spec.containers is misspelt there is nothing to check, and Kubernetes refuses it."""
+    seen = {id(pod.document) for pod in manifest.pods}
+    for each in manifest.of_kind(*_WORKLOADS):
+        if id(each) in seen:
+            yield fine(each.get("kind"), "has containers")
+        else:
+            text = f"no pod of this {each.get('kind').text} is to be seen, so none was checked"
+            yield fail(each.get("kind"), text, advice(each.get("spec"), "{containers: [...]}"))
 
 
 @question(
@@ -91,7 +113,7 @@ def api_version(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
         place = each.get("apiVersion")
         if place.text == _OLD:
             text = f"{_OLD} is deprecated: v1beta2 has taken its place"
-            yield warn(place, text, patch(each, json.dumps(_renewed(each)), _NEW))
+            yield warn(place, text, patch(each, json.dumps(_renewed(each)), _NEW, guess=_SERVED))
         elif place.text == _NEW:
             yield fine(place, _NEW)
 

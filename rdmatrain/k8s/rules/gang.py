@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 from rdmatrain.doctor.manifest.checks.retries import BACKOFF, jobset_rules, pod_failure_policy
 from rdmatrain.doctor.manifest.define import addition, fine, patch, question, unseen, warn
 from rdmatrain.doctor.manifest.nodes import Node
 from rdmatrain.doctor.manifest.workloads import Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
+from rdmatrain.k8s.exits import volcano_policies
 from rdmatrain.k8s.rules.selecting import as_labels, labels_of, metadata, one_of_each, selecting
 from rdmatrain.launcher.exit_codes import GANG_TIMEOUT, PEER_LOST
 
@@ -77,7 +77,7 @@ def _of_volcano(pod: Pod) -> Finding:
             return warn(action, text, patch(each, "{action: RestartJob}"))
     if not any(_FAILED & _events(each) for each in policies):
         text = "no policy for PodFailed: when a pod fails, the others wait for ever"
-        rules = [*spec.get("policies").plain_items(), *_volcano_rules()]
+        rules = [*spec.get("policies").plain_items(), *volcano_policies()]
         said = "{policies: [..., {event: PodFailed, action: AbortJob}]}"
         return warn(spec, text, patch(spec, f"{{policies: {json.dumps(rules)}}}", said))
     return fine(spec.get("policies"), "all pods start again, or none")
@@ -85,14 +85,6 @@ def _of_volcano(pod: Pod) -> Finding:
 
 def _events(policy: Node) -> set[str]:
     return {policy.get("event").text, *policy.get("events").texts()}
-
-
-def _volcano_rules() -> list[dict[str, Any]]:
-    return [
-        {"event": "PodEvicted", "action": "RestartJob"},
-        {"event": "PodFailed", "action": "AbortJob"},
-        {"event": "TaskCompleted", "action": "CompleteJob"},
-    ]
 
 
 @question(

@@ -9,6 +9,7 @@ from rdmatrain.doctor.manifest.containers import Container
 from rdmatrain.doctor.manifest.define import (
     Patch,
     addition,
+    advice,
     fail,
     fine,
     patch,
@@ -19,8 +20,8 @@ from rdmatrain.doctor.manifest.define import (
 from rdmatrain.doctor.manifest.nodes import Node, as_json
 from rdmatrain.doctor.manifest.workloads import Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
+from rdmatrain.k8s.patch import root_of
 from rdmatrain.k8s.rules.selecting import (
-    as_labels,
     labels_of,
     metadata,
     namespace,
@@ -54,13 +55,14 @@ def selectors(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
             yield fine(place, "selects pods of the manifest")
             continue
         labels = place if place.get("matchLabels").kind != place.kind else place.get("matchLabels")
-        yield warn(place, "selects no pod of the manifest", _labelled(manifest, labels))
+        yield warn(place, "selects no pod of the manifest", _labelled(manifest, each, labels))
 
 
-def _labelled(manifest: Manifest, labels: Node) -> str:
-    """Return the change that gives pods the labels, where it can be told which pods."""
+def _labelled(manifest: Manifest, owner: Node, labels: Node) -> str:
+    """Return the change that gives pods the labels, where its name tells which pods."""
     asked = {key: node.text for key, node in labels.entries()}
-    if len(manifest.training) != 1 or not all(asked.values()):
+    names = [each.name for each in manifest.training]
+    if names != [owner.get("metadata", "name").text] or not all(asked.values()):
         return "give the pods that it means these labels"
     template = manifest.training[0].template
     return patch(template, f"{{metadata: {{labels: {json.dumps(asked)}}}}}")
@@ -105,13 +107,24 @@ def _lets_all(policy: Node) -> list[Node]:
 
 def _open(pod: Pod, policy: Node) -> Finding:
     place, gone = policy.get("spec", "ingress"), _lets_all(policy)
+    text = "a rule without from lets in every pod of the cluster"
+    if not _alone(pod, policy):
+        return warn(gone[0], text, advice(policy.get("spec"), "remove the rule"))
     kept = [as_json(each) for each in place.items() if each not in gone]
     own = {"from": [{"podSelector": {"matchLabels": labels_of(pod)}}]}
     if not any(_is_for_peers(pod, each, "from") for each in place.items() if each not in gone):
         kept = [own, *kept]
     change = f"{{ingress: {json.dumps(kept)}}}"
-    text = "a rule without from lets in every pod of the cluster"
     return warn(gone[0], text, patch(policy.get("spec"), change, "remove the rule"))
+
+
+def _alone(pod: Pod, policy: Node) -> bool:
+    """Tell whether a policy is about the pods of one workload, as far as can be seen."""
+    selector = policy.get("spec", "podSelector")
+    others = (each for each in pod.manifest.pods if each.document is not pod.document)
+    return bool(selector.get("matchLabels").children) and not any(
+        selects(selector, each) for each in others
+    )
 
 
 def _shut(pod: Pod, policies: list[Node]) -> list[Node]:
@@ -159,29 +172,43 @@ def _lets_peers(pod: Pod, place: Node) -> Finding:
     egress = place.key == "egress" or not _is_about(place, "Ingress")
     name, other = ("egress", "to") if egress else ("ingress", "from")
     owner = place.parent if place.key == name and place.parent is not None else place
+    text = f"no rule of {name} lets peers through on all ports: the rendezvous hangs"
+    if not _alone(pod, root_of(place)):
+        return fail(place, text, _policy(pod, egress=egress))
     own = {other: [{"podSelector": {"matchLabels": labels_of(pod)}}]}
     rules = json.dumps([own, *owner.get(name).plain_items()])
-    text = f"no rule of {name} lets peers through on all ports: the rendezvous hangs"
     said = f"{{{name}: [{json.dumps(own)}, ...]}}"
     return fail(place, text, patch(owner, f"{{{name}: {rules}}}", said))
 
 
-def _policy(pod: Pod) -> Patch:
-    labels = as_labels(pod)
-    rules: list[Any] = [{"from": [{"podSelector": {"matchLabels": labels_of(pod)}}]}]
-    port = next(filter(None, map(_metrics_port, pod.containers)), 0)
+def _policy(pod: Pod, port: int = 0, *, egress: bool = False) -> Patch:
+    """Return a NetworkPolicy for a workload alone: what others let in is let in as before."""
+    peers, side, other = [{"podSelector": {"matchLabels": labels_of(pod)}}], "Ingress", "from"
+    if egress:
+        side, other = "Egress", "to"
+    rules: list[Any] = [{other: peers}]
+    port = 0 if egress else port or next(filter(None, map(_metrics_port, pod.containers)), 0)
     if port:
         rules.append(_for_metrics(port))
-    spec = (
-        f"{{podSelector: {{matchLabels: {labels}}}, policyTypes: [Ingress], "
-        f"ingress: {json.dumps(rules)}}}"
-    )
-    change = (
-        f"{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {metadata(pod)}, "
-        f"spec: {spec}}}"
-    )
-    guess = _GUESS if port else ""
-    return addition(pod.document, change, "add a NetworkPolicy that lets peers in", guess)
+    policy = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {**json.loads(metadata(pod)), "name": _free_name(pod, side)},
+        "spec": {
+            "podSelector": {"matchLabels": labels_of(pod)},
+            "policyTypes": [side],
+            side.lower(): rules,
+        },
+    }
+    said = f"add a NetworkPolicy that lets peers {'out' if egress else 'in'}"
+    return addition(pod.document, json.dumps(policy), said, _GUESS if port else "")
+
+
+def _free_name(pod: Pod, side: str) -> str:
+    """Return a name that no policy has; that of the workload, if it can be."""
+    names = {each.get("metadata", "name").text for each in pod.manifest.of_kind("NetworkPolicy")}
+    name = pod.name or "train"
+    return f"{name}-{side.lower()}" if name in names or side == "Egress" else name
 
 
 def _for_metrics(port: int) -> dict[str, Any]:
@@ -212,21 +239,27 @@ def metrics_reachable(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
 
 def _scrapes(manifest: Manifest, pod: Pod, port: int) -> Finding:
     policies = selecting(manifest, pod, "NetworkPolicy", "spec", "podSelector")
-    about = [each.get("spec") for each in policies if _is_about(each.get("spec"), "Ingress")]
-    rules = [rule for spec in about for rule in spec.get("ingress").items()]
-    if not about or any(_lets_scrape(rule) for rule in rules):
+    about = [each for each in policies if _is_about(each.get("spec"), "Ingress")]
+    if not about or any(map(_lets_scrape, about)):
         return fine(pod.template, f"metrics on port {port}")
-    place = about[0].get("ingress")
-    made = json.dumps([*place.plain_items(), _for_metrics(port)])
     text = f"lets nobody but peers in, and Prometheus wants port {port}"
+    own = [each for each in about if _alone(pod, each)]
+    return warn((own or about)[0], text, _let_in(own[0], port) if own else _policy(pod, port))
+
+
+def _let_in(policy: Node, port: int) -> Patch:
+    """Return the change by which Prometheus gets through."""
+    rules = [*policy.get("spec", "ingress").plain_items(), _for_metrics(port)]
     said = f"{{ingress: [..., {json.dumps(_for_metrics(port))}]}}"
-    return warn(about[0], text, patch(about[0], f"{{ingress: {made}}}", said, _GUESS))
+    return patch(policy.get("spec"), f"{{ingress: {json.dumps(rules)}}}", said, _GUESS)
 
 
-def _lets_scrape(rule: Node) -> bool:
-    peers = rule.get("from").items()
-    return not peers or any(
+def _lets_scrape(policy: Node) -> bool:
+    """Tell whether somebody else than the namespace's pods is let in."""
+    rules = [each.get("from").items() for each in policy.get("spec", "ingress").items()]
+    return not all(rules) or any(
         each.get("namespaceSelector").kind != "absent" or each.get("ipBlock").there
+        for peers in rules
         for each in peers
     )
 

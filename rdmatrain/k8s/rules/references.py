@@ -11,6 +11,7 @@ from rdmatrain.doctor.manifest.networks import Networks
 from rdmatrain.doctor.manifest.nodes import Node
 from rdmatrain.doctor.manifest.workloads import Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
+from rdmatrain.k8s.patch import root_of
 from rdmatrain.k8s.rules.selecting import namespace
 from rdmatrain.launcher.exit_codes import BAD_CONFIG
 
@@ -73,13 +74,12 @@ _OF_CLUSTERS = frozenset(
     ["ClusterQueue", "ResourceFlavor", "Topology", "PriorityClass", "RuntimeClass", "Queue",
      "ClusterTrainingRuntime", "NetworkAttachmentDefinition"]
 )  # fmt: skip
-# They do nothing until somebody names them.
-_IDLE_ALONE = frozenset(
-    ["PodGroup", "ResourceClaimTemplate", "PersistentVolumeClaim", "LocalQueue", "ClusterQueue",
-     "ResourceFlavor", "Topology"]
-)  # fmt: skip
+# They are made for pods of the same file; a claim or a queue of another name may be the cluster's.
+_IDLE_ALONE = frozenset(["PodGroup", "ResourceClaimTemplate"])
 _OF_PODS = ("PodGroup", "ResourceClaimTemplate", "PersistentVolumeClaim")
-_BUILT_IN = frozenset(["default", "system-node-critical", "system-cluster-critical"])
+_BUILT_IN = frozenset(
+    ["default", "system-node-critical", "system-cluster-critical", "kube-root-ca.crt"]
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,23 +178,16 @@ def _objects(manifest: Manifest, named: Reference) -> list[Node]:
     return [each for each in found if each.get("metadata", "name").text == named.name]
 
 
-def _root(node: Node) -> Node:
-    while node.parent is not None:
-        node = node.parent
-    return node
-
-
 def _found(manifest: Manifest, named: Reference) -> Finding:
     """Judge a name that some object has, by where that is."""
-    here = namespace(_root(named.place))
+    here = namespace(root_of(named.place))
     objects = _objects(manifest, named)
     spaces = [space for each in objects if (space := namespace(each))]
     elsewhere = here and len(spaces) == len(objects) and here not in spaces
     if named.kind in _OF_CLUSTERS or not elsewhere:
         return fine(named.place, f"{named} is in the manifest")
     text = f"{named} is in namespace {shown(spaces[0], 63)}, and this in {shown(here, 63)}"
-    fix = patch(objects[0], f"{{metadata: {{namespace: {json.dumps(here)}}}}}")
-    return fail(named.place, text, fix)
+    return fail(named.place, text, "one for each namespace whose pods name it")
 
 
 def _absent(manifest: Manifest, named: list[Reference]) -> Iterator[Finding]:

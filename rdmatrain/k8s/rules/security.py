@@ -4,13 +4,11 @@ import json
 import re
 from collections.abc import Iterator
 from posixpath import normpath
-from typing import Any
 
 from rdmatrain.discovery.claims.values import shown
-from rdmatrain.doctor.manifest.checks.network import secret_as_file
+from rdmatrain.doctor.manifest.checks.network import no_host_network, secret_as_file
 from rdmatrain.doctor.manifest.containers import Container
 from rdmatrain.doctor.manifest.define import (
-    Patch,
     addition,
     advice,
     fail,
@@ -22,9 +20,8 @@ from rdmatrain.doctor.manifest.define import (
     warn,
 )
 from rdmatrain.doctor.manifest.nodes import Node
-from rdmatrain.doctor.manifest.workloads import Manifest, Pod
+from rdmatrain.doctor.manifest.workloads import HOST_REASON, Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
-from rdmatrain.k8s.pod import HOST_REASON
 from rdmatrain.k8s.rules.selecting import namespace
 from rdmatrain.launcher.exit_codes import NOT_PERMITTED
 
@@ -33,9 +30,12 @@ _ALLOWED = frozenset(
     ["AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD",
      "NET_BIND_SERVICE", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT", "IPC_LOCK"]
 )  # fmt: skip
+_OF_NODES = "DaemonSet"
 _NO_CONTAINER = "there is no container"
 _SECRET = re.compile(r"(^|_)(SECRET|TOKEN|PASSWORD|PASSWD|API_KEY|ACCESS_KEY)$")
-_IN_MEMORY = "{hostPath: null, emptyDir: {medium: Memory, sizeLimit: 8Gi}}"
+_IN_MEMORY = "{hostPath: null, emptyDir: {medium: Memory}}"
+# Folders of the node from where it is ruled.
+_RULES = ("/dev", "/proc", "/sys", "/etc", "/root", "/boot", "/run", "/var/run", "/var/lib/kubelet")
 
 
 @question(
@@ -47,6 +47,9 @@ _IN_MEMORY = "{hostPath: null, emptyDir: {medium: Memory, sizeLimit: 8Gi}}"
 def pod_security(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
     """Namespaces that enforce baseline refuse what reaches into the node."""
     for pod in manifest.pods:
+        if pod.kind == _OF_NODES:
+            yield unseen(pod.spec, "what a node is served by may need it")
+            continue
         found = [*_of_pod(pod), *(each for box in pod.everything for each in _of_container(box))]
         yield from found
         if not found:
@@ -57,40 +60,23 @@ def _of_pod(pod: Pod) -> Iterator[Finding]:
     for name in ("hostPID", "hostIPC"):
         if pod.spec.get(name).true:
             text = f"{name}: the pod sees what belongs to others of the node"
-            yield warn(pod.spec.get(name), text, patch(pod.spec, f"{{{name}: null}}"))
+            yield fail(pod.spec.get(name), text, advice(pod.spec, f"{{{name}: null}}"))
     asked = pod.trainers if pod in pod.manifest.training else ()
     nodes = {mount.get("name").text for box in asked if (mount := host_nodes(box))}
     for name, volume in pod.volumes.items():
         path = volume.get("hostPath", "path")
         if path.there and name not in nodes:  # of those device-granted tells
-            yield _of_node(pod, volume, path)
+            yield _of_node(volume, path)
 
 
-def _of_node(pod: Pod, volume: Node, path: Node) -> Finding:
+def _of_node(volume: Node, path: Node) -> Finding:
     """Judge a path of the node: its devices, all of it, and what rules it are nobody's."""
     text, real = f"{shown(path.text, 60)} of the node", normpath(path.text)
     if real == "/dev/shm":
-        return warn(path, text, patch(volume, _IN_MEMORY, guess="sizeLimit: 8Gi"))
-    if real in {"/", "//", "/dev"} or real.startswith("/dev/") or real.endswith(".sock"):
-        return fail(path, text, _removed(pod, volume.get("name").text))
+        return warn(path, text, patch(volume, _IN_MEMORY))
+    if real in {"/", "//"} or real.startswith(_RULES) or real.endswith(".sock"):
+        return fail(path, text, "remove the volume and its mounts")
     return warn(path, text, advice(volume, "{hostPath: null, persistentVolumeClaim: ...}"))
-
-
-def _removed(pod: Pod, name: str) -> Patch:
-    """Return the change that takes a volume away, with all its mounts."""
-    change: dict[str, list[Any]] = {"volumes": [{"name": name, "$patch": "delete"}]}
-    for box in pod.everything:
-        paths = [mount.get("mountPath").text for mount, _ in box.mounts if _names(mount, name)]
-        if paths:
-            gone = [{"mountPath": each, "$patch": "delete"} for each in paths]
-            key = "containers" if box in pod.containers else "initContainers"
-            own = {"name": box.node.get("name").text, "volumeMounts": gone}
-            change.setdefault(key, []).append(own)
-    return patch(pod.spec, json.dumps(change), f"remove volume {shown(name, 63)} and its mounts")
-
-
-def _names(mount: Node, volume: str) -> bool:
-    return mount.get("name").text == volume
 
 
 def _of_container(box: Container) -> Iterator[Finding]:
@@ -102,11 +88,11 @@ def _of_container(box: Container) -> Iterator[Finding]:
         place = box.node.get("securityContext", "capabilities")
         kept = [name for name in place.get("add").texts() if _bare(name) in _ALLOWED]
         text = f"adds {', '.join(shown(each, 40) for each in too_much)}: IPC_LOCK is enough"
-        yield warn(place, text, patch(place, f"{{add: {json.dumps(kept or ['IPC_LOCK'])}}}"))
+        yield fail(place, text, patch(place, f"{{add: {json.dumps(kept or ['IPC_LOCK'])}}}"))
     for port in box.node.get("ports").items():
         if port.get("hostPort").number and not box.pod.host_network:
             text = f"hostPort {port.get('hostPort').text} is the node's"
-            yield warn(port, text, patch(port, "{hostPort: null}"))
+            yield warn(port, text, advice(port, "{hostPort: null}"))
     profile = box.security("seccompProfile")
     if profile.get("type").text == "Unconfined":
         text = "Unconfined: every system call is allowed"
@@ -124,11 +110,13 @@ def host_network_reason(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
     for pod in manifest.pods:
         reason = pod.template.get("metadata", "annotations", HOST_REASON)
         place = pod.spec.get("hostNetwork")
-        if pod.host_network and reason.text:
+        if pod.host_network and pod.kind == _OF_NODES:
+            yield unseen(place, "what a node is served by may need it")
+        elif pod.host_network and reason.text:
             yield fine(place, f"hostNetwork: {shown(reason.text, 200)}")
         elif pod.host_network:
             text = f"hostNetwork, and no annotation {HOST_REASON} says why"
-            yield fail(place, text, patch(pod.spec, "{hostNetwork: null}"))
+            yield fail(place, text, no_host_network(pod))
 
 
 def _bare(name: str) -> str:
@@ -192,11 +180,15 @@ def _told(box: Container, entry: Node) -> Iterator[Finding]:
         yield fine(entry, f"{shown(name, 60)} is in a Secret")
         return
     pod, gang = box.pod, name == "RDMATRAIN_SECRET"
-    kept = f"{pod.name or 'train'}-secret"
     key = "secret" if gang else name.lower().replace("_", "-")
+    kept = f"{pod.name or 'train'}-{key}"
     reference = json.dumps({"secretKeyRef": {"name": kept, "key": key}})
     by_name = patch(entry, f"{{value: null, valueFrom: {reference}}}")
     text = f"{shown(name, 60)} is there for all to read"
+    names = {each.get("metadata", "name").text for each in pod.manifest.of_kind("Secret")}
+    if kept in names:  # and may hold another value
+        yield warn(entry, text, advice(entry, "a reference to a Secret"))
+        return
     yield warn(entry, text, secret_as_file(box) if gang else by_name)
     space = namespace(pod.document)
     secret = {

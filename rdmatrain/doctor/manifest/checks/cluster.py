@@ -56,17 +56,21 @@ def rdma_namespace(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
     exclusive = any(each.text == "exclusive" for each in modes)
     for policy in policies(manifest):
         if not policy.get("isRdma").true or policy.get("deviceType").text == "vfio-pci":
-            text = (
-                "virtual functions without RDMA: isRdma: true and deviceType: netdevice are needed"
-            )
-            judged = fail if manifest.pods else warn  # nobody may want RDMA of them
-            yield judged(policy, text, patch(policy, "{isRdma: true, deviceType: netdevice}"))
+            yield _without_rdma(policy, asked=bool(manifest.pods))
     for mode in modes:
         if mode.text != "exclusive":
             text = "not exclusive: pods see the NICs of others"
-            yield warn(mode, text, patch(mode, "exclusive"))
+            yield warn(mode, text, advice(mode, "exclusive"))  # for all pods of these nodes
     for place, types in _attached(manifest):
         yield from _plugins(place, types, exclusive)
+
+
+def _without_rdma(policy: Node, *, asked: bool) -> Finding:
+    text = "virtual functions without RDMA: isRdma: true and deviceType: netdevice are needed"
+    change = "{isRdma: true, deviceType: netdevice}"
+    if asked:
+        return fail(policy, text, patch(policy, change))
+    return warn(policy, text, advice(policy, change))  # nobody may want RDMA of them
 
 
 def _plugins(place: Node, types: list[str], exclusive: bool) -> Iterator[Finding]:
@@ -77,7 +81,7 @@ def _plugins(place: Node, types: list[str], exclusive: bool) -> Iterator[Finding
         yield fail(place, text, _add_rdma(place))
     elif "sriov" in types or place.key == "metaPlugins":
         text = "no plugin rdma: with exclusive namespaces the device would stay in the host"
-        yield warn(place, text, _add_rdma(place))
+        yield warn(place, text, advice(place, "add {type: rdma}"))  # which fails in shared mode
 
 
 def _attached(manifest: Manifest) -> Iterator[tuple[Node, list[str]]]:
@@ -138,7 +142,8 @@ def mtu(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
         if number is None or number < MTU:
             said = shown(place.text, 20) if place.there else f"not set, so {DEFAULT_MTU}"
             text = f"mtu is {said}: RoCE packets are smaller than 4096 bytes"
-            yield warn(policy, text, patch(policy, "{mtu: 4220}", guess="mtu: 4220"))
+            # Packets that switches do not carry are lost.
+            yield warn(policy, text, advice(policy, "{mtu: 4220}"))
         else:
             yield fine(place, f"mtu {number}")
 

@@ -8,6 +8,7 @@ from rdmatrain.discovery.claims.values import shown
 from rdmatrain.doctor.manifest.containers import Container
 from rdmatrain.doctor.manifest.define import (
     Patch,
+    advice,
     fail,
     fine,
     host_nodes,
@@ -45,7 +46,7 @@ def gpu_granted(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
             elif box.value("NVIDIA_VISIBLE_DEVICES") == "all" and not pod.claims:
                 text = "NVIDIA_VISIBLE_DEVICES=all shows GPUs that were granted to others"
                 limits = "{nvidia.com/gpu: 8}"
-                fix = patch(box.node, f"{{resources: {{limits: {limits}}}}}", guess=limits)
+                fix = advice(box.node, f"{{resources: {{limits: {limits}}}}}")
                 yield warn(box.node, text, fix)
 
 
@@ -102,7 +103,7 @@ def _summed(pod: Pod, place: Node, requested: Counter[str], there: int) -> Findi
     needed, what = sum(requested.values()), ", ".join(requested)
     if there > needed:
         text = f"{there} networks for {needed} {what}: right only if {there - needed} need none"
-        return warn(place, text, _resources(pod, what, there))
+        return warn(place, text, advice(*_resources(pod, what, there)))
     if there < needed:
         return _differ(pod, place, what, needed, there)
     return fine(place, f"{needed} {what}, {there} networks")
@@ -112,7 +113,7 @@ def _networks_alone(pod: Pod, place: Node, networks: Networks) -> Finding:
     text = (
         f"{len(networks.names)} networks ({networks.names[0]}), and no virtual function asked for"
     )
-    fix = _resources(pod, _VF, len(networks.names), guessed=True)
+    fix = advice(*_resources(pod, _VF, len(networks.names)))
     if pod.kind == TRAIN_JOB and pod.document.get("spec", "trainer", "resourcesPerNode").there:
         text += ": resourcesPerNode replaces all resources of the runtime"
         return fail(place, text, fix)
@@ -128,7 +129,7 @@ def _is_rdma_name(name: str) -> bool:
 def _differ(pod: Pod, place: Node, name: str, asked: int, attached: int) -> Finding:
     text = f"{asked} {name} asked for, {attached} networks attached"
     if attached > asked:
-        return fail(place, text, _resources(pod, name, attached))
+        return fail(place, text, patch(*_resources(pod, name, attached)))
     fix = _attach(pod, Networks.of(pod).first or name.rpartition("/")[2], asked)
     if attached == 0 and _INFINIBAND.search(name):
         return warn(place, text + ": InfiniBand may do without", fix)
@@ -139,20 +140,21 @@ def _differ(pod: Pod, place: Node, name: str, asked: int, attached: int) -> Find
 
 def _attach(pod: Pod, name: str, number: int) -> Patch:
     names = ",".join([name] * min(number, 64))
-    if pod.annotation.there:  # of a TrainJob it may be the job's own, which wins over the runtime's
+    if Networks.of(pod).first:  # of a TrainJob it may be its own, which wins over the runtime's
         return patch(pod.annotation, f'"{names}"')
-    return patch(pod.template, f'{{metadata: {{annotations: {{{NETWORKS}: "{names}"}}}}}}')
+    change = f'{{metadata: {{annotations: {{{NETWORKS}: "{names}"}}}}}}'
+    return advice(pod.template, change)  # what a network is called, the cluster knows
 
 
-def _resources(pod: Pod, name: str, number: int, *, guessed: bool = False) -> Patch:
+def _resources(pod: Pod, name: str, number: int) -> tuple[Node, str]:
+    """Return what is changed, and how, to ask for so many devices."""
     box = pod.trainers[0].node if pod.trainers else pod.spec
     limits = f"{{{name.split(',')[0]}: {number}}}"
-    guess = limits if guessed else ""
     per_node = pod.document.get("spec", "trainer", "resourcesPerNode")
     if pod.kind == TRAIN_JOB and per_node.there:  # which replaces what the container has
-        return patch(per_node, f"{{limits: {limits}}}", guess=guess)
+        return per_node, f"{{limits: {limits}}}"
     same = f", requests: {limits}" if box.get("resources", "requests", name).there else ""
-    return patch(box, f"{{resources: {{limits: {limits}{same}}}}}", guess=guess)
+    return box, f"{{resources: {{limits: {limits}{same}}}}}"
 
 
 @question(
@@ -169,8 +171,8 @@ def uverbs_nodes(manifest: Manifest, needs: Needs) -> Iterator[Finding]:
             if not why:
                 continue
             mount = host_nodes(box)
-            limits = f"{{{_VF}: {box.gpus or 1}}}"
-            fix = patch(box.node, f"{{resources: {{limits: {limits}}}}}", guess=limits)
+            # What devices are called, and how many there are, the cluster knows.
+            fix = advice(box.node, f"{{resources: {{limits: {{{_VF}: {box.gpus or 1}}}}}}}")
             if box.nics:
                 yield fine(box.node, f"{why}: the device plugin gives the nodes")
             elif box.privileged:
@@ -208,11 +210,17 @@ def device_granted(manifest: Manifest, needs: Needs) -> Iterator[Finding]:
 
 
 def _without_volume(pod: Pod, box: Container, mount: Node) -> str:
-    """Return the change that takes a volume and its mount away."""
+    """Return the change that takes a volume and its mount away, where a plugin gives devices."""
     name, path = shown(mount.get("name").text, 63), shown(mount.get("mountPath").text, 100)
     mounts = f"volumeMounts: [{{mountPath: {path}, $patch: delete}}]"
     containers = f"containers: [{{name: {shown(box.node.get('name').text, 63)}, {mounts}}}]"
-    return patch(pod.spec, f"{{volumes: [{{name: {name}, $patch: delete}}], {containers}}}")
+    change = f"{{volumes: [{{name: {name}, $patch: delete}}], {containers}}}"
+    return patch(pod.spec, change) if granted(box) else advice(pod.spec, change)
+
+
+def granted(box: Container) -> bool:
+    """Tell whether a container has devices of its own: without the host's it still has RDMA."""
+    return bool(box.nics) or bool(box.node.get("resources", "claims").items())
 
 
 @question(
@@ -231,7 +239,7 @@ def gpu_nic_sharing(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
                 yield fine(box.node, f"{vfs} virtual functions for {box.gpus} GPUs")
             else:
                 text = f"{vfs} virtual functions for {box.gpus} GPUs"
-                fix = _resources(pod, next(iter(box.vfs)), box.gpus, guessed=True)
+                fix = advice(*_resources(pod, next(iter(box.vfs)), box.gpus))
                 yield warn(box.node, text, fix)
 
 
@@ -247,9 +255,12 @@ def privileged(manifest: Manifest, _needs: Needs) -> Iterable[Finding]:
     for pod in manifest.pods:
         for box in pod.everything:
             place = box.node.get("securityContext", "privileged")
-            if box.privileged:
+            if pod.kind == "DaemonSet":
+                yield unseen(box.node, "what a node is served by may need it")
+            elif box.privileged:
                 text = "RDMA needs no more than IPC_LOCK and the devices that were granted"
                 change = f"{{privileged: null, capabilities: {with_lock(box)}}}"
-                yield warn(place, text, patch(box.node.get("securityContext"), change))
+                made = patch if granted(box) else advice
+                yield warn(place, text, made(box.node.get("securityContext"), change))
             else:
                 yield fine(box.node, "not privileged")

@@ -50,7 +50,7 @@ def checkpoint_dir(manifest: Manifest, needs: Needs) -> Iterator[Finding]:
 
 def _at(box: Container, path: str) -> Finding:
     found = box.mounted_at(path)
-    fix = patch(box.pod.spec, _CLAIM % (shown(box.node.get("name").text, 63), shown(path, 60)))
+    fix = advice(box.pod.spec, _CLAIM % (shown(box.node.get("name").text, 63), shown(path, 60)))
     told = f"checkpoints in {shown(path, 60)}"
     if found is None:
         return warn(box.node, f"{told}, which is on no volume: they end with the pod", fix)
@@ -77,8 +77,7 @@ def _anywhere(pod: Pod, box: Container) -> Finding:
         return unseen(box.node, "its TrainJob may add volumes")
     name = shown(box.node.get("name").text, 63)
     text = "no volume outlives the pod: neither do checkpoints"
-    guess = "checkpoints are written to /checkpoints"
-    return warn(box.node, text, patch(pod.spec, _CLAIM % (name, "/checkpoints"), guess=guess))
+    return warn(box.node, text, advice(pod.spec, _CLAIM % (name, "/checkpoints")))
 
 
 @question(
@@ -95,14 +94,14 @@ def tmp(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
                 continue
             path = box.value("TMPDIR") or "/tmp"
             found = box.mounted_at(path)
-            name = shown(box.node.get("name").text, 63)
+            name, taken = shown(box.node.get("name").text, 63), found or "tmp" in pod.volumes
             change = (
                 "{volumes: [{name: tmp, emptyDir: {}}], containers: "
                 f"[{{name: {name}, volumeMounts: [{{name: tmp, mountPath: {shown(path, 60)}}}]}}]}}"
             )
             if found is None or found[0].get("readOnly").true:
                 text = f"read-only root, and nothing to write to at {shown(path, 60)}"
-                yield fail(box.node, text, patch(pod.spec, change))
+                yield fail(box.node, text, (advice if taken else patch)(pod.spec, change))
             else:
                 yield fine(found[0], f"{shown(path, 60)} is a volume")
 
@@ -142,7 +141,7 @@ def _same_image(pod: Pod, box: Container, place: Node) -> Iterator[Finding]:
     first = next(each for each in others if each.there)
     if first.text != place.text:
         text = f"{shown(place.text, 80)}, and {shown(first.text, 80)} in {first.path}"
-        yield warn(place, text, patch(box.node, f"{{image: {shown(first.text, 200)}}}"))
+        yield warn(place, text, advice(box.node, f"{{image: {shown(first.text, 200)}}}"))
     else:
         yield fine(place, shown(place.text, 80))
 

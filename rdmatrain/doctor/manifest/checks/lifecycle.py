@@ -58,12 +58,18 @@ def _gang(pod: Pod) -> Finding:
         number = place.number
         if number is None or number < 1 or number < (pod.siblings or 0):
             text = f"{shown(place.text, 20)} of {pod.siblings} pods are enough to start"
-            return warn(place, text, patch(place, str(pod.siblings)))
+            made = advice if _elastic(pod) else patch
+            return warn(place, text, made(place, str(pod.siblings)))
         if number > (pod.siblings or 0):
             text = f"{number} pods are waited for, and there are {pod.siblings}"
             return fail(place, text, patch(place, str(pod.siblings)))
         return fine(place, f"all {number} pods, or none")
     return _without_gang(pod) or _without_minimum(pod)
+
+
+def _elastic(pod: Pod) -> bool:
+    """Tell whether a job may go on with fewer pods: ``--nnodes 2:4``."""
+    return any(":" in box.option("nnodes") for box in pod.trainers)
 
 
 def _without_gang(pod: Pod) -> Finding | None:
@@ -108,11 +114,7 @@ def _start_together(pod: Pod) -> Patch:
     if pod.kind == "PyTorchJob":
         change = f"{{runPolicy: {{schedulingPolicy: {{minAvailable: {pod.siblings}}}}}}}"
         return patch(spec, change)
-    queues = pod.manifest.of_kind("LocalQueue")
-    label = "{metadata: {labels: {kueue.x-k8s.io/queue-name: %s}}}"
-    if len(queues) == 1:
-        return patch(pod.document, label % shown(queues[0].get("metadata", "name").text, 63))
-    return advice(pod.document, label % "QUEUE")
+    return advice(pod.document, "{metadata: {labels: {kueue.x-k8s.io/queue-name: QUEUE}}}")
 
 
 def _grouped(pod: Pod, labels: list[Node]) -> bool:
@@ -247,7 +249,9 @@ def _restart_place(pod: Pod) -> Node | None:
 
 def _restarts(pod: Pod, place: Node) -> Finding:
     owner = place.parent or pod.spec
-    never = patch(owner, "{restartPolicy: Never}")
+    # What an MPIJob tries again is counted by its operator alone, in pods that restart.
+    made = advice if pod.kind == "MPIJob" else patch
+    never = made(owner, "{restartPolicy: Never}")
     plain_job = pod.kind in {"Job", "CronJob"} and not pod.volcano
     if plain_job and place.text not in {"Never", "OnFailure"}:
         said = shown(place.text, 20) or "nothing"
@@ -327,6 +331,8 @@ def termination_log(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
             place = box.node.get("terminationMessagePath")
             if place.there and place.text != LOG:
                 text = f"{shown(place.text, 60)}, and the launcher writes {LOG}"
-                yield warn(place, text, patch(box.node, "{terminationMessagePath: null}"))
+                ours = any("rdmatrain" in word for word in box.command)
+                made = patch if ours else advice
+                yield warn(place, text, made(box.node, "{terminationMessagePath: null}"))
             else:
                 yield fine(box.node, f"{LOG}")

@@ -114,7 +114,8 @@ def shm(manifest: Manifest, needs: Needs) -> Iterator[Finding]:
                 yield unseen(box.node, f"no {SHM} here; its TrainJob may add one")
             else:
                 change = _SHM_PATCH % shown(box.node.get("name").text, 63)
-                fix = patch(pod.spec, change, guess=_SIZE)
+                taken = "shm" in pod.volumes
+                fix = advice(pod.spec, change) if taken else patch(pod.spec, change, guess=_SIZE)
                 # NCCL's ranks of one pod cannot do without it; others' DataLoaders may.
                 judged = fail if box.gpus > 1 else warn
                 yield judged(box.node, f"no volume at {SHM}, which has 64 MiB without one", fix)
@@ -210,7 +211,7 @@ def hugepages(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
             if directory.get("medium").text.startswith("HugePages") and not asked:
                 text = "a volume of huge pages, and no container asks for any"
                 fix = "{resources: {limits: {hugepages-2Mi: 1Gi}, requests: {hugepages-2Mi: 1Gi}}}"
-                yield fail(directory, text, patch(pod.trainers[0].node, fix))
+                yield fail(directory, text, advice(pod.trainers[0].node, fix))
 
 
 def _huge(name: str) -> bool:

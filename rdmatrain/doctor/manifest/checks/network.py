@@ -10,6 +10,7 @@ from rdmatrain.doctor.manifest.containers import Container
 from rdmatrain.doctor.manifest.define import (
     Patch,
     addition,
+    advice,
     fail,
     fine,
     patch,
@@ -25,13 +26,14 @@ from rdmatrain.doctor.manifest.identities import (
     plugins_of,
 )
 from rdmatrain.doctor.manifest.nodes import LIST, MAP, Node
-from rdmatrain.doctor.manifest.workloads import NETWORKS, TRAIN_JOB, Manifest, Pod
+from rdmatrain.doctor.manifest.workloads import HOST_REASON, NETWORKS, TRAIN_JOB, Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
 
 ALONE = "no workload has several pods"
 # Where the renderer mounts it.
 _SECRET_FILE = "/etc/rdmatrain/secret"
 _EPHEMERAL = 32768
+_HOST_DNS = "ClusterFirstWithHostNet"
 _JOB_NAME = ("job-name", "batch.kubernetes.io/job-name")
 AUTOMATIC = (
     "batch.kubernetes.io/", "job-name", "controller-uid", "jobset.sigs.k8s.io/", "volcano.sh/",
@@ -85,9 +87,9 @@ def dns_leader(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
     for pod in manifest.training:
         if not pod.many or pod.kind in NAMELESS:
             continue
-        if pod.host_network and pod.spec.get("dnsPolicy").text != "ClusterFirstWithHostNet":
+        if pod.host_network and pod.spec.get("dnsPolicy").text != _HOST_DNS:
             text = "hostNetwork without dnsPolicy: names of the cluster are not looked up"
-            fix = patch(pod.spec, "{dnsPolicy: ClusterFirstWithHostNet}")
+            fix = patch(pod.spec, f"{{dnsPolicy: {_HOST_DNS}}}")
             yield fail(pod.spec.get("hostNetwork"), text, fix)
         elif pod.volcano:
             yield _volcano_service(pod)
@@ -249,7 +251,7 @@ def _port(pod: Pod, name: str, port: str, place: Node) -> Finding:
     if not 0 < number < 65536:
         return fail(place, f"{text} is no port", _with_port(place, name, "29500"))
     if pod.host_network:
-        return warn(place, f"{text}, which others of the node may have", _no_host_network(pod))
+        return warn(place, f"{text}, which others of the node may have", no_host_network(pod))
     if number >= _EPHEMERAL:
         text = f"{text} is among those that outgoing connections get, from {_EPHEMERAL}"
         return warn(place, text, _with_port(place, name, "29500"))
@@ -266,8 +268,19 @@ def _with_port(place: Node, name: str, port: str) -> Patch:
     return patch(place, json.dumps(text), port)
 
 
-def _no_host_network(pod: Pod) -> str:
-    return patch(pod.spec, "{hostNetwork: null}")
+def no_host_network(pod: Pod) -> Patch:
+    """Return the change that gives a pod a network of its own.
+
+    Only where virtual functions are to come into it: others may have no RDMA without the node's.
+    """
+    dns = ", dnsPolicy: null" if pod.spec.get("dnsPolicy").text == _HOST_DNS else ""
+    change = f"{{hostNetwork: null{dns}}}"
+    meant = pod.annotation.there and any(each.vfs for each in pod.containers)
+    return patch(pod.spec, change) if meant and not _reason(pod) else advice(pod.spec, change)
+
+
+def _reason(pod: Pod) -> str:
+    return pod.template.get("metadata", "annotations", HOST_REASON).text
 
 
 @static_question(
@@ -286,9 +299,11 @@ def host_network(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
         elif pod.annotation.there or vfs:
             what = NETWORKS if pod.annotation.there else "virtual functions"
             text = f"hostNetwork, in which Multus attaches nothing: {what} are of no use"
-            yield fail(place, text, _no_host_network(pod))
+            yield fail(place, text, no_host_network(pod))
+        elif _reason(pod):
+            yield fine(place, f"hostNetwork: {shown(_reason(pod), 200)}")
         else:
-            yield warn(place, "hostNetwork: ports are those of the node", _no_host_network(pod))
+            yield warn(place, "hostNetwork: ports are those of the node", no_host_network(pod))
 
 
 @static_question(
@@ -299,8 +314,8 @@ def host_network(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
 )
 def gang_secret(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
     """No gang of several nodes is started that whoever reaches its port could join."""
-    for pod in manifest.training:
-        for box in pod.trainers:
+    for pod in manifest.pods:  # one that asks for no devices is of the gang all the same
+        for box in pod.containers:
             words = " ".join(box.command)
             if not pod.many or not re.search(r"\brdmatrain\s+run\b", words):
                 continue
@@ -328,6 +343,9 @@ def secret_as_file(box: Container) -> Patch:
     secret, volume = f"{pod.name or 'train'}-{key}", "secret"
     if volume in pod.volumes:
         volume = "rdmatrain-secret"
+    taken = volume in pod.volumes or any(
+        mount.get("mountPath").text.rstrip("/") == folder for mount, _ in box.mounts
+    )
     own = {
         "name": box.node.get("name").text,
         "env": [
@@ -337,6 +355,9 @@ def secret_as_file(box: Container) -> Patch:
         "volumeMounts": [{"name": volume, "mountPath": folder, "readOnly": True}],
     }
     boxes = "containers" if box in pod.containers else "initContainers"
-    change = {"volumes": [{"name": volume, "secret": {"secretName": secret}}], boxes: [own]}
+    source: dict[str, object] = {"secretName": secret}
+    if pod.spec.get("securityContext", "fsGroup").there:  # without it none but root could read it
+        source["defaultMode"] = 0o440
+    change = {"volumes": [{"name": volume, "secret": source}], boxes: [own]}
     said = f"key {key} of the Secret {shown(secret, 63)} as the file {_SECRET_FILE}"
-    return patch(pod.spec, json.dumps(change), said)
+    return advice(pod.spec, said) if taken else patch(pod.spec, json.dumps(change), said)

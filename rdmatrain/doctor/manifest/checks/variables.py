@@ -10,7 +10,12 @@ from rdmatrain.discovery.claims.values import shown
 from rdmatrain.discovery.nccl import NameList
 from rdmatrain.discovery.source import Source
 from rdmatrain.doctor.catalog import by_id
-from rdmatrain.doctor.manifest.commands import simple_words, without_assignment, without_option
+from rdmatrain.doctor.manifest.commands import (
+    plain_words,
+    simple_words,
+    without_assignment,
+    without_option,
+)
 from rdmatrain.doctor.manifest.containers import Container, Variable
 from rdmatrain.doctor.manifest.define import (
     Patch,
@@ -79,7 +84,9 @@ def _one_text(pod: Pod) -> Iterator[Finding]:
             place = box.node.get(name)
             if place.there and place.kind != LIST:
                 text = f"{shown(place.text, 60)} is no list of words, as Kubernetes wants it"
-                yield fail(place, text, patch(place, json.dumps(place.text.split())))
+                words = plain_words(place.text)
+                listed = advice(place, "a list of words")
+                yield fail(place, text, patch(place, json.dumps(words)) if words else listed)
 
 
 def launched(manifest: Manifest) -> Iterator[Container]:
@@ -103,13 +110,13 @@ def _pinned(manifest: Manifest, needs: Needs) -> Iterator[Container]:
     yield from (box for box in launched(manifest) if id(box.pod.document) in wanted)
 
 
-def removed(variable: Variable, container: Container) -> Patch:
+def removed(variable: Variable, container: Container, guess: str = "") -> Patch:
     """Return the change that takes a variable away."""
     if variable.node.get("name").text == variable.name:
         change = f"{{env: [{{name: {shown(variable.name, 60)}, $patch: delete}}]}}"
-        return patch(container.node, change)
+        return patch(container.node, change, guess=guess)
     without = without_assignment(variable.node.text, variable.name)
-    return patch(variable.node, json.dumps(without), f"remove {variable.name}")
+    return patch(variable.node, json.dumps(without), f"remove {variable.name}", guess)
 
 
 @question("env-misspelt", "every variable has a name that somebody reads", nothing=_NO_VARIABLE)
@@ -243,7 +250,7 @@ def env_gid_index(manifest: Manifest, needs: Needs) -> Iterator[Finding]:
         pinned = [each for each in pinned if each.value not in {"", "-1", None}]
         for each in pinned:
             text = f"{each.name}={shown(each.value, 20)} is one index for all NICs"
-            yield warn(each.node, text, removed(each, box))
+            yield warn(each.node, text, removed(each, box, "NCCL is 2.21 or newer"))
         if not pinned and not box.hidden_variables:
             yield fine(box.node, "pins no GID index")
 
