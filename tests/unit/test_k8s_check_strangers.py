@@ -347,6 +347,13 @@ def test_an_elastic_job_may_start_with_fewer() -> None:
     assert made["spec"]["minAvailable"] == 1
 
 
+def test_nobody_guesses_that_an_image_has_bash() -> None:
+    text = VOLCANO.replace("[rdmatrain, run]", '[busybox, sh, -c, "rdmatrain run $A"]')
+    (made,) = of_kind(patched(manifest(text)), "Job")
+    for task in made["spec"]["tasks"]:
+        assert task["template"]["spec"]["containers"][0]["command"][:2] == ["busybox", "sh"]
+
+
 def test_a_message_of_ones_own_is_kept() -> None:
     for command, kept in ((RUN, False), ("[torchrun, train.py]", True)):
         text = job(command).replace("image:", "terminationMessagePath: /tmp/why\n        image:")

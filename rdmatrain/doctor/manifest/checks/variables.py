@@ -276,15 +276,12 @@ def env_devices(manifest: Manifest, needs: Needs) -> Iterator[Finding]:
 
 
 def _without_shell(box: Container) -> Patch:
-    """Return the change that runs the launcher itself, or a shell that keeps all variables."""
+    """Return the change that runs the launcher itself."""
     said = '{command: ["rdmatrain", "run", ...]}'
     words = simple_words(box)
     if words:
         return patch(box.node, f"{{command: {json.dumps(words)}, args: null}}", said)
-    command = box.node.get("command").texts()
-    first = 1 if command[0].rpartition("/")[2] == "busybox" else 0
-    bash = ["bash", *command[first + 1 :]]
-    return patch(box.node, f"{{command: {json.dumps(bash)}}}", said)
+    return advice(box.node, f"{said}, or bash, if the image has it")
 
 
 def _documents_with_vfs(manifest: Manifest) -> set[int]:
