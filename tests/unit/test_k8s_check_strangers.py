@@ -214,7 +214,10 @@ NGINX = "kind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: nginx, image
 
 @pytest.mark.parametrize("text", [SERVER % "DaemonSet", SERVER % "Deployment", NGINX])
 def test_what_is_no_training_job_is_not_mended(text: str) -> None:
-    assert objects(patched(manifest(f"{text}---\n{job()}")).text)[0] == objects(text)[0]
+    done = patched(manifest(f"{text}---\n{job()}"))
+    assert objects(done.text)[0] == objects(text)[0]
+    (found,) = (each for each in done.results if each.check.id == "restart-policy")
+    assert found.verdict is Verdict.PASS, "of the job alone"
 
 
 def test_what_serves_a_node_fails_for_nothing() -> None:
