@@ -34,6 +34,7 @@ from rdmatrain.launcher.exit_codes import BAD_CONFIG, GANG_TIMEOUT
 _METRICS_PORT = 9400
 _OPEN = "--disable-network-policy=true"
 _MONITORS = ("PodMonitor", "PodDisruptionBudget", "NetworkPolicy", "Service")
+_NOBODY = "nobody but its peers connects to a pod of the job"
 _GUESS = "Prometheus is in the namespace monitoring"
 _PROMETHEUS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
 
@@ -86,7 +87,7 @@ def network_policy(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
             yield unseen(pod.spec, "hostNetwork, which no NetworkPolicy is about")
         elif labels_of(pod):
             text = "no NetworkPolicy: every pod of the cluster reaches the job's ports"
-            yield warn(pod.document, text, _policy(pod))
+            yield warn(pod.document, text, _policy(pod, first=True))
 
 
 def _guarded(pod: Pod, policies: list[Node]) -> Iterator[Finding]:
@@ -181,8 +182,11 @@ def _lets_peers(pod: Pod, place: Node) -> Finding:
     return fail(place, text, patch(owner, f"{{{name}: {rules}}}", said))
 
 
-def _policy(pod: Pod, port: int = 0, *, egress: bool = False) -> Patch:
-    """Return a NetworkPolicy for a workload alone: what others let in is let in as before."""
+def _policy(pod: Pod, port: int = 0, *, egress: bool = False, first: bool = False) -> Patch:
+    """Return a NetworkPolicy for a workload alone.
+
+    What others let in is let in as before; the first one shuts out who was let in by none.
+    """
     peers, side, other = [{"podSelector": {"matchLabels": labels_of(pod)}}], "Ingress", "from"
     if egress:
         side, other = "Egress", "to"
@@ -201,7 +205,8 @@ def _policy(pod: Pod, port: int = 0, *, egress: bool = False) -> Patch:
         },
     }
     said = f"add a NetworkPolicy that lets peers {'out' if egress else 'in'}"
-    return addition(pod.document, json.dumps(policy), said, _GUESS if port else "")
+    guess = ", ".join([*[_NOBODY] * first, *[_GUESS] * bool(port)])
+    return addition(pod.document, json.dumps(policy), said, guess)
 
 
 def _free_name(pod: Pod, side: str) -> str:
