@@ -136,6 +136,16 @@ def test_who_has_rdma_by_the_node_alone_keeps_it_and_fails() -> None:
     assert {"privileged", "device-granted", "host-network-reason"} <= failed(done)
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_an_index_of_the_nodes_nics_is_kept(own: bool) -> None:
+    text = WORKER.replace("image: a:1", 'image: a:1\n            env: [{name: %s, value: "3"}]')
+    text = text.replace("%s", "NCCL_IB_GID_INDEX")
+    if own:
+        text = text.replace("nvidia.com/gpu: 8", "nvidia.com/gpu: 8, nvidia.com/rdma-vf: 8")
+    kept = "NCCL_IB_GID_INDEX" in patched(manifest(text)).text
+    assert kept is not own
+
+
 def test_who_has_devices_of_its_own_loses_only_those_of_the_node() -> None:
     text = WORKER.replace("nvidia.com/gpu: 8", "nvidia.com/gpu: 8, nvidia.com/rdma-vf: 1")
     notes = "metadata: {annotations: {k8s.v1.cni.cncf.io/networks: rail0}}"

@@ -175,14 +175,16 @@ class Manifest:
 
     @cached_property
     def training(self) -> list[Pod]:
-        """Pods that train: where one pod of a workload asks for devices, the others help it.
-
-        Where nobody is to be seen to train, they are all pods that may.
-        """
-        pods = [each for each in self.pods if each.kind != "DaemonSet"]
-        pods = [each for each in pods if each.trains] or pods
+        """Pods that train: where one pod of a workload asks for devices, the others help it."""
+        pods = self._of_jobs
         asking = {id(each.document) for each in pods if each.asks}
         return [each for each in pods if each.asks or id(each.document) not in asking]
+
+    @property
+    def _of_jobs(self) -> list[Pod]:
+        """Pods of training jobs; where nobody is to be seen to train, all that may."""
+        pods = [each for each in self.pods if each.kind != "DaemonSet"]
+        return [each for each in pods if each.trains] or pods
 
     @cached_property
     def resource_names(self) -> frozenset[str]:

@@ -42,6 +42,7 @@ _RESERVED = frozenset(
     for each in ("NNODES", "NPROC_PER_NODE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 )
 _GID_INDEX = ("NCCL_IB_GID_INDEX", "RDMATRAIN_GID_INDEX", "UCX_IB_GID_INDEX", "FI_VERBS_GID_IDX")
+_UNPIN = "leave it out with NCCL from 2.21 on"
 _DEVICES = ("NCCL_IB_HCA", "RDMATRAIN_DEVICES")
 _SOCKETS = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 _NO_VARIABLE = "no container sets such a variable"
@@ -245,12 +246,16 @@ def env_lost_by_shell(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
 )
 def env_gid_index(manifest: Manifest, needs: Needs) -> Iterator[Finding]:
     """Indexes of GIDs differ by pod and NIC; NCCL from 2.21 on finds them by itself."""
+    given = _documents_with_vfs(manifest)
     for box in _pinned(manifest, needs):
         pinned = [each for each in box.variables if each.name in _GID_INDEX]
         pinned = [each for each in pinned if each.value not in {"", "-1", None}]
         for each in pinned:
             text = f"{each.name}={shown(each.value, 20)} is one index for all NICs"
-            yield warn(each.node, text, removed(each, box, "NCCL is 2.21 or newer"))
+            # NICs of the node have the same index in every pod: it may be what makes it work.
+            own = id(box.pod.document) in given
+            fix = removed(each, box, "NCCL is 2.21 or newer") if own else advice(box.node, _UNPIN)
+            yield warn(each.node, text, fix)
         if not pinned and not box.hidden_variables:
             yield fine(box.node, "pins no GID index")
 
