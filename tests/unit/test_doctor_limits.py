@@ -48,7 +48,7 @@ def test_the_nodes_that_the_job_needs_go_before_those_that_are_known():
     finding = nofile(1024, 1024, nnodes=2, nodes=64, ranks=8)
     assert (finding.verdict, "; 512 ranks" in finding.evidence) == (Verdict.FAIL, True)
     assert nofile(1024, 1024, nnodes=64, nodes=2, ranks=8).verdict is Verdict.PASS
-    few = device(max_qp=8 * 8 * 63 - 1)
+    few = device(max_qp=8 * 18 - 1)
     assert judged(few, ranks=8).verdict is Verdict.PASS
     assert judged(few, ranks=8, nodes=64).verdict is Verdict.FAIL
 
@@ -192,28 +192,32 @@ def test_a_device_with_enough_of_everything_passes():
     assert finding.evidence == "mlx5_2: max_qp 131072, max_cqe 4194304, max_mr 1048576"
 
 
-# 8 ranks here and 120 elsewhere; each registers 512 MiB, which are 8 extents of the arena.
+# 8 ranks here; each registers 512 MiB, which are 8 extents of the arena. Of 16 ranks all connect,
+# of 128 each connects to 14 at least.
 @pytest.mark.parametrize(
-    ("name", "need"),
+    ("nnodes", "name", "need"),
     [
-        ("max_qp", 8 * 120),
-        ("max_cq", 8),
-        ("max_pd", 8),
-        ("max_cqe", 127 * 104 + 1),
-        ("max_mr", 8 * (120 + 8)),
-        ("max_mr_size", 64 << 20),
-        ("max_qp_wr", 40),
-        ("max_sge", 2),
+        (2, "max_qp", 8 * 8),
+        (16, "max_qp", 8 * 14),
+        (2, "max_cq", 8),
+        (2, "max_pd", 8),
+        (2, "max_cqe", 15 * 104 + 1),
+        (16, "max_cqe", 14 * 104 + 1),
+        (2, "max_mr", 8 * (8 + 8)),
+        (16, "max_mr", 8 * (14 + 8)),
+        (2, "max_mr_size", 64 << 20),
+        (2, "max_qp_wr", 40),
+        (2, "max_sge", 2),
     ],
 )
-def test_a_device_that_has_too_little_of_something_fails(name, need):
-    finding = judged(device(**{name: need - 1}), ranks=8, nnodes=16)
+def test_a_device_that_has_too_little_of_something_fails(nnodes, name, need):
+    finding = judged(device(**{name: need - 1}), ranks=8, nnodes=nnodes)
     assert finding.verdict is Verdict.FAIL
     assert finding.evidence == (
-        f"mlx5_2, used by 8 of 128 ranks: {name} is {need - 1}, needed are {need}"
+        f"mlx5_2, used by 8 of {8 * nnodes} ranks: {name} is {need - 1}, needed are {need}"
     )
     assert finding.fix == "export RDMATRAIN_DEVICES=^mlx5_2"
-    assert judged(device(**{name: need}), ranks=8, nnodes=16).verdict is Verdict.PASS
+    assert judged(device(**{name: need}), ranks=8, nnodes=nnodes).verdict is Verdict.PASS
 
 
 def test_only_devices_of_this_pod_are_judged():
@@ -243,7 +247,11 @@ def test_numbers_are_those_of_the_transport():
     text = ROOT.joinpath("csrc/transport/verbs_qp.c").read_text("utf-8")
     assert f".max_send_sge = {limits.SGES}," in text
     text = ROOT.joinpath("csrc/transport/verbs_ctx.c").read_text("utf-8")
-    assert "(ctx->base.cfg.world - 1) * (VERBS_SEND_DEPTH + VERBS_RECV_DEPTH) + 1" in text
+    assert "each = VERBS_SEND_DEPTH + VERBS_RECV_DEPTH;" in text
+    assert "need = ctx->max_met * each + 1;" in text
+    assert "ctx->max_met = cfg->world - 1;" in text
+    text = ROOT.joinpath("rdmatrain/comm/bootstrap.py").read_text("utf-8")
+    assert f"EAGER_RANKS = {limits.EAGER_RANKS}\n" in text
     text = ROOT.joinpath("csrc/arena/blocks.h").read_text("utf-8")
     (shift,) = re.findall(r"define RDT_BLOCKS_EXTENT \(1u << (\d+)\)", text)
     assert 4096 << int(shift) == limits.EXTENT_BYTES

@@ -33,6 +33,8 @@ LEAST_THREADS, THREADS = 16, 64
 # one; and the least that the arena registers at once.
 SEND_DEPTH, RECV_DEPTH, SGES = 64, 40, 2
 EXTENT_BYTES = 64 * MIB
+# In larger groups two ranks connect when they first need each other, as comm/bootstrap.py has it.
+EAGER_RANKS = 16
 NO_DEVICE = "there is no RDMA device, and none was asked for"
 
 _NUMBER = re.compile("[0-9]{1,18}")
@@ -222,9 +224,18 @@ def _ranks_on(case: Case, device: str) -> int:
 
 
 def _remote(case: Case) -> int:
-    """Return how many peers a rank has over RDMA: those of one pod use the transport shm."""
+    """Return how many peers a rank connects to over RDMA: those of one pod use the transport shm.
+
+    Of a large group it is those that a small all_reduce needs: ranks 1, 2, 4 and so on further on,
+    and before.
+    """
     others = world(case) - ranks_of(case)
-    return world(case) - 1 if case.needs.transport == "verbs" and not others else others
+    remote = world(case) - 1 if case.needs.transport == "verbs" and not others else others
+    return remote if _is_eager(case) else min(remote, 2 * (world(case) - 1).bit_length())
+
+
+def _is_eager(case: Case) -> bool:
+    return world(case) <= EAGER_RANKS
 
 
 def _judge_device(case: Case, limits: Mapping[str, Any]) -> Finding:
@@ -233,12 +244,13 @@ def _judge_device(case: Case, limits: Mapping[str, Any]) -> Finding:
         return skipped(str(limits["error"]))
     users, peers = _ranks_on(case, device), _remote(case)
     extents = -(-case.needs.register_mib * MIB // EXTENT_BYTES)
+    room = (world(case) - 1 if _is_eager(case) else peers) if peers else 0
     # What a device does not say is 0, as drivers leave out what they do not limit.
     need = {
         "max_qp": users * peers,
         "max_cq": users,
         "max_pd": users,
-        "max_cqe": (world(case) - 1) * (SEND_DEPTH + RECV_DEPTH) + 1 if peers else 0,
+        "max_cqe": room * (SEND_DEPTH + RECV_DEPTH) + 1,
         "max_mr": users * (peers + extents),
         "max_mr_size": EXTENT_BYTES,
         "max_qp_wr": RECV_DEPTH,

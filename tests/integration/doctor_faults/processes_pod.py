@@ -13,9 +13,9 @@ CGROUP = {
 
 FAULTS: list[Fault] = [
     saved(
-        "a VF with queue pairs for 16 peers",
+        "a VF with queue pairs for 8 peers",
         "device-limits",
-        probes={"device_limits": {"error": "", "devices": [{"device": "mlx5_2", "max_qp": 16}]}},
+        probes={"device_limits": {"error": "", "devices": [{"device": "mlx5_2", "max_qp": 8}]}},
         environment={"PET_NNODES": "64", "PET_NODE_RANK": "1", "PET_MASTER_ADDR": "10.244.1.4"},
     ),
     saved("IPC_LOCK for somebody who is not root", "ipc-lock", {"/proc/self/status": ASKED}),
