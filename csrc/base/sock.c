@@ -3,11 +3,9 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <poll.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "base/error.h"
 #include "base/sock.h"
 
@@ -19,19 +17,6 @@
 #define ALIVE_INTERVAL_S 2
 #define ALIVE_PROBES 3
 #define UNACKED_MS 10000
-static rdt_status_t wait_for(int fd, short events, uint64_t deadline_ns)
-{
-    struct pollfd pfd = {.fd = fd, .events = events};
-
-    for (;;) {
-        int n = poll(&pfd, 1, rdt_ms_until(deadline_ns));
-
-        if (n > 0) return RDT_OK;
-        if (n < 0 && errno != EINTR) return rdt_fail(RDT_IO_ERROR, "poll: %s", strerror(errno));
-        if (n == 0) return rdt_fail(RDT_CONNECT_TIMEOUT, "no answer before the deadline");
-    }
-}
-
 rdt_status_t rdt_sock_listen(const struct sockaddr *addr, socklen_t addr_len, int *fd_p)
 {
     int fd = socket(addr->sa_family, SOCK_FLAGS, 0);
@@ -229,30 +214,4 @@ rdt_status_t rdt_sock_pull(int fd, void *buf, size_t len, size_t *done, rdt_fds_
         *done += (size_t)n;
     }
     return RDT_OK;
-}
-
-rdt_status_t rdt_sock_send(int fd, const void *buf, size_t len, const rdt_fds_t *fds,
-                           uint64_t deadline_ns)
-{
-    size_t done = 0;
-    rdt_status_t st;
-
-    while ((st = rdt_sock_push(fd, buf, len, &done, fds)) == RDT_AGAIN) {
-        st = wait_for(fd, POLLOUT, deadline_ns);
-        if (st != RDT_OK) return st;
-    }
-    return st;
-}
-
-rdt_status_t rdt_sock_recv(int fd, void *buf, size_t len, rdt_fds_t *fds_p, uint64_t deadline_ns)
-{
-    size_t done = 0;
-    rdt_status_t st;
-
-    if (fds_p != NULL) *fds_p = RDT_NO_FDS;
-    while ((st = rdt_sock_pull(fd, buf, len, &done, fds_p)) == RDT_AGAIN) {
-        st = wait_for(fd, POLLIN, deadline_ns);
-        if (st != RDT_OK) return st;
-    }
-    return st;
 }

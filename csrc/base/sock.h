@@ -41,10 +41,6 @@ typedef struct rdt_fds {
  * socket turns out not to connect, PEER_LOST at end of file or reset, IO_ERROR. */
 rdt_status_t rdt_sock_push(int fd, const void *buf, size_t len, size_t *done, const rdt_fds_t *fds);
 rdt_status_t rdt_sock_pull(int fd, void *buf, size_t len, size_t *done, rdt_fds_t *fds_p);
-/* The same, waiting: CONNECT_TIMEOUT at the deadline. */
-rdt_status_t rdt_sock_send(int fd, const void *buf, size_t len, const rdt_fds_t *fds,
-                           uint64_t deadline_ns);
-rdt_status_t rdt_sock_recv(int fd, void *buf, size_t len, rdt_fds_t *fds_p, uint64_t deadline_ns);
 /* Closes those that are there. */
 void rdt_fds_close(rdt_fds_t *fds);
 

@@ -1,12 +1,58 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The arena among processes: what a child and a peer must and must not see. */
+#include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 
 #include "arena_check.h"
+#include "base/clock.h"
+#include "base/error.h"
 #include "base/sock.h"
+
+/* -- what a socket takes and gives, waiting: CONNECT_TIMEOUT at the deadline -- */
+
+static rdt_status_t wait_for(int fd, short events, uint64_t deadline_ns)
+{
+    struct pollfd pfd = {.fd = fd, .events = events};
+
+    for (;;) {
+        int n = poll(&pfd, 1, rdt_ms_until(deadline_ns));
+
+        if (n > 0) return RDT_OK;
+        if (n < 0 && errno != EINTR) return rdt_fail(RDT_IO_ERROR, "poll: %s", strerror(errno));
+        if (n == 0) return rdt_fail(RDT_CONNECT_TIMEOUT, "no answer before the deadline");
+    }
+}
+
+static rdt_status_t send_all(int fd, const void *buf, size_t len, const rdt_fds_t *fds,
+                             uint64_t deadline_ns)
+{
+    size_t done = 0;
+    rdt_status_t st;
+
+    while ((st = rdt_sock_push(fd, buf, len, &done, fds)) == RDT_AGAIN) {
+        st = wait_for(fd, POLLOUT, deadline_ns);
+        if (st != RDT_OK) return st;
+    }
+    return st;
+}
+
+static rdt_status_t recv_all(int fd, void *buf, size_t len, rdt_fds_t *fds_p, uint64_t deadline_ns)
+{
+    size_t done = 0;
+    rdt_status_t st;
+
+    if (fds_p != NULL) *fds_p = RDT_NO_FDS;
+    while ((st = rdt_sock_pull(fd, buf, len, &done, fds_p)) == RDT_AGAIN) {
+        st = wait_for(fd, POLLIN, deadline_ns);
+        if (st != RDT_OK) return st;
+    }
+    return st;
+}
 
 /* -- fork -- */
 
@@ -295,15 +341,13 @@ static void own_an_arena(int sock, void *arg)
     block = alloc(2 * MIB);
     CHECK(rdt_arena_offset(block, 2 * MIB, &offset), "no offset");
     fill(block, 2 * MIB, 50);
-    CHECK(rdt_sock_send(sock, &offset, sizeof(offset), &mine, limit) == RDT_OK, "%s",
-          rdt_last_error());
+    CHECK(send_all(sock, &offset, sizeof(offset), &mine, limit) == RDT_OK, "%s", rdt_last_error());
     hear(sock);
     CHECK(is_filled(block, 2 * MIB, 51), "what the peer wrote did not arrive");
     block = alloc(100 * MIB); /* it grows, and the peer needs nothing for that */
     CHECK(rdt_arena_offset(block, 100 * MIB, &offset), "no offset");
     fill(block + 99 * MIB, PAGE, 52);
-    CHECK(rdt_sock_send(sock, &offset, sizeof(offset), NULL, limit) == RDT_OK, "%s",
-          rdt_last_error());
+    CHECK(send_all(sock, &offset, sizeof(offset), NULL, limit) == RDT_OK, "%s", rdt_last_error());
     hear(sock);
 }
 
@@ -317,7 +361,7 @@ static void a_peer_reads_and_writes_and_outlives_the_owner(void)
     child_t child = start(own_an_arena, NULL);
 
     fcntl(child.sock, F_SETFL, O_NONBLOCK);
-    CHECK(rdt_sock_recv(child.sock, &offset, sizeof(offset), &fds, limit) == RDT_OK, "%s",
+    CHECK(recv_all(child.sock, &offset, sizeof(offset), &fds, limit) == RDT_OK, "%s",
           rdt_last_error());
     CHECK(rdt_arena_map_peer(fds.fd[0], &base, &bytes) == RDT_OK, "%s", rdt_last_error());
     CHECK(rdt_arena_map_peer(fds.fd[0], &same, &bytes) == RDT_OK && same == base, "mapped twice");
@@ -326,7 +370,7 @@ static void a_peer_reads_and_writes_and_outlives_the_owner(void)
     CHECK(is_filled(base + offset, 2 * MIB, 50), "the peer's block");
     fill(base + offset, 2 * MIB, 51);
     say(child.sock);
-    CHECK(rdt_sock_recv(child.sock, &offset, sizeof(offset), NULL, limit) == RDT_OK, "%s",
+    CHECK(recv_all(child.sock, &offset, sizeof(offset), NULL, limit) == RDT_OK, "%s",
           rdt_last_error());
     CHECK(is_filled(base + offset + 99 * MIB, PAGE, 52), "a block of an extent that came later");
     kill(child.pid, SIGKILL);
@@ -367,7 +411,7 @@ static void map_without_an_arena(int sock, void *arg)
 
     (void)sock, (void)arg;
     fcntl(owner.sock, F_SETFL, O_NONBLOCK);
-    CHECK(rdt_sock_recv(owner.sock, &peer.offset, sizeof(peer.offset), &fds, limit) == RDT_OK, "%s",
+    CHECK(recv_all(owner.sock, &peer.offset, sizeof(peer.offset), &fds, limit) == RDT_OK, "%s",
           rdt_last_error());
     peer.fd = fds.fd[0];
     CHECK(rdt_arena_map_peer(peer.fd, &peer.base, &bytes) == RDT_OK, "%s", rdt_last_error());
@@ -376,7 +420,7 @@ static void map_without_an_arena(int sock, void *arg)
     CHECK(is_filled(peer.base + peer.offset, 2 * MIB, 51), "what the child wrote");
     rdt_fds_close(&fds);
     say(owner.sock);
-    CHECK(rdt_sock_recv(owner.sock, &peer.offset, sizeof(peer.offset), NULL, limit) == RDT_OK, "%s",
+    CHECK(recv_all(owner.sock, &peer.offset, sizeof(peer.offset), NULL, limit) == RDT_OK, "%s",
           rdt_last_error());
     say(owner.sock);
     finish(owner);
