@@ -38,13 +38,14 @@ static void append_limits(void *list_p, const rdt_limits_t *limits)
     PyObject **list = list_p;
 
     if (*list == NULL) return;
-    append(list, Py_BuildValue(
-                     "{sssssKsIsIsIsIsIsIsIsI}", "device", limits->device, "error", limits->error,
-                     "max_mr_size", (unsigned long long)limits->max_mr_bytes, "max_mr",
-                     (unsigned)limits->max_mr, "max_qp", (unsigned)limits->max_qp, "max_cq",
-                     (unsigned)limits->max_cq, "max_pd", (unsigned)limits->max_pd, "max_cqe",
-                     (unsigned)limits->max_cqe, "max_qp_wr", (unsigned)limits->max_qp_wr, "max_sge",
-                     (unsigned)limits->max_sge, "max_pkeys", (unsigned)limits->max_pkeys));
+    append(list,
+           Py_BuildValue("{sssssKsIsIsIsIsIsIsIsIss}", "device", limits->device, "error",
+                         limits->error, "max_mr_size", (unsigned long long)limits->max_mr_bytes,
+                         "max_mr", (unsigned)limits->max_mr, "max_qp", (unsigned)limits->max_qp,
+                         "max_cq", (unsigned)limits->max_cq, "max_pd", (unsigned)limits->max_pd,
+                         "max_cqe", (unsigned)limits->max_cqe, "max_qp_wr",
+                         (unsigned)limits->max_qp_wr, "max_sge", (unsigned)limits->max_sge,
+                         "max_pkeys", (unsigned)limits->max_pkeys, "no_dmabuf", limits->no_dmabuf));
 }
 
 static PyObject *finish(rdt_status_t st, PyObject *list)
@@ -129,7 +130,9 @@ static PyMethodDef functions[] = {
     {"rdma_limits", rdma_limits, METH_NOARGS,
      "rdma_limits($module)\n--\n\nWhat each RDMA device can have at most, a dict each: device, "
      "error, max_mr_size in bytes, max_mr, max_qp, max_cq, max_pd, max_cqe, max_qp_wr, max_sge, "
-     "max_pkeys; all 0 where error says why it does not tell.\n\n"
+     "max_pkeys; all 0 where error says why it does not tell; no_dmabuf: why it registers no "
+     "dmabuf, "
+     "an empty string where it does or that is not known.\n\n"
      "Raises CommError with status NO_LIBRARY where libibverbs is not installed."},
     {"rdma_test_register", rdma_test_register, METH_VARARGS,
      "rdma_test_register($module, device, nbytes, /)\n--\n\nHow many bytes, up to nbytes, this "

@@ -40,7 +40,8 @@
  *   delay=N         a request is executed, and again completed, after up to N polls
  *   seed=N          of the delays
  *   iova2=0         the library has no ibv_reg_mr_iova2
- *   dmabuf=1        it has ibv_reg_dmabuf_mr; any descriptor that can be mapped is a dmabuf */
+ *   dmabuf=1        it has ibv_reg_dmabuf_mr; any descriptor that can be mapped is a dmabuf
+ *   dmabuf=2        it has that, and the driver of the device does not: EOPNOTSUPP */
 #ifndef RDT_IBV_IBV_FAKE_H
 #define RDT_IBV_IBV_FAKE_H
 

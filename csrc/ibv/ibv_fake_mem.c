@@ -7,6 +7,8 @@
 
 #include "ibv/ibv_fake_private.h"
 
+#define PAGE_BYTES 4096u
+
 static uint32_t num_keys; /* of the process: a key of another rank is never one's own by chance */
 
 struct ibv_pd *rdt_ibv_fake_alloc_pd(struct ibv_context *context)
@@ -102,19 +104,29 @@ struct ibv_mr *rdt_ibv_fake_reg_mr_iova2(struct ibv_pd *pd, void *addr, size_t l
     return reg((fake_pd_t *)pd, &mr);
 }
 
+/* What the kernel asks before it looks at the descriptor. */
+static int refuse_dmabuf(const fake_ctx_t *ctx, uint64_t offset, uint64_t iova)
+{
+    if (ctx->script.dmabuf == 2) return EOPNOTSUPP;
+    return offset % PAGE_BYTES == iova % PAGE_BYTES ? 0 : EINVAL;
+}
+
 struct ibv_mr *rdt_ibv_fake_reg_dmabuf_mr(struct ibv_pd *pd, uint64_t offset, size_t length,
                                           uint64_t iova, int fd, int access)
 {
-    void *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)offset);
+    int refused = refuse_dmabuf((fake_ctx_t *)pd->context, offset, iova);
+    void *memory = refused == 0
+                       ? mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)offset)
+                       : NULL;
     fake_mr_t mr = {.ibv = {.addr = NULL, .length = length},
                     .iova = iova,
                     .memory = memory,
                     .access = (unsigned)access & ~(unsigned)IBV_ACCESS_OPTIONAL_RANGE,
                     .mapped = true};
     struct ibv_mr *ibv;
-    int refused;
 
-    if (memory == MAP_FAILED) return NULL;
+    if (refused != 0) errno = refused;
+    if (refused != 0 || memory == MAP_FAILED) return NULL;
     ibv = reg((fake_pd_t *)pd, &mr);
     if (ibv != NULL) return ibv;
     refused = errno;

@@ -78,7 +78,7 @@ static const script_key_t keys[] = {
     FIELD("delay", delay, NULL, 1000),
     FIELD("seed", seed, NULL, UINT32_MAX),
     FIELD("iova2", iova2, NULL, 1),
-    FIELD("dmabuf", dmabuf, NULL, 1),
+    FIELD("dmabuf", dmabuf, NULL, 2),
 };
 
 static const script_key_t *find_key(const char *text, size_t len)

@@ -2,6 +2,7 @@
 #include "ibv/ibv_probe.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,6 +10,8 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+
+#define PAGE_BYTES 4096u
 
 /* -- devices -- */
 
@@ -273,6 +276,28 @@ static uint32_t count(int num)
     return num > 0 ? (uint32_t)num : 0;
 }
 
+/* Why it registers no dmabuf, or "" where it does, or nothing was found out. It is asked for a descriptor that is
+ * none: whoever can register one looks at that, too, and fails in another way. */
+static const char *why_no_dmabuf(const rdt_ibv_api_t *api, struct ibv_context *context)
+{
+    struct ibv_pd *pd;
+    struct ibv_mr *mr;
+    int error = 0;
+
+    if (api->reg_dmabuf_mr == NULL) return "this libibverbs has no ibv_reg_dmabuf_mr";
+    pd = api->alloc_pd(context);
+    if (pd == NULL) return "";
+    errno = EIO;
+    mr = api->reg_dmabuf_mr(pd, 0, PAGE_BYTES, 0, INT_MAX, IBV_ACCESS_LOCAL_WRITE);
+    if (mr != NULL)
+        api->dereg_mr(mr);
+    else
+        error = errno;
+    api->dealloc_pd(pd);
+    return error == EOPNOTSUPP || error == EPROTONOSUPPORT ? "its driver has no ibv_reg_dmabuf_mr"
+                                                           : "";
+}
+
 static void visit_limits(const rdt_ibv_api_t *api, struct ibv_device *device, rdt_limits_fn visit,
                          void *arg)
 {
@@ -280,7 +305,7 @@ static void visit_limits(const rdt_ibv_api_t *api, struct ibv_device *device, rd
     const char *what = context == NULL ? "opening RDMA device" : "ibv_query_device";
     int error = context == NULL ? errno : 0;
     struct ibv_device_attr attr = {0};
-    rdt_limits_t limits = {.device = api->get_device_name(device), .error = ""};
+    rdt_limits_t limits = {.device = api->get_device_name(device), .error = "", .no_dmabuf = ""};
     char text[256];
 
     if (error == 0) error = api->query_device(context, &attr);
@@ -298,6 +323,7 @@ static void visit_limits(const rdt_ibv_api_t *api, struct ibv_device *device, rd
         limits.max_qp_wr = count(attr.max_qp_wr);
         limits.max_sge = count(attr.max_sge);
         limits.max_pkeys = attr.max_pkeys;
+        limits.no_dmabuf = why_no_dmabuf(api, context);
     }
     visit(arg, &limits);
     if (context != NULL) api->close_device(context);
@@ -319,7 +345,6 @@ rdt_status_t rdt_ibv_limits(const rdt_ibv_api_t *api, rdt_limits_fn visit, void 
 /* -- registrations -- */
 
 #define PIECE_BYTES (4u << 20)
-#define PAGE_BYTES 4096u
 #define MAX_PIECES 2048
 #define REGISTER_NS (RDT_NS_PER_S / 2)
 

@@ -254,6 +254,30 @@ static void limits_are_told(void)
     CHECK_EQ(limits(fake("list=ENOSYS")).num, 0);
 }
 
+static void see_dmabuf(void *arg, const rdt_limits_t *l)
+{
+    snprintf(arg, sizeof(((seen_t *)NULL)->text[0]), "%s", l->no_dmabuf);
+}
+
+static void expect_dmabuf(const char *script, const char *why_not)
+{
+    rdt_ibv_api_t api = fake(script);
+    seen_t seen = {.num = 0};
+
+    CHECK(rdt_ibv_limits(&api, see_dmabuf, seen.text[0]) == RDT_OK, "%s", rdt_last_error());
+    CHECK(strcmp(seen.text[0], why_not) == 0, "%s: %s", script, seen.text[0]);
+    CHECK_EQ(rdt_ibv_fake_live(), 0);
+}
+
+static void drivers_are_asked_for_dmabuf(void)
+{
+    expect_dmabuf("devices=1;dmabuf=1", "");
+    expect_dmabuf("devices=1", "this libibverbs has no ibv_reg_dmabuf_mr");
+    expect_dmabuf("devices=1;dmabuf=2", "its driver has no ibv_reg_dmabuf_mr");
+    expect_dmabuf("devices=1;dmabuf=1;query=EIO", "");
+    expect_dmabuf("devices=1;dmabuf=2;query=EIO", "");
+}
+
 /* -- registrations -- */
 
 /* As the kernel counts, and refuses, under a limit of locked memory. */
@@ -354,6 +378,7 @@ int main(void)
     gids_are_tested();
     what_is_not_there();
     limits_are_told();
+    drivers_are_asked_for_dmabuf();
     the_most_that_can_be_registered_is_found();
     what_cannot_be_registered_says_why();
     return 0;

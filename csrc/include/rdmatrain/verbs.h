@@ -51,6 +51,8 @@ typedef struct rdt_limits {
     uint32_t max_qp_wr; /* work requests of a queue pair */
     uint32_t max_sge;   /* pieces of a work request */
     uint32_t max_pkeys; /* entries of a port's table */
+    /* Why it registers no dmabuf, as GPUs give of their memory; "" where it does, or it is not known. */
+    const char *no_dmabuf;
 } rdt_limits_t;
 
 typedef void (*rdt_limits_fn)(void *arg, const rdt_limits_t *limits);
