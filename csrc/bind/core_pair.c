@@ -95,6 +95,35 @@ static PyObject *pair_reserve(PairObject *self, PyObject *arg)
     Py_RETURN_NONE;
 }
 
+static int to_u64(PyObject *obj, void *value_p)
+{
+    unsigned long long value = PyLong_AsUnsignedLongLong(obj);
+
+    if (value == (unsigned long long)-1 && PyErr_Occurred()) return 0;
+    *(uint64_t *)value_p = value;
+    return 1;
+}
+
+static PyObject *pair_reserve_dmabuf(PairObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"fd", "offset", "address", "nbytes", NULL};
+    uint64_t address, nbytes;
+    rdt_dmabuf_t memory;
+    rdt_pair_t *pair;
+    rdt_status_t st;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&O&O&", keywords, &memory.fd, to_u64,
+                                     &memory.offset, to_u64, &address, to_u64, &nbytes))
+        return NULL;
+    memory.addr = (void *)(uintptr_t)address; /* a device's: not read here */
+    memory.len = (size_t)nbytes;
+    pair = pair_of(self);
+    if (pair == NULL) return NULL;
+    st = rdt_pair_reserve_dmabuf(pair, &memory);
+    if (st != RDT_OK) return rdt_core_raise(st, rdt_last_error());
+    Py_RETURN_NONE;
+}
+
 static PyObject *seconds_of(const uint64_t *ns, uint32_t num)
 {
     PyObject *list = PyList_New(num);
@@ -186,6 +215,16 @@ static PyMethodDef methods[] = {
     {"reserve", (PyCFunction)pair_reserve, METH_O,
      "reserve($self, nbytes, /)\n--\n\nMake the memory for calls of that size; 0 frees it.\n\n"
      "Raises MemoryError when the arena has no room."},
+    {"reserve_dmabuf", (PyCFunction)(void (*)(void))pair_reserve_dmabuf,
+     METH_VARARGS | METH_KEYWORDS,
+     "reserve_dmabuf($self, fd, offset, address, nbytes)\n--\n\nUse memory of a device for calls "
+     "of half as many bytes: its first half is sent, and what comes goes to the second. fd is its "
+     "dmabuf, and may be closed afterwards; address is what the device calls it, and has the place "
+     "in its page that offset has. It must outlive its use, which the next reserve or close ends. "
+     "Only write, without check, works there.\n\n"
+     "Raises ValueError where the transport, a NIC or its driver cannot, MemoryError, and "
+     "CommError "
+     "with status IO_ERROR for what else a NIC refuses."},
     {"pingpong", (PyCFunction)(void (*)(void))pair_pingpong, METH_VARARGS | METH_KEYWORDS,
      "pingpong($self, calls, timeout, check=False)\n--\n\nSend from side 0 to side 1 and "
      "back.\n\nReturns the seconds of half the way, of each call (0 on side 1), and how many bytes "

@@ -63,8 +63,19 @@ rdt_status_t rdt_pair_connect(rdt_pair_t *pair, const uint8_t *wire, uint32_t wi
     return pair->status;
 }
 
+static void forget_adopted(rdt_pair_t *pair)
+{
+    pair->tx = pair->rx = NULL;
+    pair->nbytes = 0;
+    pair->adopted = false;
+}
+
 static void give_back(rdt_pair_t *pair)
 {
+    if (pair->adopted) { /* after a failure too: what a peer still writes, the NIC refuses then */
+        pair->ctx->ops->disown(pair->ctx, pair->tx);
+        forget_adopted(pair);
+    }
     /* After a failure the peer may still write there. */
     if (pair->status != RDT_OK && pair->rx != NULL) (void)rdt_arena_detach(pair->rx, pair->nbytes);
     if (pair->tx != NULL) rdt_arena_free(pair->tx);
@@ -91,12 +102,36 @@ rdt_status_t rdt_pair_reserve(rdt_pair_t *pair, uint64_t nbytes)
     return RDT_OK;
 }
 
+rdt_status_t rdt_pair_reserve_dmabuf(rdt_pair_t *pair, const rdt_dmabuf_t *memory)
+{
+    const rdt_transport_ops_t *ops = pair->ctx->ops;
+    rdt_status_t st;
+
+    give_back(pair);
+    if (memory->len < 2 || memory->len % 2 != 0)
+        return rdt_fail(RDT_BAD_ARG, "%zu bytes have no two halves", memory->len);
+    if ((memory->offset ^ (uintptr_t)memory->addr) % RDT_ARENA_PAGE != 0)
+        return rdt_fail(RDT_BAD_ARG,
+                        "offset %llu in the dmabuf and address %p differ in their page",
+                        (unsigned long long)memory->offset, memory->addr);
+    if (ops->adopt == NULL || (pair->conn != NULL && !rdt_pair_has_stores(pair)))
+        return rdt_fail(RDT_UNSUPPORTED, "%s reaches no memory of devices: verbs does", ops->name);
+    st = ops->adopt(pair->ctx, memory);
+    if (st != RDT_OK) return st;
+    pair->nbytes = memory->len / 2;
+    pair->tx = memory->addr;
+    pair->rx = pair->tx + pair->nbytes;
+    pair->adopted = true;
+    return RDT_OK;
+}
+
 /* What is under way goes first: the transport reads the memory, and peers write to it. */
 void rdt_pair_close(rdt_pair_t *pair)
 {
     if (pair == NULL) return;
     if (pair->ctx->ops->revoke != NULL) pair->ctx->ops->revoke(pair->ctx, 0);
     pair->ctx->ops->close(pair->ctx);
+    if (pair->adopted) forget_adopted(pair); /* closing has disowned it */
     give_back(pair);
     free(pair);
 }

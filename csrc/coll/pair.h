@@ -17,7 +17,8 @@ struct rdt_pair {
     rdt_conn_t *conn; /* NULL before connect */
     uint32_t side;
     rdt_status_t status;    /* of the first failure */
-    uint8_t *tx, *rx;       /* owned: nbytes each, of the arena */
+    uint8_t *tx, *rx;       /* nbytes each: owned, of the arena; or of a device, adopted */
+    bool adopted;           /* tx and rx: no CPU reads or writes there */
     uint64_t nbytes, place; /* place: from here on a ping that is a message is put in place */
     bool streams;           /* a write into a peer's arena goes past the caches */
     uint32_t num_calls;     /* in all runs so far: a part of the values that are compared */

@@ -243,11 +243,8 @@ static void make_ready(rdt_pair_t *pair, const rdt_pair_run_t *run)
     if (run->op == RDT_PAIR_PINGPONG && rdt_pair_has_stores(pair)) rdt_pair_await_store(pair);
 }
 
-rdt_status_t rdt_pair_run(rdt_pair_t *pair, rdt_pair_run_t *run)
+static rdt_status_t can_run(const rdt_pair_t *pair, const rdt_pair_run_t *run)
 {
-    uint64_t at = 0;
-    rdt_status_t st;
-
     if (pair->status != RDT_OK)
         return rdt_fail(RDT_CLOSED, "the pair has failed before: %s",
                         rdt_status_text(pair->status));
@@ -255,6 +252,17 @@ rdt_status_t rdt_pair_run(rdt_pair_t *pair, rdt_pair_run_t *run)
         return rdt_fail(RDT_BAD_ARG, "a run of %u calls of %llu bytes%s", run->calls,
                         (unsigned long long)pair->nbytes,
                         pair->conn == NULL ? ", not connected" : "");
+    if (pair->adopted && (run->check || run->op == RDT_PAIR_PINGPONG))
+        return rdt_fail(RDT_BAD_ARG, "no CPU sees memory of a device: only write, without check");
+    return RDT_OK;
+}
+
+rdt_status_t rdt_pair_run(rdt_pair_t *pair, rdt_pair_run_t *run)
+{
+    uint64_t at = 0;
+    rdt_status_t st = can_run(pair, run);
+
+    if (st != RDT_OK) return st;
     run->nwrong = 0;
     make_ready(pair, run);
     st = meet(pair, run->op, &at);

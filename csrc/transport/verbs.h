@@ -59,6 +59,8 @@
 #define VERBS_BULK 4
 #define VERBS_BULK_BYTES (16u << 10)
 
+#define VERBS_ADOPTED (1ull << 62) /* offsets from here on are of no arena */
+
 #define VERBS_POLLS_PER_LOOK 64 /* for peers that this rank does not need */
 
 /* -- devices of the process, verbs_dev.c -- */
@@ -118,13 +120,16 @@ typedef struct verbs_rail {
     _Atomic int event;    /* of cq: enum ibv_event_type + 1, written by whoever takes events */
 } verbs_rail_t;
 
-/* An extent of the arena that all rails have registered; failed when one could not. */
+/* An extent of the arena, or memory of a device that was adopted: what all rails have registered; failed when
+ * one could not, or when it was given back. */
 typedef struct verbs_extent {
-    uint64_t at; /* offset in the arena */
+    uint64_t at; /* offset in the arena, or from VERBS_ADOPTED on */
     uint64_t len;
     uint64_t addr;
     uint32_t lkey[VERBS_MAX_RAILS], rkey[VERBS_MAX_RAILS];
     bool failed;
+    /* Owned, of adopted memory; the arena's are the devices'. */
+    struct ibv_mr *mrs[VERBS_MAX_RAILS];
 } verbs_extent_t;
 
 typedef struct verbs_options {
@@ -155,6 +160,8 @@ typedef struct verbs_ctx {
     rdt_sleep_t *sleep;      /* between arm and disarm: who is met then is to be watched as well */
     verbs_extent_t *extents; /* in order of registration; grows */
     uint32_t num_extents, last_extent;
+    uint32_t num_adopted;   /* of these, and not given back */
+    uint64_t adopted_bytes; /* ever */
 } verbs_ctx_t;
 
 /* -- connections -- */
@@ -327,6 +334,21 @@ verbs_key_t rdt_verbs_key_of(const verbs_extent_t *extent);
 const verbs_key_t *rdt_verbs_key(verbs_conn_t *conn, uint64_t at, size_t len);
 /* Takes a message of keys. False when it is malformed. */
 bool rdt_verbs_take_keys(verbs_conn_t *conn, const uint8_t *data, uint32_t len);
+/* Room for one more extent, which is not counted yet; NULL when out of memory. */
+verbs_extent_t *rdt_verbs_new_extent(verbs_ctx_t *ctx);
+
+static inline bool rdt_verbs_holds(uint64_t first, uint64_t len, uint64_t at, uint64_t size)
+{
+    return at >= first && size <= len && at - first <= len - size;
+}
+
+/* verbs_dmabuf.c */
+/* A peer keeps the keys of at most 65536 extents, those that were disowned too. */
+rdt_status_t rdt_verbs_adopt(rdt_ctx_t *ctx, const rdt_dmabuf_t *memory);
+void rdt_verbs_disown(rdt_ctx_t *ctx, const void *addr);
+void rdt_verbs_disown_all(verbs_ctx_t *ctx);
+/* What holds all of [data, data + len), a device's memory; NULL where nothing does. */
+verbs_extent_t *rdt_verbs_adopted(verbs_ctx_t *ctx, const void *data, size_t len);
 
 /* verbs_watch.c */
 /* Latches the first cause, and stops all queue pairs. */

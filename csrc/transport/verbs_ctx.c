@@ -194,6 +194,7 @@ static void verbs_close(rdt_ctx_t *base)
     verbs_ctx_t *ctx = (verbs_ctx_t *)base;
 
     rdt_verbs_disconnect(ctx); /* queue pairs go before their completion queues */
+    rdt_verbs_disown_all(ctx);
     for (uint32_t i = 0; i < ctx->num_rails; i++)
         close_rail(&ctx->rails[i]);
     if (ctx->listen_fd >= 0) close(ctx->listen_fd);
@@ -246,6 +247,8 @@ const rdt_transport_ops_t rdt_verbs_ops = {
     .expose = rdt_verbs_expose,
     .put = rdt_verbs_put,
     .store = rdt_verbs_store,
+    .adopt = rdt_verbs_adopt,
+    .disown = rdt_verbs_disown,
     .peek = rdt_verbs_peek,
     .release = rdt_verbs_release,
     .expect = rdt_verbs_expect,

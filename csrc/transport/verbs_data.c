@@ -82,7 +82,7 @@ static bool qp_has_room(const verbs_qp_t *qp, uint32_t num)
     return qp->posted - qp->done + num <= qp->depth;
 }
 
-/* HOT. Where the NIC may read the data: in the arena, or a copy in the slot's twin. */
+/* HOT. Where the NIC may read the data: where it lies, or a copy in the slot's twin. */
 static uint32_t readable(verbs_post_t *post, const void **data_p, uint32_t len, uint8_t *twin)
 {
     verbs_ctx_t *ctx = (verbs_ctx_t *)post->conn->base.ctx;
@@ -275,6 +275,15 @@ rdt_status_t rdt_verbs_put(rdt_conn_t *base, rdt_lane_t lane, const void *hdr, c
     return st;
 }
 
+/* HOT. The CPU copies what goes inline, which it cannot where the memory is a device's. */
+static bool goes_inline(verbs_conn_t *conn, const void *data, uint32_t len)
+{
+    verbs_ctx_t *ctx = (verbs_ctx_t *)conn->base.ctx;
+
+    return len <= conn->qps[0].inline_max &&
+           (ctx->num_adopted == 0 || rdt_verbs_adopted(ctx, data, len) == NULL);
+}
+
 /* HOT. */
 rdt_status_t rdt_verbs_store(rdt_conn_t *base, rdt_lane_t lane_id, const void *data, uint32_t len,
                              uint64_t at)
@@ -283,7 +292,7 @@ rdt_status_t rdt_verbs_store(rdt_conn_t *base, rdt_lane_t lane_id, const void *d
     const verbs_lane_t *lane = &conn->lanes[lane_id];
     verbs_qp_t *qp = &conn->qps[0];
     const verbs_key_t *key = rdt_verbs_key(conn, at, len);
-    verbs_post_t post = {.conn = conn, .is_free = len <= qp->inline_max};
+    verbs_post_t post = {.conn = conn, .is_free = goes_inline(conn, data, len)};
     struct ibv_send_wr *wr;
     rdt_status_t st;
     uint32_t lkey = 0;

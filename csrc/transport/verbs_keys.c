@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which memory the NICs know: this rank's extents of the arena, and what the peers said of theirs. */
+/* Which memory the NICs know: this rank's extents, and what the peers said of theirs. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,9 +9,13 @@
 
 #define MAX_KEYS (1u << 16) /* of a peer: an extent is 64 MiB or more */
 
-static bool holds(uint64_t first, uint64_t len, uint64_t at, uint64_t size)
+verbs_extent_t *rdt_verbs_new_extent(verbs_ctx_t *ctx)
 {
-    return at >= first && size <= len && at - first <= len - size;
+    verbs_extent_t *extents = realloc(ctx->extents, (ctx->num_extents + 1) * sizeof(*ctx->extents));
+
+    if (extents == NULL) return NULL;
+    ctx->extents = extents;
+    return &extents[ctx->num_extents];
 }
 
 static bool register_rails(verbs_ctx_t *ctx, const void *data, verbs_extent_t *extent)
@@ -31,15 +35,11 @@ static bool register_rails(verbs_ctx_t *ctx, const void *data, verbs_extent_t *e
 static __attribute__((noinline)) const verbs_extent_t *
 add_extent(verbs_ctx_t *ctx, const void *data, size_t len, uint64_t at)
 {
-    verbs_extent_t *extents = realloc(ctx->extents, (ctx->num_extents + 1) * sizeof(*ctx->extents));
-    verbs_extent_t *extent;
+    verbs_extent_t *extent = rdt_verbs_new_extent(ctx);
     void *base;
     size_t extent_len;
 
-    if (extents == NULL) return NULL;
-    ctx->extents = extents;
-    if (rdt_arena_pin(data, len, &base, &extent_len) != RDT_OK) return NULL;
-    extent = &extents[ctx->num_extents];
+    if (extent == NULL || rdt_arena_pin(data, len, &base, &extent_len) != RDT_OK) return NULL;
     *extent = (verbs_extent_t){
         .at = at - ((uintptr_t)data - (uintptr_t)base), .len = extent_len, .addr = (uintptr_t)base};
     extent->failed = !register_rails(ctx, data, extent);
@@ -52,12 +52,13 @@ const verbs_extent_t *rdt_verbs_extent(verbs_ctx_t *ctx, const void *data, size_
 {
     uint64_t at;
 
-    if (!rdt_arena_offset(data, len, &at)) return NULL;
+    if (!rdt_arena_offset(data, len, &at))
+        return ctx->num_adopted > 0 ? rdt_verbs_adopted(ctx, data, len) : NULL;
     for (uint32_t i = 0; i < ctx->num_extents; i++) {
         uint32_t k = (ctx->last_extent + i) % ctx->num_extents;
         const verbs_extent_t *extent = &ctx->extents[k];
 
-        if (!holds(extent->at, extent->len, at, len)) continue;
+        if (!rdt_verbs_holds(extent->at, extent->len, at, len)) continue;
         ctx->last_extent = k;
         return extent->failed ? NULL : extent;
     }
@@ -67,13 +68,13 @@ const verbs_extent_t *rdt_verbs_extent(verbs_ctx_t *ctx, const void *data, size_
 rdt_status_t rdt_verbs_expose(rdt_conn_t *base, void *addr, size_t len, uint64_t *at_p)
 {
     verbs_conn_t *conn = (verbs_conn_t *)base;
-    uint64_t at;
+    const verbs_extent_t *extent;
 
-    if (!base->places || len == 0 || !rdt_arena_offset(addr, len, &at) ||
-        rdt_verbs_extent((verbs_ctx_t *)base->ctx, addr, len) == NULL)
-        return RDT_UNSUPPORTED;
+    if (!base->places || len == 0) return RDT_UNSUPPORTED;
+    extent = rdt_verbs_extent((verbs_ctx_t *)base->ctx, addr, len);
+    if (extent == NULL) return RDT_UNSUPPORTED;
     conn->exposed = true;
-    *at_p = at + 1; /* 0 is nothing */
+    *at_p = extent->at + ((uintptr_t)addr - extent->addr) + 1; /* 0 is nothing */
     return RDT_OK;
 }
 
@@ -90,7 +91,7 @@ const verbs_key_t *rdt_verbs_key(verbs_conn_t *conn, uint64_t at, size_t len)
     for (uint32_t i = 0; at > 0 && i < conn->num_keys; i++) {
         uint32_t k = (conn->last_key + i) % conn->num_keys;
 
-        if (!holds(conn->keys[k].at, conn->keys[k].len, at - 1, len)) continue;
+        if (!rdt_verbs_holds(conn->keys[k].at, conn->keys[k].len, at - 1, len)) continue;
         conn->last_key = k;
         return &conn->keys[k];
     }

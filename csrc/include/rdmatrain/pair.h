@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "rdmatrain/coll.h"
+#include "rdmatrain/dmabuf.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -52,6 +53,10 @@ RDT_API rdt_status_t rdt_pair_connect(rdt_pair_t *pair, const uint8_t *wire, uin
                                       uint64_t timeout_ns);
 /* Memory of the arena for what is sent and for what comes; 0 frees it. NO_MEMORY. */
 RDT_API rdt_status_t rdt_pair_reserve(rdt_pair_t *pair, uint64_t nbytes);
+/* The same in memory of a device: its first half for what is sent, the second for what comes, until the next
+ * reserve or close. The CPU sees neither, so only WRITE can be run, and without check. UNSUPPORTED: the
+ * transport cannot, or a NIC or its driver; BAD_ARG, NO_MEMORY, IO_ERROR. */
+RDT_API rdt_status_t rdt_pair_reserve_dmabuf(rdt_pair_t *pair, const rdt_dmabuf_t *memory);
 /* TIMEOUT, UNSUPPORTED (the transport cannot write there), or what became of the connection. */
 RDT_API rdt_status_t rdt_pair_run(rdt_pair_t *pair, rdt_pair_run_t *run);
 /* Ends the connection and frees the memory. */

@@ -20,6 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "rdmatrain/dmabuf.h"
 #include "rdmatrain/status.h"
 
 #define RDT_HDR_BYTES 72   /* header of a message, opaque to the transport */
@@ -130,6 +131,12 @@ struct rdt_transport_ops {
      * read it looks at its conn->revoked afterwards, which is 0 before and from since. What a peer
      * still puts reaches no memory of this rank once this has returned. */
     void (*revoke)(rdt_ctx_t *ctx, uint64_t from);
+    /* Optional (NULL): memory of a device, which expose, put and store take from here on until disown or close,
+     * and which is never copied by the CPU: send does not take it. UNSUPPORTED: a NIC, its driver or the
+     * library cannot; NO_MEMORY, IO_ERROR. */
+    rdt_status_t (*adopt)(rdt_ctx_t *ctx, const rdt_dmabuf_t *memory);
+    /* Nothing of it is under way, and no peer puts anything there any more. */
+    void (*disown)(rdt_ctx_t *ctx, const void *addr);
     /* Frees the context with its connections. Data already flushed still reaches a living peer. */
     void (*close)(rdt_ctx_t *ctx);
 
