@@ -64,7 +64,7 @@ def run_sweep(options: SweepOptions, command: str, show: Show) -> int:
         options = _with_ranks(options, here.ranks)
     check_options(options)
     starts, failures = find(options.peers, options.transports)
-    starts = on_device(starts, options.device)
+    starts = on_device(starts, options.device, options.operations)
     on_host = here.on_host if here else options.ranks
     check_memory(options, starts, memory_available(Tree()), on_host)
     if here is not None and here.rank:

@@ -130,7 +130,11 @@ class CoreRanks(TorchRanks):
     module = "rdmatrain.bench.core_rank"
 
     def why_not(self, case: Case) -> str:
-        """Leave out what is true of torch only."""
+        """Leave out what is true of torch only, and add what cannot be on a GPU."""
+        if self.device != "cpu" and case.op == "pingpong":
+            return "a pingpong is seen by a CPU that looks at its memory, not at a GPU's: see write"
+        if self.device != "cpu" and self.entry.asked != "verbs":
+            return "only verbs writes into memory of GPUs: give --transport verbs"
         return Start.why_not(self, case)
 
     def _settings(self) -> dict[str, str]:
@@ -222,27 +226,37 @@ def find(names: Sequence[str], transports: Sequence[str]) -> tuple[list[Start], 
     return starts, failures
 
 
-def on_device(starts: Sequence[Start], device: str) -> list[Start]:
-    """Choose where rdmatrain's tensors are; those of its ranks without torch stay on the CPU.
+def on_device(starts: Sequence[Start], device: str, operations: Sequence[str]) -> list[Start]:
+    """Choose where rdmatrain's tensors are.
 
     Args:
         starts: the contestants.
-        device: cpu; cuda; auto: cuda where NCCL takes part, so that both have the same to do.
+        device: cpu; cuda; auto: cuda where NCCL takes part, so that both have the same to do, but
+            for ranks without torch.
+        operations: of the sweep.
 
     Raises:
         SettingError: there is no such device.
 
     """
+    kinds = (TorchRanks, CoreRanks) if device == "cuda" else (TorchRanks,)
     if device == "auto":
         device = "cuda" if any(start.entry.backend == "nccl" for start in starts) else "cpu"
-    if device == "cuda" and (why := _no_cuda()):
+    if device == "cuda" and (why := _no_gpu_for(starts, operations)):
         raise SettingError(f"--device cuda: {why}")
-    return [
-        replace(start, device=device)
-        if type(start) is TorchRanks and start.entry.backend == RDMATRAIN
-        else start
-        for start in starts
-    ]
+    return [_placed(start, device) if type(start) in kinds else start for start in starts]
+
+
+def _no_gpu_for(starts: Sequence[Start], operations: Sequence[str]) -> str:
+    """Return why there is none; who needs no torch for these operations need not have it."""
+    needs_torch = any(type(start) is TorchRanks and start.ops & {*operations} for start in starts)
+    return _no_cuda() if needs_torch else _no_gpu_memory()
+
+
+def _placed(start: Start, device: str) -> Start:
+    if isinstance(start, TorchRanks) and start.entry.backend == RDMATRAIN:
+        return replace(start, device=device)
+    return start
 
 
 def missing(name: str) -> str:
@@ -306,6 +320,12 @@ def _no_cuda() -> str:
     import torch  # noqa: PLC0415 - takes seconds
 
     return "" if torch.cuda.device_count() else "torch finds no CUDA device"
+
+
+def _no_gpu_memory() -> str:
+    from rdmatrain.bench import cuda_memory  # noqa: PLC0415 - seldom needed
+
+    return cuda_memory.why_not()
 
 
 def _no_perftest() -> str:

@@ -5,6 +5,9 @@ settings name; ``auto`` is shm on one host, and between hosts verbs where both c
 verbs that is one RDMA port, as perftest has. The loops are C (``csrc/coll/pair_run.c``). Rank 0's
 clock counts, as perftest's client's does: its partner answers 0 seconds.
 
+Where the tensors are to be on cuda, what is written is a GPU's memory, of which the NIC has the
+dmabuf: that of the local rank's number, whose NIC is by number too.
+
 Has a launcher's variables, and those of orders.py.
 """
 
@@ -13,8 +16,11 @@ import os
 import socket
 import sys
 
+import numpy as np
+
 from rdmatrain import _core
 from rdmatrain.bench import orders
+from rdmatrain.bench.cuda_memory import CudaMemory
 from rdmatrain.bench.meeting import MEET_S, Meeting
 from rdmatrain.comm import rdma
 from rdmatrain.comm.host import host_id, route_from
@@ -25,6 +31,41 @@ GUESS_CALLS = 3
 # What calls may take: less than the conductor's patience, so that an error says why.
 SLOW_S, SLOW_BYTES_PER_S, SLOW_FACTOR = 50.0, 60e6, 15
 TOKEN_BYTES = 16
+CPU = "cpu"
+
+
+class GpuHalves:
+    """Memory of a GPU to write between: the first half goes out, what comes is in the second.
+
+    No CPU sees it, so what is compared is copied from there.
+
+    Args:
+        nbytes: of each half.
+        index: of the GPU.
+
+    Raises:
+        CudaError: there is none to be had.
+
+    """
+
+    def __init__(self, nbytes: int, index: int) -> None:
+        self._nbytes = nbytes
+        self._memory = CudaMemory(2 * nbytes, index)
+        self._wanted = np.random.default_rng(nbytes).integers(0, 256, nbytes, np.uint8)
+
+    def lend(self, pair: _core.Pair, writes: bool) -> None:
+        """Have the pair use it; who is written to has no byte of what should come."""
+        self._memory.write(0, self._wanted if writes else ~self._wanted)
+        self._memory.write(self._nbytes, ~self._wanted)
+        pair.reserve_dmabuf(self._memory.fd, 0, self._memory.address, 2 * self._nbytes)
+
+    def count_wrong(self) -> int:
+        """Count the bytes that came and are not what was written."""
+        return int(np.count_nonzero(self._memory.read(self._nbytes, self._nbytes) != self._wanted))
+
+    def close(self) -> None:
+        """Free it; the pair uses it no more."""
+        self._memory.close()
 
 
 class Rank:
@@ -51,6 +92,8 @@ class Rank:
         self._pair = _core.Pair(self._transport, argument, rank % 2, secret)
         addresses = meeting.all_gather(self._pair.address().hex())
         self._pair.connect(bytes.fromhex(addresses[rank ^ 1]), MEET_S)
+        self._device = os.environ.get(orders.DEVICE_VARIABLE, CPU)
+        self._gpu: GpuHalves | None = None
         self._op = ""
         self._guess_s = 0.0
 
@@ -62,6 +105,7 @@ class Rank:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "transport": self._transport,
+            "device": self._device,
             "versions": {},
         }
 
@@ -69,8 +113,7 @@ class Rank:
         """Make the memory for a case, and run it a few times; check the first if asked."""
         self._op = order["op"]
         self._guess_s = order["nbytes"] / SLOW_BYTES_PER_S
-        self._pair.reserve(order["nbytes"])
-        _, nwrong = self._run(1, check=order["check"])
+        nwrong = self._prepare(order["nbytes"], order["check"])
         seconds, _ = self._run(GUESS_CALLS)
         self._guess_s = sum(seconds) / len(seconds)
         return {"nwrong": nwrong if order["check"] else None, "guess_s": self._guess_s}
@@ -84,6 +127,23 @@ class Rank:
             self._run(warmup)
         return {"seconds": self._run(calls)[0]}
 
+    def _prepare(self, nbytes: int, check: bool) -> int:
+        """Make the memory, and run once; how many bytes are wrong."""
+        self._free()
+        if self._device == CPU:
+            self._pair.reserve(nbytes)
+            return self._run(1, check)[1]
+        self._gpu = GpuHalves(nbytes, rank_env().local_rank or 0)
+        self._gpu.lend(self._pair, writes=self._rank % 2 == 0)
+        self._run(1)
+        return self._gpu.count_wrong() if check and self._rank % 2 else 0
+
+    def _free(self) -> None:
+        self._pair.reserve(0)
+        if self._gpu is not None:
+            self._gpu.close()
+            self._gpu = None
+
     def _run(self, calls: int, check: bool = False) -> tuple[list[float], int]:
         """Run what was prepared: seconds of a call, and how many bytes are wrong."""
         timeout_s = SLOW_S + SLOW_FACTOR * calls * self._guess_s
@@ -94,12 +154,15 @@ class Rank:
 
     def drop(self, _order: orders.Order) -> orders.Answer:
         """Free the memory."""
-        self._pair.reserve(0)
+        self._free()
         return {}
 
     def end(self) -> None:
         """Leave the partner."""
-        self._pair.close()
+        try:
+            self._free()
+        finally:
+            self._pair.close()
 
 
 def _transport(rank: int, meeting: Meeting, settings: Settings) -> str:

@@ -8,7 +8,7 @@ of ours: ``mpi_rank.py`` loads this file in an environment that has no rdmatrain
 order        fields                                       answer
 ===========  ===========================================  ========================================
 (hello)                                                   rank, ranks, host, pid, transport,
-                                                          versions (by name)
+                                                          versions (by name), device
 prepare      op dtype redop nbytes in_place root check    nwrong (null: unchecked), guess_s
 time         calls warmup                                 seconds: list of float, one a call
 drop                                                      (nothing)

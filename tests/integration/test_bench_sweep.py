@@ -138,7 +138,7 @@ def test_tensors_of_a_device_are_timed_and_their_record_says_so(
             argv = [sys.executable, "-c", ON_FAKEGPU, "rdmatrain"]
             return [(argv, env | extra) for _, env in super().commands(ranks, socket_path)]
 
-    def on_fakegpu(starts: list[contestants.Start], device: str) -> list[contestants.Start]:
+    def on_fakegpu(starts: list[contestants.Start], *_: object) -> list[contestants.Start]:
         return [
             OnFakegpu(each.entry, each.ops) if type(each) is contestants.TorchRanks else each
             for each in starts

@@ -89,7 +89,7 @@ def test_beside_nccl_rdmatrain_has_tensors_of_its_device(monkeypatch: pytest.Mon
 
     def devices(names: list[str], device: str) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
-        for start in on_device(find(names, ["auto"])[0], device):
+        for start in on_device(find(names, ["auto"])[0], device, ["write", "reduce"]):
             for _, env in start.commands(2, "/orders"):
                 name = type(start).__name__ + " " + start.entry.backend
                 found.setdefault(name, set()).add(env[DEVICE_VARIABLE])
@@ -102,7 +102,7 @@ def test_beside_nccl_rdmatrain_has_tensors_of_its_device(monkeypatch: pytest.Mon
     assert devices(["gloo"], "auto") == {core: {"cpu"}, ours: {"cpu"}, gloo: {"cpu"}}
     assert devices(["nccl"], "auto") == {core: {"cpu"}, ours: {"cuda"}, nccl: {"cuda"}}
     assert devices(["nccl"], "cpu") == {core: {"cpu"}, ours: {"cpu"}, nccl: {"cuda"}}
-    assert devices([], "cuda") == {core: {"cpu"}, ours: {"cuda"}}
+    assert devices([], "cuda") == {core: {"cuda"}, ours: {"cuda"}}
     monkeypatch.setattr(contestants, "_no_cuda", lambda: "torch finds no CUDA device")
     with pytest.raises(SettingError, match="--device cuda: torch finds no CUDA device"):
         devices([], "cuda")

@@ -109,7 +109,8 @@ def time_budget(text: str) -> Callable[[_Command], _Command]:
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Where rdmatrain's tensors are; auto: on cuda where nccl takes part, as NCCL's are.",
+    help="Where rdmatrain's tensors are; auto: on cuda where nccl takes part, as NCCL's are. "
+    "With --transport verbs, cuda has write's NIC write from GPU to GPU.",
 )
 @click.option("--rounds", type=int, default=5, show_default=True, help="How often all are timed.")
 @time_budget("Time for the rounds; fewer calls, then fewer rounds are made.")
