@@ -148,9 +148,31 @@ def test_dma_buf_that_a_variable_turns_off() -> None:
     assert finding.evidence.endswith("no dma-buf: NCCL_DMABUF_ENABLE=0")
 
 
+def test_nics_are_asked_whether_they_take_a_dma_buf() -> None:
+    """Of those that are a GPU's own; without an answer the kernel and the driver are believed."""
+    files = {"/proc/sys/kernel/osrelease": "6.8.0\n", "/proc/driver/nvidia/version": OPEN}
+    own = healthy().found.pairs[1].nic.name
+
+    def told(**no_dmabuf: str) -> Finding:
+        devices = [{"device": name, "no_dmabuf": text} for name, text in no_dmabuf.items()]
+        answer = {"device_limits": {"error": "", "devices": devices}}
+        return asked(healthy({**OTHERS, **files}, answer), "peer-memory")
+
+    assert told(**{own: ""}).verdict.value == "PASS"
+    assert told(somebody_elses="its driver has no ibv_reg_dmabuf_mr").verdict.value == "PASS"
+    finding = told(**{own: "its driver has no ibv_reg_dmabuf_mr"})
+    assert (finding.verdict.value, finding.fix) == ("WARN", "modprobe nvidia_peermem, on the host")
+    assert f"no dma-buf: {own}: its driver has no ibv_reg_dmabuf_mr" in finding.evidence
+
+
 def test_memory_of_gpus_of_amd() -> None:
-    def amd(**files: str) -> Finding:
-        case = healthy({path.replace("__", "/"): text for path, text in files.items()})
+    def amd(no_dmabuf: str = "", **files: str) -> Finding:
+        own = healthy().found.pairs[0].nic.name
+        answer = {"error": "", "devices": [{"device": own, "no_dmabuf": no_dmabuf}]}
+        case = healthy(
+            {path.replace("__", "/"): text for path, text in files.items()},
+            {"device_limits": answer},
+        )
         pairs = tuple(
             replace(pair, gpu=replace(pair.gpu, vendor="amd")) for pair in case.found.pairs
         )
@@ -161,6 +183,9 @@ def test_memory_of_gpus_of_amd() -> None:
     assert amd(**{peers: "1.0\n"}).verdict.value == "PASS"
     assert amd(**{release: "6.8.0\n"}).verdict.value == "PASS"
     assert amd(**{release: "5.4.0\n"}).verdict.value == "WARN"
+    finding = amd("its driver has no ibv_reg_dmabuf_mr", **{release: "6.8.0\n"})
+    assert finding.verdict.value == "WARN"
+    assert "and mlx5" in finding.evidence
     assert amd().verdict.value == "SKIP"
 
 

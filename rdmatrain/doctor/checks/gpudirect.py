@@ -311,7 +311,16 @@ def _against_dmabuf(case: Case, release: str, driver: str) -> list[str]:
         against.append(f"kernel {release}")
     if driver and "open kernel module" not in driver.lower():
         against.append(f"driver {_driver(case) or '?'} is not the open one")
-    return against
+    return against + _nics_without_dmabuf(case)
+
+
+def _nics_without_dmabuf(case: Case) -> list[str]:
+    """Return what the NICs of GPUs say against it; who was not asked says nothing."""
+    answer = case.probe("device_limits") or {}
+    said_of = {each.get("device"): each.get("no_dmabuf") for each in answer.get("devices") or []}
+    nics = [nic for pair in case.found.pairs for nic in (pair.nic, *pair.more)]
+    names = dict.fromkeys(nic.name for nic in nics if said_of.get(nic.name))
+    return [f"{name}: {shown(str(said_of[name]))}" for name in names]
 
 
 def _is_loaded(case: Case, module: str) -> bool:
@@ -323,10 +332,12 @@ def _peer_memory_of_amd(case: Case) -> Finding:
     release = _release(case)
     if case.source.text(_OF_AMD):
         return passed(f"{_OF_AMD} is there")
-    if _has_dmabuf(release):
-        return passed(f"dma-buf: kernel {release}, and amdgpu")
     if not release:
         return skipped(f"{_OF_AMD} and {_RELEASE} cannot be read")
+    against = [] if _has_dmabuf(release) else [f"kernel {release}"]
+    against += _nics_without_dmabuf(case)
+    if not against:
+        return passed(f"dma-buf: kernel {release}, and amdgpu")
     return warned(
-        f"no {_OF_AMD}, and kernel {release}", "apt-get install -y amdgpu-dkms, on the host"
+        f"no {_OF_AMD}, and {', '.join(against)}", "apt-get install -y amdgpu-dkms, on the host"
     )
