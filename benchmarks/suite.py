@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from itertools import groupby
@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from common import ROOT, commit, machine
 
+from rdmatrain.bench.scale import engine
 from rdmatrain.launcher.process import descendants
 
 JSON, SVG = "{json}", "{svg}"  # stand for the files of a step's records, and of its picture
@@ -47,6 +48,7 @@ class Step(NamedTuple):
         limit_s: seconds after which it has failed.
         guest: it runs in a guest, where records can be written to out/vm alone.
         waits: it leaves most of the CPUs to others.
+        missing: says what it cannot do without and is not here, or "".
 
     """
 
@@ -55,6 +57,7 @@ class Step(NamedTuple):
     limit_s: float = 300.0
     guest: bool = False
     waits: bool = False
+    missing: Callable[[], str] = str
 
 
 STEPS = (
@@ -65,7 +68,7 @@ STEPS = (
     Step("scale", (*RDMATRAIN, "scale", "--measure", "--bytes", "64,1M", "--json", JSON)),
     Step("connect", (*RDMATRAIN, "scale", "--setup", *CONNECT, "--json", JSON)),
     Step("connect-tcp", (*RDMATRAIN, "scale", "--setup", *CONNECT_TCP, "--json", JSON)),
-    Step("simulation", (*RDMATRAIN, "scale", *PREDICT, "--json", JSON)),
+    Step("simulation", (*RDMATRAIN, "scale", *PREDICT, "--json", JSON), missing=engine.why_not),
     Step("two-hosts", ("benchmarks/two_hosts.py", "--json", JSON)),
     Step("verbs", (*GUEST, "benchmarks/verbs.py", "--json", JSON), 480.0, guest=True),
     Step("wire", (*GUEST, "benchmarks/wire.py", "--rounds=3", "--json", JSON), 480.0, guest=True),
@@ -120,6 +123,9 @@ def at_once(steps: Sequence[Step]) -> Iterator[list[Step]]:
 
 def run_and_tell(step: Step, out: Path) -> bool:
     """Run a step and print how it ended; tell whether all was well."""
+    if why := step.missing():
+        print(f"{step.name:>18} {0:7.1f} s  SKIP: {why}", flush=True)
+        return True
     stem = f"{datetime.now(timezone.utc):%Y-%m-%d}-{slug()}-{step.name}"
     code, seconds = run(step, out.resolve(), stem)
     text = (out / f"{stem}.txt").read_text(encoding="utf-8", errors="replace")
