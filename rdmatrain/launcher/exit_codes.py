@@ -53,5 +53,7 @@ def of_signal(name: str) -> int:
 # What a fault of the fabric or of memory does to a worker that has no chance to say so: torch's
 # watchdog aborts, a file in a full /dev/shm or a page that is lost gives SIGBUS.
 _CRASHES = tuple(of_signal(name) for name in ("SIGABRT", "SIGBUS", "SIGSEGV"))
+# The launcher's own; 1 is a worker's, and says nothing of another try.
+PERMANENT = tuple(sorted(code for code in MEANING if code > 1 and not may_be_retried(code)))
 # For systems that match single codes: what a job may end with by no fault of its program.
 RETRYABLE = tuple(sorted({*(code for code in MEANING if may_be_retried(code)), *_CRASHES}))

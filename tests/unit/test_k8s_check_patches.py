@@ -12,9 +12,9 @@ from k8s_schemas import errors
 from k8s_specs import TCP, rendered, small
 
 from rdmatrain.doctor.model import Verdict
-from rdmatrain.k8s import exits
 from rdmatrain.k8s.check import check, patched, patches, run_check
 from rdmatrain.k8s.text import stream
+from rdmatrain.launcher import exit_policies
 
 BAD = FIXTURES / "bad"
 
@@ -57,10 +57,10 @@ def test_a_job_is_tried_again_as_the_renderers_is() -> None:
 def test_a_jobset_is_tried_again_as_the_renderers_is() -> None:
     text = (BAD / "jobset-without-restarts.yaml").read_text("utf-8")
     made = after(text, "JobSet")["spec"]
-    assert made["failurePolicy"] == exits.jobset_failure_policy(3)
+    assert made["failurePolicy"] == exit_policies.jobset_failure_policy(3)
     text = (BAD / "jobset-retries-everything.yaml").read_text("utf-8")
     (group,) = after(text, "JobSet")["spec"]["replicatedJobs"]
-    assert group["template"]["spec"]["podFailurePolicy"] == exits.child_failure_policy()
+    assert group["template"]["spec"]["podFailurePolicy"] == exit_policies.child_failure_policy()
 
 
 def test_rules_of_ones_own_stay_behind_those_that_are_added() -> None:
@@ -70,7 +70,7 @@ def test_rules_of_ones_own_stay_behind_those_that_are_added() -> None:
         "  template:\n", f"  podFailurePolicy: {{rules: [{own}]}}\n  template:\n", 1
     )
     rules = after(text, "Job")["spec"]["podFailurePolicy"]["rules"]
-    assert rules == [*exits.job_failure_policy()["rules"], yaml.safe_load(own)]
+    assert rules == [*exit_policies.job_failure_policy()["rules"], yaml.safe_load(own)]
 
 
 @pytest.mark.parametrize("variable", ["", '{name: RDMATRAIN_SECRET, value: "%s"}' % ("x" * 44)])

@@ -11,10 +11,10 @@ from k8s_bad_manifests import manifest
 from k8s_specs import KUBERNETES, NETWORKS, TCP, full, queued, rendered, small
 
 from rdmatrain.doctor.model import Verdict
-from rdmatrain.k8s import exits
 from rdmatrain.k8s.check import Patched, check, patched, run_check
 from rdmatrain.k8s.spec import Checkpoint
 from rdmatrain.k8s.text import stream
+from rdmatrain.launcher import exit_policies
 
 Object = dict[str, Any]
 
@@ -323,7 +323,7 @@ spec:
 
 def test_all_tasks_of_a_gang_get_its_secret_and_the_renderers_policies() -> None:
     (made,) = of_kind(patched(manifest(VOLCANO)), "Job")
-    assert made["spec"]["policies"] == exits.volcano_policies()
+    assert made["spec"]["policies"] == exit_policies.volcano_policies()
     for task in made["spec"]["tasks"]:
         spec = task["template"]["spec"]
         env = spec["containers"][0]["env"]

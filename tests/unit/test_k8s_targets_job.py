@@ -11,10 +11,10 @@ from k8s_specs import NEW, OLD, SHARED, full, rendered, small
 from rdmatrain.doctor.model import Verdict
 from rdmatrain.errors import SettingError
 from rdmatrain.k8s.cluster import Cluster
-from rdmatrain.k8s.exits import job_failure_policy
 from rdmatrain.k8s.parts import Object
 from rdmatrain.k8s.spec import Spec, Topology
 from rdmatrain.k8s.text import stream
+from rdmatrain.launcher.exit_policies import job_failure_policy
 
 BOTH = ["indexed-job", "podgroup"]
 

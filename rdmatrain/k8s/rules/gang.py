@@ -3,14 +3,14 @@
 import json
 from collections.abc import Iterator
 
-from rdmatrain.doctor.manifest.checks.retries import BACKOFF, jobset_rules, pod_failure_policy
+from rdmatrain.doctor.manifest.checks.retries import BACKOFF, jobset_policy, pod_failure_policy
 from rdmatrain.doctor.manifest.define import addition, fine, patch, question, unseen, warn
 from rdmatrain.doctor.manifest.nodes import Node
 from rdmatrain.doctor.manifest.workloads import Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
-from rdmatrain.k8s.exits import volcano_policies
 from rdmatrain.k8s.rules.selecting import as_labels, labels_of, metadata, one_of_each, selecting
 from rdmatrain.launcher.exit_codes import GANG_TIMEOUT, PEER_LOST
+from rdmatrain.launcher.exit_policies import volcano_policies
 
 _ALONE = "no workload has several pods"
 _FAILED = frozenset(["PodFailed", "TaskFailed", "*", "AnyEvent"])
@@ -106,12 +106,10 @@ def failure_policy(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
         if policy.get("maxRestarts").number:
             yield fine(policy, f"{policy.get('maxRestarts').text} restarts of all pods")
             continue
-        made = json.loads(jobset_rules(policy))
-        made = {"maxRestarts": _RESTARTS, "restartStrategy": "BlockingRecreate", **made}
         text = "no restarts: one pod that is preempted ends the job"
         said = f"{{failurePolicy: {{maxRestarts: {_RESTARTS}, ...}}}}"
-        change, guess = f"{{failurePolicy: {json.dumps(made)}}}", f"maxRestarts: {_RESTARTS}"
-        yield warn(spec, text, patch(spec, change, said, guess))
+        change = json.dumps({"failurePolicy": jobset_policy(policy, _RESTARTS)})
+        yield warn(spec, text, patch(spec, change, said, f"maxRestarts: {_RESTARTS}"))
 
 
 @question(

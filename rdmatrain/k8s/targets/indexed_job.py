@@ -2,7 +2,6 @@
 
 from rdmatrain.errors import SettingError
 from rdmatrain.k8s.cluster import Cluster
-from rdmatrain.k8s.exits import job_failure_policy
 from rdmatrain.k8s.notes import Notes
 from rdmatrain.k8s.parts import Note, Object, Part
 from rdmatrain.k8s.pod import Wants, pod_template
@@ -12,6 +11,7 @@ from rdmatrain.k8s.surroundings import metadata
 from rdmatrain.k8s.targets.names import check_name
 from rdmatrain.k8s.targets.placing import note_topology, refuse_tier
 from rdmatrain.k8s.targets.target import Target
+from rdmatrain.launcher.exit_policies import job_failure_policy
 
 
 def render(spec: Spec, cluster: Cluster) -> Part:

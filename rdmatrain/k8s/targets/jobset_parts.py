@@ -1,9 +1,9 @@
 """The parts of a JobSet, which the targets jobset, kueue and trainjob have in common."""
 
-from rdmatrain.k8s.exits import child_failure_policy, jobset_failure_policy
 from rdmatrain.k8s.notes import Notes
 from rdmatrain.k8s.parts import Object
 from rdmatrain.k8s.spec import Spec
+from rdmatrain.launcher.exit_policies import child_failure_policy, jobset_failure_policy
 
 # Of the characters that Kubernetes appends to the name of a pod.
 RANDOM = "-xxxxx"

@@ -3,7 +3,6 @@
 from copy import deepcopy
 
 from rdmatrain.k8s.cluster import Cluster
-from rdmatrain.k8s.exits import PYTORCHJOB_POLICY
 from rdmatrain.k8s.notes import Notes
 from rdmatrain.k8s.parts import Object, Part
 from rdmatrain.k8s.pod import Wants, pod_template
@@ -12,6 +11,7 @@ from rdmatrain.k8s.targets.names import check_name
 from rdmatrain.k8s.targets.placing import drawn_together, refuse_tier, without_tiers
 from rdmatrain.k8s.targets.target import Target
 from rdmatrain.k8s.targets.volcano import render_cluster
+from rdmatrain.launcher.exit_policies import PYTORCHJOB_POLICY
 
 # Name that the operator demands of the container that trains.
 CONTAINER = "pytorch"

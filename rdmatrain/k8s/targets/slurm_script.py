@@ -4,11 +4,10 @@ import shlex
 from collections.abc import Iterator
 
 from rdmatrain.k8s.container import has_secret
-from rdmatrain.k8s.exits import RETRYABLE
 from rdmatrain.k8s.pod import termination_grace
 from rdmatrain.k8s.run_line import run_line
 from rdmatrain.k8s.spec import MIB, TCP, Spec
-from rdmatrain.launcher.exit_codes import NO_JOB, PREEMPTED
+from rdmatrain.launcher.exit_codes import NO_JOB, PREEMPTED, RETRYABLE
 
 # All ports from here to the next ten thousand, by the job's number: the leader of a job that was
 # just ended on these nodes may still hold its own.

@@ -1,7 +1,6 @@
 """A Job of Volcano: one task, whose pods start together or not at all."""
 
 from rdmatrain.k8s.cluster import Cluster
-from rdmatrain.k8s.exits import volcano_policies
 from rdmatrain.k8s.notes import Notes
 from rdmatrain.k8s.parts import Object, Part
 from rdmatrain.k8s.pod import Template, Wants, pod_template
@@ -10,6 +9,7 @@ from rdmatrain.k8s.targets.names import check_name
 from rdmatrain.k8s.targets.needs import needs
 from rdmatrain.k8s.targets.placing import drawn_together, network_topology
 from rdmatrain.k8s.targets.target import Target
+from rdmatrain.launcher.exit_policies import volcano_policies
 
 TASK = "worker"
 # Volcano makes this one itself.

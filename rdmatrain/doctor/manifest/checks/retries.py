@@ -17,32 +17,17 @@ from rdmatrain.doctor.manifest.define import (
 from rdmatrain.doctor.manifest.nodes import Node
 from rdmatrain.doctor.manifest.workloads import Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
-from rdmatrain.launcher.exit_codes import (
-    GANG_TIMEOUT,
-    MEANING,
-    NO_JOB,
-    RETRYABLE,
-    may_be_retried,
+from rdmatrain.launcher.exit_codes import GANG_TIMEOUT, MEANING, NO_JOB, PERMANENT
+from rdmatrain.launcher.exit_policies import (
+    child_failure_policy,
+    job_failure_policy,
+    jobset_failure_policy,
 )
 
-# A worker's own code may be 1, which says nothing of whether to try again.
-PERMANENT = tuple(sorted(code for code in MEANING if code > 1 and not may_be_retried(code)))
 _OF_THE_GANG = tuple(sorted(code for code in MEANING if code >= GANG_TIMEOUT))
 # Of a Job that says nothing.
 BACKOFF = 6
 _RUNS = re.compile(r"\brdmatrain\s+run\b")
-_RULE = {"action": "FailJob", "onExitCodes": {"operator": "NotIn", "values": list(RETRYABLE)}}
-_DISRUPTED = {
-    "name": "disrupted",
-    "action": "RestartJobSetAndIgnoreMaxRestarts",
-    "onJobFailureReasons": ["PodFailurePolicy"],
-    "onJobFailureMessagePatterns": [".*DisruptionTarget.*"],
-}
-_FAIL_JOBSET = {
-    "name": "permanent",
-    "action": "FailJobSet",
-    "onJobFailureReasons": ["PodFailurePolicy"],
-}
 
 
 @static_question(
@@ -144,15 +129,21 @@ def _action(rules: list[Node], code: int) -> str:
 
 
 def _with_rules(pod: Pod, job: Node, rule: Any = None) -> Patch:
-    """Return the change that puts a rule first, or the two that the launcher's codes need."""
-    rules = [rule] if rule else [_disrupted(pod), _RULE]
+    """Return the change that puts a rule first, or those that the launcher's codes need."""
+    rules = [rule] if rule else _rules(pod)
     said = f"{{podFailurePolicy: {{rules: [{json.dumps(rules[-1])}]}}}}"
     return patch(job, json.dumps(_ruled(job, rules)), said)
 
 
 def pod_failure_policy(pod: Pod, job: Node) -> dict[str, Any]:
     """Return what a Job is to have, so that it ends for what would fail again, and for no more."""
-    return _ruled(job, [_disrupted(pod), _RULE])
+    return _ruled(job, _rules(pod))
+
+
+def _rules(pod: Pod) -> list[Any]:
+    """Return the renderer's rules."""
+    policy = child_failure_policy() if pod.kind == "JobSet" else job_failure_policy()
+    return list(policy["rules"])
 
 
 def _ruled(job: Node, rules: list[Any]) -> dict[str, Any]:
@@ -164,13 +155,6 @@ def _ruled(job: Node, rules: list[Any]) -> dict[str, Any]:
         "podFailurePolicy": {"rules": [*rules, *others]},
         "template": {"spec": {"restartPolicy": "Never"}},
     }
-
-
-def _disrupted(pod: Pod) -> dict[str, Any]:
-    """Return the rule for a pod that the cluster ended: it does not count; a JobSet decides."""
-    condition = {"type": "DisruptionTarget", "status": "True"}
-    action = "FailJob" if pod.kind == "JobSet" else "Ignore"
-    return {"action": action, "onPodConditions": [condition]}
 
 
 def _of_jobset(pod: Pod, job: Node, unruled: bool) -> Finding:
@@ -186,15 +170,14 @@ def _of_jobset(pod: Pod, job: Node, unruled: bool) -> Finding:
     if "FailJobSet" in actions:
         return fine(policy, "permanent errors end the JobSet")
     text = f"what the Jobs' podFailurePolicy ends is started again {restarts} times"
-    return warn(
-        policy, text, patch(policy, jobset_rules(policy), "{rules: [{action: FailJobSet}]}")
-    )
+    change = json.dumps({"rules": jobset_policy(policy, restarts)["rules"]})
+    return warn(policy, text, patch(policy, change, "{rules: [{action: FailJobSet}]}"))
 
 
-def jobset_rules(policy: Node) -> str:
-    """Return a JobSet's rules, and what they lack: the disrupted start again, the rest ends."""
-    others = policy.get("rules").plain_items()
-    return json.dumps({"rules": [*others, _DISRUPTED, _FAIL_JOBSET]})
+def jobset_policy(policy: Node, restarts: int) -> dict[str, Any]:
+    """Return the renderer's ``failurePolicy`` of a JobSet, behind the rules that it has."""
+    made, own = jobset_failure_policy(restarts), policy.get("rules").plain_items()
+    return {**made, "rules": [*own, *(each for each in made["rules"] if each not in own)]}
 
 
 def _of_volcano(pod: Pod) -> Finding:

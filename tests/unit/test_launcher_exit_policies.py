@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from rdmatrain.k8s import exits
-from rdmatrain.launcher.exit_codes import MEANING, may_be_retried
+from rdmatrain.launcher import exit_policies
+from rdmatrain.launcher.exit_codes import MEANING, PERMANENT, RETRYABLE, may_be_retried
 
 CODES = range(1, 256)
 SEGMENTATION_FAULT = 139
@@ -33,18 +33,18 @@ def exits_condition() -> dict[str, str]:
 
 
 def of_job(code: int, *, disrupted: bool = False) -> str:
-    return pod_rule(exits.job_failure_policy(), code, disrupted=disrupted)[0]
+    return pod_rule(exit_policies.job_failure_policy(), code, disrupted=disrupted)[0]
 
 
 def of_jobset(code: int, *, disrupted: bool = False, restarts: int = 3) -> str:
     """What a JobSet does of its Job's failure: reason and message are all that it has."""
-    action, at = pod_rule(exits.child_failure_policy(), code, disrupted=disrupted)
+    action, at = pod_rule(exit_policies.child_failure_policy(), code, disrupted=disrupted)
     what = "has condition DisruptionTarget" if at == 0 else f"failed with exit code {code}"
     reason, message = "BackoffLimitExceeded", "Job has reached the specified backoff limit"
     if action == "FailJob":
         reason = "PodFailurePolicy"
         message = f"Pod train/llm-0-abcde {what} matching FailJob rule at index {at}"
-    for rule in exits.jobset_failure_policy(restarts)["rules"]:
+    for rule in exit_policies.jobset_failure_policy(restarts)["rules"]:
         patterns = rule.get("onJobFailureMessagePatterns", [".*"])
         if reason in rule["onJobFailureReasons"] and any(re.search(p, message) for p in patterns):
             return str(rule["action"])
@@ -52,7 +52,7 @@ def of_jobset(code: int, *, disrupted: bool = False, restarts: int = 3) -> str:
 
 
 def of_volcano(code: int, event: str = "PodFailed") -> str:
-    for policy in exits.volcano_policies():
+    for policy in exit_policies.volcano_policies():
         assert ("event" in policy) != ("exitCode" in policy), "one of both in each policy"
         if policy.get("event") == event or policy.get("exitCode") == code:
             return str(policy["action"])
@@ -61,7 +61,7 @@ def of_volcano(code: int, event: str = "PodFailed") -> str:
 
 def of_pytorchjob(code: int) -> str:
     """By the policy ``ExitCode``, as the operator has it: from 128 on a pod is made again."""
-    assert exits.PYTORCHJOB_POLICY == "ExitCode"
+    assert exit_policies.PYTORCHJOB_POLICY == "ExitCode"
     return "Restart" if code >= 128 else "Fail"
 
 
@@ -72,7 +72,7 @@ def test_every_code_of_the_launcher_is_judged_by_its_table(code: int) -> None:
     assert of_jobset(code) == ("RestartJobSet" if again else "FailJobSet")
     assert of_volcano(code) == ("RestartJob" if again else "AbortJob")
     assert of_pytorchjob(code) == ("Restart" if again else "Fail")
-    assert (code in exits.RETRYABLE) == again == (code not in exits.PERMANENT)
+    assert (code in RETRYABLE) == again
 
 
 def test_no_code_below_128_is_tried_again_and_systems_agree_on_all() -> None:
@@ -102,11 +102,13 @@ def test_a_job_that_ends_well_is_complete() -> None:
     assert of_volcano(0, "TaskCompleted") == "CompleteJob"
     assert of_job(0) == "Count"
     assert {"exitCode": 0} not in [
-        {"exitCode": p.get("exitCode")} for p in exits.volcano_policies()
+        {"exitCode": p.get("exitCode")} for p in exit_policies.volcano_policies()
     ]
 
 
-@pytest.mark.parametrize("policy", [exits.job_failure_policy(), exits.child_failure_policy()])
+@pytest.mark.parametrize(
+    "policy", [exit_policies.job_failure_policy(), exit_policies.child_failure_policy()]
+)
 def test_values_are_as_kubernetes_demands(policy: dict[str, Any]) -> None:
     values = policy["rules"][1]["onExitCodes"]["values"]
     assert values == sorted(set(values))
@@ -117,7 +119,7 @@ def test_values_are_as_kubernetes_demands(policy: dict[str, Any]) -> None:
 
 
 def test_a_jobset_restarts_as_often_as_the_spec_says() -> None:
-    policy = exits.jobset_failure_policy(7)
+    policy = exit_policies.jobset_failure_policy(7)
     assert policy["maxRestarts"] == 7
     assert policy["restartStrategy"] == "BlockingRecreate"
     names = [rule["name"] for rule in policy["rules"]]
@@ -125,6 +127,6 @@ def test_a_jobset_restarts_as_often_as_the_spec_says() -> None:
 
 
 def test_the_table_is_the_contract() -> None:
-    assert exits.PERMANENT == (1, 2, 64, 69, 77, 78)
-    assert exits.RETRYABLE == (134, 135, 137, 139, 143, 200, 201, 202, 203, 204)
-    assert exits.PYTORCHJOB_POLICY == "ExitCode"
+    assert PERMANENT == (2, 64, 69, 77, 78)
+    assert RETRYABLE == (134, 135, 137, 139, 143, 200, 201, 202, 203, 204)
+    assert exit_policies.PYTORCHJOB_POLICY == "ExitCode"

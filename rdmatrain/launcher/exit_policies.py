@@ -5,12 +5,11 @@ single codes gets the codes that a job may end with by no fault of its program; 
 job, as a worker's own 3 does, and as SIGINT (130) does, which somebody sent.
 """
 
-from rdmatrain.k8s.parts import Object
-from rdmatrain.launcher import exit_codes
-from rdmatrain.launcher.exit_codes import MEANING, may_be_retried
+from typing import Any
 
-PERMANENT = tuple(sorted(code for code in MEANING if code and not may_be_retried(code)))
-RETRYABLE = exit_codes.RETRYABLE
+from rdmatrain.launcher.exit_codes import RETRYABLE
+
+Object = dict[str, Any]
 
 # A pod that the cluster itself ended: preempted, drained, its node out of memory.
 DISRUPTED = "DisruptionTarget"
