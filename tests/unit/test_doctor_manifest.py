@@ -526,7 +526,7 @@ WRONG = [
         "WARN",
         changed(PYTORCH, ("ExitCode", "OnFailure")),
         "pytorchReplicaSpecs.Master: restartPolicy OnFailure",
-        "Never",
+        "ExitCode",
     ),
     (
         "restart-policy",
@@ -963,7 +963,7 @@ WRONG = [
         "WARN",
         changed(VOLCANO, policies("{event: PodFailed, action: RestartJob}")),
         "PodFailed is tried again, whatever the exit code",
-        "exitCode: 64, action: AbortJob",
+        "exitCode: 2, action: AbortJob",
     ),
     (
         "hugepages",

@@ -122,13 +122,15 @@ def test_what_is_rendered_keeps_all_rules(name: str) -> None:
 
 
 def test_what_a_patch_does_not_name_stays_as_it_was() -> None:
-    """Only the two numbers of the gang are to change, and what else is found."""
+    """Only the number of the gang is to change, and what else is found."""
     path = FIXTURES / "bad" / "gang-of-one.yaml"
     before = yaml.safe_load(path.read_text("utf-8"))
     job, *added = yaml.safe_load_all(patched(manifest(path.read_text("utf-8"))).text)
     assert (before["spec"].pop("minAvailable"), job["spec"].pop("minAvailable")) == (1, 4)
     pod = job["spec"]["tasks"][0]["template"]["spec"]
     assert pod.pop("automountServiceAccountToken") is False
+    policies = job["spec"].pop("policies")
+    assert [each for each in before["spec"].pop("policies") if each not in policies] == []
     assert job == before
     assert sorted(each["kind"] for each in added) == ["NetworkPolicy", "PodDisruptionBudget"]
 

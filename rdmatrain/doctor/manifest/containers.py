@@ -22,6 +22,7 @@ _ASSIGNED = re.compile(
     r"\b((?:NCCL|RCCL|UCX|RDMATRAIN|PET|GLOO|FI|MASTER)_[A-Z0-9_]+)=(\"[^\"]*\"|'[^']*'|[^\s\"';]*)"
 )
 _LAUNCHERS = re.compile(r"\b(rdmatrain\s+run|torchrun|torch\.distributed\.run)\b")
+_OURS = re.compile(r"\brdmatrain\s+run\b")
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,11 @@ class Container:
     def launches(self) -> bool:
         """Its command starts ``rdmatrain run`` or torchrun."""
         return bool(_LAUNCHERS.search(" ".join(self.command)))
+
+    @cached_property
+    def runs_rdmatrain(self) -> bool:
+        """Its command starts ``rdmatrain run``, whose exit codes say what may be tried again."""
+        return bool(_OURS.search(" ".join(self.command)))
 
     @property
     def alone(self) -> bool:

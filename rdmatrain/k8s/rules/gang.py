@@ -2,8 +2,15 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
-from rdmatrain.doctor.manifest.checks.retries import BACKOFF, jobset_policy, pod_failure_policy
+from rdmatrain.doctor.manifest.checks.retries import (
+    BACKOFF,
+    FAILED,
+    events,
+    jobset_policy,
+    pod_failure_policy,
+)
 from rdmatrain.doctor.manifest.define import addition, fine, patch, question, unseen, warn
 from rdmatrain.doctor.manifest.nodes import Node
 from rdmatrain.doctor.manifest.workloads import Manifest, Pod
@@ -13,7 +20,6 @@ from rdmatrain.launcher.exit_codes import GANG_TIMEOUT, PEER_LOST
 from rdmatrain.launcher.exit_policies import volcano_policies
 
 _ALONE = "no workload has several pods"
-_FAILED = frozenset(["PodFailed", "TaskFailed", "*", "AnyEvent"])
 _RESTARTS = 3
 _PLAIN = "default-scheduler"
 _FOR_DISRUPTED = "RestartJobSetAndIgnoreMaxRestarts"
@@ -53,7 +59,7 @@ def _of_job(pod: Pod, spec: Node) -> Finding:
         "backoffLimitPerIndex": tries,
         "maxFailedIndexes": 0,
         "podReplacementPolicy": "Failed",
-        **pod_failure_policy(pod, spec),
+        **pod_failure_policy(spec),
     }
     said = f"{{backoffLimitPerIndex: {tries}, maxFailedIndexes: 0, podFailurePolicy: ...}}"
     return warn(limit if limit.there else spec, text, patch(spec, json.dumps(change), said))
@@ -75,16 +81,21 @@ def _of_volcano(pod: Pod) -> Finding:
         if action.text in {"RestartPod", "RestartTask"}:
             text = f"{action.text}: the pods of the others wait for the old ones"
             return warn(action, text, patch(each, "{action: RestartJob}"))
-    if not any(_FAILED & _events(each) for each in policies):
+    if not any(FAILED & events(each) for each in policies):
         text = "no policy for PodFailed: when a pod fails, the others wait for ever"
-        rules = [*spec.get("policies").plain_items(), *volcano_policies()]
+        rules = _with_ours(spec.get("policies"))
         said = "{policies: [..., {event: PodFailed, action: AbortJob}]}"
         return warn(spec, text, patch(spec, f"{{policies: {json.dumps(rules)}}}", said))
     return fine(spec.get("policies"), "all pods start again, or none")
 
 
-def _events(policy: Node) -> set[str]:
-    return {policy.get("event").text, *policy.get("events").texts()}
+def _with_ours(policies: Node) -> list[Any]:
+    """Return policies and the renderer's, but for what they speak of: Volcano refuses doubles."""
+    own = policies.items()
+    said = {event for each in own for event in events(each)} - {""}
+    codes = {each.get("exitCode").number for each in own} - {None}
+    new = (each for each in volcano_policies() if each.get("event") not in said)
+    return [*policies.plain_items(), *(each for each in new if each.get("exitCode") not in codes)]
 
 
 @question(

@@ -75,8 +75,8 @@ def _note(spec: Spec, notes: Notes) -> None:
         "",
         "spec.leaderWorkerTemplate.restartPolicy",
         "RecreateGroupOnPodRestart",
-        "A LeaderWorkerSet starts each ended job again, one that succeeded too: delete it when the "
-        "job is done.",
+        "A LeaderWorkerSet starts each ended job again, whatever its exit code, one that succeeded "
+        "too: delete it when the job is done.",
         urgent=True,
     )
     why = (

@@ -123,7 +123,8 @@ def _note(spec: Spec, leader: str, notes: Notes) -> None:
     notes.add("max_restarts", "spec.runPolicy.backoffLimit", spec.max_restarts, why)
     why = (
         f"An MPIJob knows no exit codes: what would fail again is tried {spec.max_restarts} times "
-        "more, too."
+        "more, too. With backoffLimit: 0 there are only the launcher's own restarts, in place; "
+        "volcano, jobset, kueue, trainjob and pytorchjob go by exit codes."
     )
     path = f"{_REPLICAS}.*.restartPolicy"
     notes.add("max_restarts", path, "OnFailure", why, urgent=bool(spec.max_restarts))

@@ -19,6 +19,7 @@ from rdmatrain.doctor.manifest.nodes import MAP, Node, as_json
 from rdmatrain.doctor.manifest.workloads import TRAIN_JOB, Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
 from rdmatrain.launcher.exit_codes import BAD_CONFIG, NO_JOB
+from rdmatrain.launcher.exit_policies import PYTORCHJOB_POLICY
 from rdmatrain.launcher.job import Limits
 from rdmatrain.launcher.termination import LOG
 
@@ -249,9 +250,7 @@ def _restart_place(pod: Pod) -> Node | None:
 
 def _restarts(pod: Pod, place: Node) -> Finding:
     owner = place.parent or pod.spec
-    # What an MPIJob tries again is counted by its operator alone, in pods that restart.
-    made = advice if pod.kind == "MPIJob" else patch
-    never = made(owner, "{restartPolicy: Never}")
+    never = _replaced(pod, owner)
     plain_job = pod.kind in {"Job", "CronJob"} and not pod.volcano
     if plain_job and place.text not in {"Never", "OnFailure"}:
         said = shown(place.text, 20) or "nothing"
@@ -261,6 +260,17 @@ def _restarts(pod: Pod, place: Node) -> Finding:
     if not place.there and pod.role[:1].isupper():
         return unseen(owner, f"no restartPolicy: the {pod.kind}'s own default counts")
     return _in_place(pod, place, owner, never)
+
+
+def _replaced(pod: Pod, owner: Node) -> Patch:
+    """Return what has a pod replaced, if at all, instead of its container."""
+    if pod.kind == "PyTorchJob":
+        # Others than rdmatrain run end with 1 for all that goes wrong, which it never tries again.
+        made = patch if any(each.runs_rdmatrain for each in pod.trainers) else advice
+        return made(owner, f"{{restartPolicy: {PYTORCHJOB_POLICY}}}")
+    # What an MPIJob tries again is counted by its operator alone, in pods that restart.
+    made = advice if pod.kind == "MPIJob" else patch
+    return made(owner, "{restartPolicy: Never}")
 
 
 def _in_place(pod: Pod, place: Node, owner: Node, never: str) -> Finding:
