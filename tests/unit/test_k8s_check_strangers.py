@@ -367,6 +367,28 @@ def test_nobody_guesses_that_an_image_has_bash() -> None:
         assert task["template"]["spec"]["containers"][0]["command"][:2] == ["busybox", "sh"]
 
 
+@pytest.mark.parametrize(
+    "rights",
+    [
+        {"capabilities": {"add": ["CAP_SYS_ADMIN"]}},
+        {"capabilities": {"add": ["SYS_NICE", "IPC_LOCK"]}},
+        {"seccompProfile": {"type": "Unconfined"}},
+    ],
+)
+def test_rights_that_a_program_may_need_are_kept_and_told(rights: Object) -> None:
+    done = patched(manifest(job().replace("{allowPrivilegeEscalation: false}", json.dumps(rights))))
+    (box,) = pod_of(done)["containers"]
+    # Kubernetes refuses CAP_SYS_ADMIN where no more rights may be had.
+    closed = "CAP_SYS_ADMIN" not in json.dumps(rights)
+    assert box["securityContext"] == {
+        **rights,
+        **({"allowPrivilegeEscalation": False} if closed else {}),
+    }
+    (found,) = (each for each in done.results if each.check.id == "pod-security")
+    assert found.verdict is not Verdict.PASS
+    assert found.finding.fix
+
+
 def test_a_message_of_ones_own_is_kept() -> None:
     for command, kept in ((RUN, False), ("[torchrun, train.py]", True)):
         text = job(command).replace("image:", "terminationMessagePath: /tmp/why\n        image:")

@@ -87,8 +87,8 @@ def _of_container(box: Container) -> Iterator[Finding]:
     if too_much:
         place = box.node.get("securityContext", "capabilities")
         kept = [name for name in place.get("add").texts() if _bare(name) in _ALLOWED]
-        text = f"adds {', '.join(shown(each, 40) for each in too_much)}: IPC_LOCK is enough"
-        yield fail(place, text, patch(place, f"{{add: {json.dumps(kept or ['IPC_LOCK'])}}}"))
+        text = f"adds {', '.join(shown(each, 40) for each in too_much)}: RDMA needs IPC_LOCK alone"
+        yield fail(place, text, advice(place, f"{{add: {json.dumps(kept or ['IPC_LOCK'])}}}"))
     for port in box.node.get("ports").items():
         if port.get("hostPort").number and not box.pod.host_network:
             text = f"hostPort {port.get('hostPort').text} is the node's"
@@ -96,7 +96,7 @@ def _of_container(box: Container) -> Iterator[Finding]:
     profile = box.security("seccompProfile")
     if profile.get("type").text == "Unconfined":
         text = "Unconfined: every system call is allowed"
-        yield warn(profile, text, patch(profile, "{type: RuntimeDefault}"))
+        yield warn(profile, text, advice(profile, "{type: RuntimeDefault}"))
 
 
 @question(
@@ -139,7 +139,9 @@ def privilege_escalation(manifest: Manifest, _needs: Needs) -> Iterator[Finding]
             elif not box.privileged:
                 text = "allowPrivilegeEscalation is not false"
                 change = "{securityContext: {allowPrivilegeEscalation: false}}"
-                yield warn(box.node, text, patch(box.node, change))
+                # Kubernetes refuses both together.
+                made = advice if "SYS_ADMIN" in box.capabilities else patch
+                yield warn(box.node, text, made(box.node, change))
 
 
 @question(
