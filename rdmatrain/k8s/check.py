@@ -172,7 +172,7 @@ def _write_patched(
     manifest: Manifest, results: Sequence[Result], output: str, print_: Callable[[str], None]
 ) -> int:
     after = patched(manifest, results)
-    text = "\n".join([*(f"# {line}" for line in _head(after)), after.text])
+    text = _headed(after, output or "patched")
     if output:
         try:
             Path(output).write_text(text, "utf-8")
@@ -182,6 +182,19 @@ def _write_patched(
     else:
         print_(text.removesuffix("\n"))
     return exit_code(after.results)
+
+
+def _headed(after: Patched, name: str) -> str:
+    """Return a file whose head tells of its lines, which are as many lower as the head has."""
+    height = 0
+    while True:
+        head = list(_head(after))
+        text = "\n".join([*(f"# {line}" for line in head), after.text])
+        # A number that got longer may break a line of the head, and so makes it higher at most.
+        if len(head) == height:
+            return text
+        height = len(head)
+        after = replace(after, results=list(check(Manifest(list(documents(text, name))))))
 
 
 def _head(after: Patched) -> Iterator[str]:

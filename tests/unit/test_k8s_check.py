@@ -88,12 +88,24 @@ def test_patch_writes_a_stream_that_passes(tmp_path: Path) -> None:
     assert run(str(target))[0] == 0
 
 
+@pytest.mark.parametrize("name", ["too-many-capabilities", "misspelt-spec", "fractional-cpus"])
+def test_what_is_left_is_on_the_lines_of_what_was_written(name: str, tmp_path: Path) -> None:
+    target = tmp_path / "patched.yaml"
+    run(str(BAD / f"{name}.yaml"), patch=True, output=str(target))
+    lines = target.read_text("utf-8").splitlines()
+    left = [each.removeprefix("# left: ") for each in lines if each.startswith("# left: ")]
+    said = run(str(target))[1].splitlines()
+    assert left
+    assert [each for each in left if each not in said] == []
+
+
 def test_what_cannot_be_patched_is_left_as_a_comment(tmp_path: Path) -> None:
     target = tmp_path / "job.yaml"
     good = (FIXTURES / "job.yaml").read_text("utf-8")
     target.write_text(good.replace("train:1.4", "train"), "utf-8")
     _, text = run(str(target), patch=True)
-    assert "# left: WARN image-tag: " in text
+    (place,) = re.findall(r"^# left: WARN image-tag: patched:(\d+): ", text, re.MULTILINE)
+    assert text.splitlines()[int(place) - 1].strip() == "image: example/train"
     assert [each["kind"] for each in yaml.safe_load_all(text)][:2] == [
         "Service",
         "NetworkAttachmentDefinition",

@@ -138,10 +138,14 @@ def privilege_escalation(manifest: Manifest, _needs: Needs) -> Iterator[Finding]
                 yield fine(place, "not allowed")
             elif not box.privileged:
                 text = "allowPrivilegeEscalation is not false"
-                change = "{securityContext: {allowPrivilegeEscalation: false}}"
-                # Kubernetes refuses both together.
-                made = advice if "SYS_ADMIN" in box.capabilities else patch
-                yield warn(box.node, text, made(box.node, change))
+                yield warn(box.node, text, _no_escalation(box))
+
+
+def _no_escalation(box: Container) -> str:
+    change = "{securityContext: {allowPrivilegeEscalation: false}}"
+    if "SYS_ADMIN" in box.capabilities:
+        return advice(box.node, f"{change}, which Kubernetes refuses beside SYS_ADMIN")
+    return patch(box.node, change)
 
 
 @question(
