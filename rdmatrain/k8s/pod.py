@@ -25,7 +25,7 @@ from rdmatrain.k8s.devices import pod_devices
 from rdmatrain.k8s.notes import Notes
 from rdmatrain.k8s.parts import Note, Object
 from rdmatrain.k8s.scheduling import note_scheduling, scheduling
-from rdmatrain.k8s.spec import SHARED, Spec
+from rdmatrain.k8s.spec import ETHERNET, SHARED, SRIOV, Network, Spec
 
 CONTAINER = "trainer"
 MULTUS = "k8s.v1.cni.cncf.io/networks"
@@ -184,8 +184,21 @@ def _note_metadata(spec: Spec, metadata: Object, notes: Notes) -> None:
         if MULTUS in annotations
         else "No network but the pods' own is attached by Multus.",
     )
+    if MULTUS in annotations and spec.network.devices == SRIOV:
+        _note_mtu(spec.network, notes)
     why = "The autoscaler does not empty a node under a pod whose loss stops all others."
     notes.add("", f"metadata.annotations[{SAFE_TO_EVICT}]", annotations[SAFE_TO_EVICT], why)
+
+
+def _note_mtu(network: Network, notes: Notes) -> None:
+    """Say that packets may be small, which costs bandwidth and nobody is told."""
+    if network.link == ETHERNET and not network.mtu:
+        why = (
+            "Without network.mtu functions have Ethernet's 1500 bytes, and packets of RoCE 1024, "
+            "unless whoever makes their networks sees to it: give 4220 or more, up to what the "
+            "fabric has."
+        )
+        notes.add("network.mtu", "networks", list(network.networks), why, urgent=True)
 
 
 def _note_pod(spec: Spec, pod: Object, notes: Notes) -> None:

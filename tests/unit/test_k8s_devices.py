@@ -330,9 +330,11 @@ def test_dra_attaches_its_networks_itself() -> None:
 
 def test_what_the_driver_of_claims_does_not_do_is_said() -> None:
     """It installs one CNI plugin, and chains none that keeps NICs of one fabric apart."""
-    (why,) = urgent(job(Network(DRA, 8)))
-    assert "arp_ignore=1" in why
-    assert urgent(job(Network(DRA, 1))) == []
+    apart, mtu = urgent(job(Network(DRA, 8)))
+    assert "arp_ignore=1" in apart
+    for given in (0, 4220):
+        assert urgent(job(Network(DRA, 1, mtu=given))) == [mtu]
+    assert "packets of RoCE 1024" in mtu
     infiniband = job(Network(DRA, 8, link=INFINIBAND))
     (why,) = urgent(infiniband)
     assert "install ib-sriov-cni" in why

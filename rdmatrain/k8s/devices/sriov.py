@@ -13,7 +13,7 @@ from rdmatrain.k8s.devices.fabric import (
 )
 from rdmatrain.k8s.notes import Notes
 from rdmatrain.k8s.parts import Object, Part, together
-from rdmatrain.k8s.spec import ETHERNET, INFINIBAND, Network, Spec
+from rdmatrain.k8s.spec import INFINIBAND, Network, Spec
 
 API = "sriovnetwork.openshift.io/v1"
 # Ports of one host in one subnet: each answers for its own address only, by its own route.
@@ -74,12 +74,6 @@ def _policy(network: Network) -> Part:
     }
     if network.mtu:
         spec["mtu"] = network.mtu
-    elif network.link == ETHERNET:
-        why = (
-            "Without network.mtu functions have Ethernet's 1500 bytes, and packets of RoCE 1024: "
-            "give 4220 or more, up to what the fabric has."
-        )
-        notes.add("network.mtu", "spec.mtu", "none", why, urgent=True)
     _note_policy(spec, notes)
     return Part((_object("SriovNetworkNodePolicy", name, spec),), notes.all())
 
