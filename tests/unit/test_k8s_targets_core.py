@@ -310,12 +310,34 @@ def test_a_fault_that_may_pass_is_tried_again_and_no_other(slurm, code):
     assert slurm.asked("scontrol") == (["requeue 1234567"] if retried else [])
 
 
-def test_restarts_have_their_limit(slurm):
-    assert slurm.run(SPEC, 201, SLURM_RESTART_COUNT="1")[0] == 201
-    assert slurm.asked("scontrol") == ["requeue 1234567"]
-    (slurm.folder / "scontrol").unlink()
-    assert slurm.run(SPEC, 201, SLURM_RESTART_COUNT="2")[0] == 201
-    assert slurm.asked("scontrol") == []
+def counted(slurm):
+    """Faults of the job that the script knows of."""
+    return slurm.asked("home/.rdmatrain/1234567.faults")
+
+
+def test_restarts_after_faults_have_a_limit_of_their_own(slurm):
+    # Starts that Slurm counts may have had other reasons: the time, a node, preemption.
+    for fault, start in enumerate((7, 8, 9)):
+        assert slurm.run(SPEC, 201, SLURM_RESTART_COUNT=str(start))[0] == 201
+        assert slurm.asked("scontrol") == ["requeue 1234567"] * min(fault + 1, SPEC.max_restarts)
+    assert counted(slurm) == [], "the job has ended, and leaves nothing"
+
+
+def test_faults_stay_counted_where_slurm_itself_starts_the_job_again(slurm):
+    slurm.run(SPEC, 204)
+    slurm.run(SPEC, 143, SLURM_RESTART_COUNT="1")
+    assert counted(slurm) == ["204"]
+    slurm.run(SPEC, SLURM_RESTART_COUNT="2")
+    assert counted(slurm) == []
+
+
+def test_without_a_place_to_count_faults_nothing_starts_again(slurm):
+    spec = replace(SPEC, nodes=1, network=Network(devices=TCP))
+    nowhere = slurm.folder / "file"
+    nowhere.write_text("")
+    code, output = slurm.run(spec, 201, HOME=str(nowhere))
+    assert (code, slurm.asked("scontrol")) == (201, [])
+    assert "mkdir" in output
 
 
 def signalled(slurm, number, **variables):
@@ -342,8 +364,7 @@ def test_the_end_of_its_time_stops_the_launchers_and_goes_on_later(slurm):
 
 @pytest.mark.parametrize(
     ("code", "count", "again"),
-    [(64, 0, False), (78, 0, False), (3, 0, False), (201, 1, True), (201, 2, False),
-     (143, 1000, False)],
+    [(64, 0, False), (78, 0, False), (3, 0, False), (201, 9, True), (143, 1000, False)],
 )  # fmt: skip
 def test_what_would_fail_again_is_no_matter_of_time(slurm, code, count, again):
     variables = {"AFTER": str(code), "SLURM_RESTART_COUNT": str(count)}

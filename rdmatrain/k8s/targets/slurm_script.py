@@ -176,12 +176,21 @@ def _wait() -> Iterator[str]:
 def _end(spec: Spec) -> Iterator[str]:
     faults = "|".join(f"{code}:*" for code in RETRYABLE if code != PREEMPTED)
     yield _RULE
-    yield "limit=0"
+    yield "# Slurm counts all starts of a job; its faults are lines of a file that all nodes see."
+    yield 'faults="$HOME/.rdmatrain/$SLURM_JOB_ID.faults"'
+    yield "again="
     yield 'case "$code:$timed_out" in'
-    yield f"  {PREEMPTED}:1) limit={_MOST_TIMES} ;; # The time is up, and the workers have saved."
-    yield f"  {faults}) limit={spec.max_restarts} ;;"
+    yield f"  {PREEMPTED}:1) # The time is up, and the workers have saved."
+    yield f"    if ((${{SLURM_RESTART_COUNT:-0}} < {_MOST_TIMES})); then again=1; fi ;;"
+    yield f"  {PREEMPTED}:*) # Stopped: by somebody, or by Slurm, which may start it again itself."
+    yield '    exit "$code" ;;'
+    yield f"  {faults})"
+    yield '    if (umask 077 && mkdir -p "${faults%/*}" && echo "$code" >>"$faults") &&'
+    yield f'      (($(wc -l <"$faults") <= {spec.max_restarts})); then again=1; fi ;;'
     yield "esac"
-    yield "if ((${SLURM_RESTART_COUNT:-0} < limit)); then"
+    yield 'if [[ -n "$again" ]]; then'
     yield '  scontrol requeue "$SLURM_JOB_ID"'
+    yield "else"
+    yield '  rm -f "$faults"'
     yield "fi"
     yield 'exit "$code"'
