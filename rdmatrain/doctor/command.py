@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from rdmatrain.doctor.report import About, Style
 
 STDOUT = "-"
+# The doctor only asks whether a pod will train, and one with all rights of its node may well.
+_MORE_OF_MANIFESTS = (
+    "rdmatrain k8s check FILE asks more, makes patches, and FAILs pods that may train, but with "
+    "all rights or devices of their node, or in its network without a reason"
+)
 
 
 # Fields of which one of the first excludes one of the second, or needs it.
@@ -271,7 +276,7 @@ def _examine_manifests(
     subject = " and ".join(
         each if each != STDOUT else "standard input" for each in options.manifests
     )
-    about = About(subject, host="", seconds=perf_counter() - start)
+    about = About(subject, host="", seconds=perf_counter() - start, more=_MORE_OF_MANIFESTS)
     text = _told(options, results, about, stream, "manifest")
     if text:
         write(text)

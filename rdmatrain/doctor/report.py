@@ -43,6 +43,7 @@ class About:
         versions: of what is installed there, by name; empty for what is not.
         seconds: that all of it took.
         time: when it was over.
+        more: what else may be asked, and how.
 
     """
 
@@ -51,6 +52,7 @@ class About:
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     time: str = field(default_factory=_now)
+    more: str = ""
 
 
 @dataclass(frozen=True)
@@ -287,6 +289,8 @@ def _last(
         yield from _wrapped(
             f"why it matters: rdmatrain doctor --explain {cause.check.id}", style.width
         )
+    if about and about.more:
+        yield from _wrapped(about.more, style.width)
 
 
 def _wrapped(text: str, width: int = WIDTH, indent: str = "") -> list[str]:

@@ -115,6 +115,14 @@ def test_a_screen_and_an_exit_code(tmp_path: Path) -> None:
     assert (code, "nothing is wrong" in output) == (0, True)
 
 
+@pytest.mark.parametrize("words", [[], ["--quiet"], ["--json"]])
+def test_who_judges_the_rest_is_named_where_people_read(words: list[str]) -> None:
+    text = changed(JOB, ("readOnlyRootFilesystem: true", "privileged: true"))
+    code, output = run("-f", "-", *words, stdin=text)
+    assert code == 0, "such a pod may train"
+    assert ("rdmatrain k8s check FILE asks more" in output) == (not words)
+
+
 def test_as_json() -> None:
     jsonschema = pytest.importorskip("jsonschema")
     code, output = run("-f", "-", "--json", stdin=changed(JOB, ("train:1.4", "train")))
