@@ -123,7 +123,7 @@ def _command(spec: Spec) -> Iterator[Problem]:
         line = run_line(spec.command)
     except SettingError:
         said = shown(" ".join(spec.command), 80) or "empty"
-        yield Problem("command", f"is {said}: give a list, [rdmatrain, run, SCRIPT]")
+        yield Problem("command", f"is {said}: give [rdmatrain, run, SCRIPT]")
     else:
         yield from _run_options(line.rest)
 

@@ -85,7 +85,8 @@ def read_text(file: str) -> str:
         else:
             data = sys.stdin.buffer.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise SettingError(f"cannot read {_name(file)}: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise SettingError(f"cannot read {_name(file)}: {why}") from error
     if len(data) > MAX_BYTES:
         raise SettingError(f"{_name(file)} has more than {MAX_BYTES >> 20} MiB")
     if data.startswith(_UTF16):  # from a shell of Windows

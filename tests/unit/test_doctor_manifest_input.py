@@ -81,6 +81,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert run("-f", str(huge)) == (2, f"Error: {huge} has more than 64 MiB\n")
     code, output = run("-f", str(tmp_path / "none.yaml"))
     assert (code, "cannot read" in output, "No such file" in output) == (2, True, True)
+    assert "Errno" not in output
     code, output = run("-f", str(tmp_path))
     assert (code, "cannot read" in output) == (2, True)
     assert run("-f", "") == (2, "Error: -f is empty: give a name, or leave it out\n")

@@ -341,10 +341,10 @@ def test_dra_pairs_gpus_and_vfs_evenly(gpus, vfs, fits):
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("[]", "is empty: give a list, [rdmatrain, run, SCRIPT]"),
+        ("[]", "is empty: give [rdmatrain, run, SCRIPT]"),
         ("[sh, -c, rdmatrain run a.py]", "begins with sh, which loses variables with dashes"),
         ("[/bin/bash, -lc, x]", "give the exec form"),
-        ("[python, train.py]", "is python train.py: give a list"),
+        ("[python, train.py]", "is python train.py: give [rdmatrain, run, SCRIPT]"),
         ("[rdmatrain, doctor]", "is rdmatrain doctor"),
         ("[rdmatrain, run]", "has no script"),
         ("[rdmatrain, run, --no-bind]", "has no script"),
@@ -437,7 +437,7 @@ def test_a_key_that_is_there_twice_is_refused():
         ("---\n---\n", "has 0 documents"),
         ("a: 1\n---\nb: 2\n", "has 2 documents"),
         ("- a\n", "is no mapping"),
-        ("a: [\n", "job.yaml: "),
+        ("a: 1\nb: c: d\n", "job.yaml:2: mapping values are not allowed"),
         ("a: {{ x }}: y\n", "is it a template?"),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n", "Pod a, and no spec of a job"),
         ("a: *b\n", "what *b means is not there"),

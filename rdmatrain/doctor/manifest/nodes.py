@@ -246,7 +246,17 @@ def _roots(text: str, file: str) -> list[Node]:
         return list(builder.from_events(yaml.parse(text, Loader=loader)))
     except (yaml.YAMLError, UnicodeError) as error:
         hint = ": is it a template? Give what it renders to" if "{{" in text else ""
-        raise SettingError(f"{file}: {' '.join(str(error).split())}{hint}") from None
+        raise SettingError(f"{file}{_where_and_why(error)}{hint}") from None
+
+
+def _where_and_why(error: Exception) -> str:
+    """Return the line of an error and what it is, as other places are told."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or not problem:
+        return f": {' '.join(str(error).split())}"
+    began, context = getattr(error, "context_mark", None), getattr(error, "context", None)
+    since = f" from line {began.line + 1}" if began is not None else ""
+    return f":{mark.line + 1}: {problem}" + (f", {context}{since}" if context else "")
 
 
 class _Number(str):
