@@ -271,6 +271,7 @@ metadata: {name: p, namespace: %s}
 spec: {podSelector: {matchLabels: {app: pretrain}}, policyTypes: %s, %s}
 """
 PEERS = "ingress: [{from: [{podSelector: {matchLabels: {app: pretrain}}}]}]"
+FROM_ALL = "ingress: [{from: [{namespaceSelector: {}}]%s}]"
 METRICS = ("rdmatrain, run, ", 'rdmatrain, run, --metrics-port, "9400", ')
 
 
@@ -295,6 +296,22 @@ METRICS = ("rdmatrain, run, ", 'rdmatrain, run, --metrics-port, "9400", ')
             VOLCANO.replace(*METRICS) + POLICY % ("research", "[Ingress]", PEERS),
             "WARN",
             "Prometheus wants port 9400",
+        ),
+        *(
+            (
+                "metrics-reachable",
+                VOLCANO.replace(*METRICS) + POLICY % ("research", "[Ingress]", FROM_ALL % ports),
+                wanted,
+                "9400",
+            )
+            for ports, wanted in [
+                ("", "PASS"),
+                (", ports: [{port: 80}, {port: 9400}]", "PASS"),
+                (", ports: [{port: 9000, endPort: 9500}]", "PASS"),
+                (", ports: [{protocol: TCP}]", "PASS"),
+                (", ports: [{port: 9401}]", "WARN"),
+                (", ports: [{port: metrics}]", "WARN"),  # no container calls its port so
+            ]
         ),
         ("restart-unit", VOLCANO, "PASS", "all pods start again"),
         (

@@ -59,13 +59,21 @@ def _told(pod: Pod, box: Container) -> Finding | None:
     if variable is not None and variable.value is None and not said:
         return unseen(variable.node, "PET_NNODES is not in the manifest")
     if said.isdecimal() and len(said) < 10 and int(said) != pod.siblings:
-        text = f"{pod.siblings} pods, and {said} nodes are waited for"
-        return fail(box.node, text, _nnodes(pod, box))
+        return _other_number(pod, box, int(said))
     if said:
         return _ranked(pod, box, shown(said, 20))
     if box.hidden_variables:
         return None
     text = f"{pod.siblings} pods, and nothing says so: each would train alone"
+    return fail(box.node, text, _nnodes(pod, box))
+
+
+def _other_number(pod: Pod, box: Container, nodes: int) -> Finding:
+    """Judge pods that are told of another number than they are at the same time."""
+    job = pod.template.parent or pod.document
+    if job.get("completions").number == nodes and job.get("parallelism").number == pod.siblings:
+        return unseen(box.node, f"{nodes} nodes, and as many pods in the end: see gang-parallel")
+    text = f"{pod.siblings} pods, and {nodes} nodes are waited for"
     return fail(box.node, text, _nnodes(pod, box))
 
 

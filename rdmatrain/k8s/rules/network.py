@@ -245,7 +245,7 @@ def metrics_reachable(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
 def _scrapes(manifest: Manifest, pod: Pod, port: int) -> Finding:
     policies = selecting(manifest, pod, "NetworkPolicy", "spec", "podSelector")
     about = [each for each in policies if _is_about(each.get("spec"), "Ingress")]
-    if not about or any(map(_lets_scrape, about)):
+    if not about or any(_lets_scrape(each, pod, port) for each in about):
         return fine(pod.template, f"metrics on port {port}")
     text = f"lets nobody but peers in, and Prometheus wants port {port}"
     own = [each for each in about if _alone(pod, each)]
@@ -259,14 +259,34 @@ def _let_in(policy: Node, port: int) -> Patch:
     return patch(policy.get("spec"), f"{{ingress: {json.dumps(rules)}}}", said, _GUESS)
 
 
-def _lets_scrape(policy: Node) -> bool:
-    """Tell whether somebody else than the namespace's pods is let in."""
-    rules = [each.get("from").items() for each in policy.get("spec", "ingress").items()]
-    return not all(rules) or any(
+def _lets_scrape(policy: Node, pod: Pod, port: int) -> bool:
+    """Tell whether somebody else than the namespace's pods is let in, to that port."""
+    rules = policy.get("spec", "ingress").items()
+    open_ = [each.get("from").items() for each in rules if _has_port(each, pod, port)]
+    return not all(open_) or any(
         each.get("namespaceSelector").kind != "absent" or each.get("ipBlock").there
-        for peers in rules
+        for peers in open_
         for each in peers
     )
+
+
+def _has_port(rule: Node, pod: Pod, port: int) -> bool:
+    """Tell whether a rule of a policy is about a port; without ports it is about all."""
+    names = {
+        each.get("name").text
+        for box in pod.containers
+        for each in box.node.get("ports").items()
+        if each.get("containerPort").number == port
+    }
+    ports = rule.get("ports").items()
+    return not ports or any(_is_port(each, names, port) for each in ports)
+
+
+def _is_port(place: Node, names: set[str], port: int) -> bool:
+    first = place.get("port")
+    if first.number is None:  # a name, or all ports of a protocol
+        return not first.there or first.text in names
+    return first.number <= port <= (place.get("endPort").number or first.number)
 
 
 def _metrics_port(box: Container) -> int:
