@@ -213,9 +213,9 @@ class _Reader:
     def _texts(self, node: Node, path: str) -> tuple[str, ...]:
         if node.kind != nodes.LIST:
             self._wrong(path, node, "give a list of texts")
-        return tuple(
-            self._text(each, f"{path}[{place}]") for place, each in enumerate(node.items())
-        )
+        found = {f"{path}[{place}]": each for place, each in enumerate(node.items())}
+        self.lines |= {name: each.line for name, each in found.items()}
+        return tuple(self._text(each, name) for name, each in found.items())
 
     def _mapping(self, node: Node, path: str) -> dict[str, str]:
         if node.kind != nodes.MAP:

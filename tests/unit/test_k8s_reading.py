@@ -141,6 +141,13 @@ def test_the_sample_has_every_field_but_those_that_exclude_others():
     assert same == {"name", "network.host-network", "network.host-network-reason"}
 
 
+@pytest.mark.parametrize("entry", ["{key: a}", "a=b:Never"])
+def test_an_entry_of_a_list_has_its_line(entry):
+    above = f"{text()}tolerations:\n- a=b:NoSchedule\n"
+    line = complaint(f"{above}- {entry}\n")
+    assert line.startswith(f"job.yaml:{above.count(chr(10)) + 1}: tolerations[1] ")
+
+
 def test_what_is_left_out_is_the_default():
     spec = read_spec(text(), "job.yaml")
     command = ("rdmatrain", "run", "train.py")
