@@ -89,8 +89,8 @@ def _note_script(spec: Spec, notes: Notes) -> None:
     why = "How long the launchers wait for each other, which srun starts at the same time."
     notes.add("join_timeout_s", "RDMATRAIN_JOIN_TIMEOUT", spec.join_timeout_s, why)
     why = (
-        "In place by the launcher; and by the script, after so many faults whose exit codes may be "
-        "retried, which it counts in ~/.rdmatrain. That the time was up is no fault."
+        "In place by the launcher; and by the script, so often after faults whose exit codes may "
+        "be retried, which it counts in ~/.rdmatrain. That the time was up is no fault."
     )
     notes.add("max_restarts", "--max-restarts, scontrol requeue", spec.max_restarts, why)
     notes.add("", "restart epoch", "SLURM_RESTART_COUNT", "Slurm counts it; the launcher reads it.")
