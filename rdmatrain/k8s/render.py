@@ -1,12 +1,13 @@
 """Puts the parts of a job together."""
 
 from rdmatrain.k8s.cluster import Cluster
-from rdmatrain.k8s.devices import cluster_devices, job_devices
+from rdmatrain.k8s.devices import cluster_devices, job_devices, networks
 from rdmatrain.k8s.monitoring import cluster_monitoring, monitoring
 from rdmatrain.k8s.parts import Note, Object, Part, together
 from rdmatrain.k8s.spec import Spec
 from rdmatrain.k8s.surroundings import surroundings
 from rdmatrain.k8s.targets.target import Target, target
+from rdmatrain.k8s.targets.volcano import DEFAULT_QUEUE
 
 # What others name comes first, so that a pod that starts at once misses nothing. Kinds that are not
 # here are the targets' own; a workload's kind stands at the end.
@@ -47,6 +48,7 @@ def render(spec: Spec, name: str, cluster: Cluster, *, with_cluster: bool = Fals
         monitoring(spec, cluster),
         workload,
         _without_gang(spec, chosen),
+        _named(spec, chosen, with_cluster),
     ]
     whole = together(parts)
     return Part(tuple(sorted(whole.objects, key=_rank)), whole.notes, whole.texts)
@@ -61,6 +63,19 @@ def _without_gang(spec: Spec, chosen: Target) -> Part:
         "wait for the rest until join-timeout. rdmatrain k8s targets tells what is a gang."
     )
     return Part(notes=(Note("nodes", "gang: none", why, urgent=True),))
+
+
+def _named(spec: Spec, chosen: Target, with_cluster: bool) -> Part:
+    """Return notes of what an administrator makes, the job names, and is not rendered."""
+    notes = []
+    if spec.queue not in ("", DEFAULT_QUEUE) and not (with_cluster and chosen.cluster_render):
+        why = f"The queue {spec.queue} is to be there, or the job waits for ever."
+        notes.append(Note("queue", "queue: not rendered", why, urgent=True))
+    if networks(spec) and not with_cluster:
+        names = ", ".join(networks(spec))
+        why = f"The NetworkAttachmentDefinitions are to be there, or no pod starts: {names}."
+        notes.append(Note("network.networks", "networks: not rendered", why, urgent=True))
+    return Part(notes=tuple(notes))
 
 
 def _rank(thing: Object) -> int:

@@ -210,6 +210,31 @@ def test_what_a_person_must_do_or_know_is_told_once_and_explained(spec, name, mo
     assert line in {f"note: {each['why']}" for each in notes if each["urgent"]}
 
 
+QUEUE = "The queue research is to be there"
+NETWORKS = "NetworkAttachmentDefinitions are to be there, or no pod starts: a, b."
+
+
+@pytest.mark.parametrize(
+    ("target", "words", "told"),
+    [
+        ("volcano", (), {QUEUE, NETWORKS}),
+        ("volcano", ("--with-cluster",), set()),
+        # Whose queue it is nobody says: only the target kueue makes one of Kueue.
+        ("jobset", ("--with-cluster",), {QUEUE}),
+        ("kueue", ("--with-cluster",), set()),
+    ],
+)
+def test_what_an_administrator_has_to_make_is_told_if_it_is_not_rendered(spec, target, words, told):
+    Path(spec).write_text(f"{SPEC.replace('{devices: tcp}', VFS)}queue: research\n")
+    lines = k8s("render", spec, "--for", target, *words).stderr
+    assert {each for each in (QUEUE, NETWORKS) if each in lines} == told
+
+
+def test_the_queue_that_volcano_makes_itself_is_there(spec):
+    Path(spec).write_text(f"{SPEC}queue: default\n")
+    assert "queue" not in k8s("render", spec, "--for", "volcano").stderr
+
+
 def test_a_claim_that_is_rendered_need_not_be_there(spec):
     checkpoint = "checkpoint: {claim: made, size: 1Ti}\n"
     for volumes, told in (("/data: made", False), ("/data: made, /m: other", True)):
@@ -264,7 +289,7 @@ def test_what_is_no_object_is_told_in_a_line_where_it_is_not_written(tmp_path):
 
 @pytest.mark.parametrize("name", [each for each in TARGETS if each not in {"podgroup", "kueue"}])
 def test_a_job_of_one_node_that_needs_nothing_is_told_nothing(spec, name):
-    queue = "queue: research\n" if name == "trainjob" else ""
+    queue = "queue: default\n" if name == "trainjob" else ""
     Path(spec).write_text(SPEC.replace("nodes: 2", "nodes: 1") + queue)
     told = k8s("render", spec, "--for", name).stderr.splitlines()
     assert len(told) == (name in {"lws", "mpijob"}), told

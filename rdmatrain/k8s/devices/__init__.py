@@ -45,6 +45,15 @@ def job_devices(spec: Spec, cluster: Cluster) -> Part:
     return dra.claim_template(spec, cluster) if spec.network.devices == DRA else Part()
 
 
+def networks(spec: Spec) -> tuple[str, ...]:
+    """Return the NetworkAttachmentDefinitions that pods name, each once."""
+    network = spec.network
+    if network.devices == DRA and network.device_class != dra.SRIOV_DRIVER:
+        return ()
+    count = {TCP: 0, SHARED: 1}.get(network.devices, network.vfs)
+    return tuple(dict.fromkeys(multus.attached(network, count)))
+
+
 def pod_devices(spec: Spec) -> tuple[Object, dict[str, str], dict[str, int]]:
     """Return what a pod's template needs.
 
