@@ -54,6 +54,7 @@ MAX_GID_INDEX = 255
 MAX_TRAFFIC_CLASS = 255
 MAX_SERVICE_LEVEL = 15
 MAX_PKEY_INDEX = 65535
+MAX_RETRY_MS = 600_000
 MTUS = ("256", "512", "1024", "2048", "4096")
 
 # What kubelet sets in every pod for each Service of its namespace, whatever its name.
@@ -90,6 +91,8 @@ class Settings:
         service_level: ``RDMATRAIN_SERVICE_LEVEL``: 0 to 15; empty for 0.
         pkey: ``RDMATRAIN_PKEY``: index in the ports' tables of partition keys; empty for 0.
         mtu: ``RDMATRAIN_MTU``: most bytes of a packet; empty for the ports' active MTU.
+        retry_ms: ``RDMATRAIN_RETRY_MS``: how long a NIC retries, and a port may be down; empty or 0
+            for 1500, at most a quarter of the group's timeout.
         given: fields that did not come from a variable.
         given_as: how texts call those, with ``{}`` for the field's name.
 
@@ -113,6 +116,7 @@ class Settings:
     service_level: str = ""
     pkey: str = ""
     mtu: str = ""
+    retry_ms: str = ""
     given: tuple[str, ...] = field(default=(), repr=False)
     given_as: str = field(default="{}", repr=False)
 
@@ -179,6 +183,7 @@ _COUNTS = {
     "traffic_class": MAX_TRAFFIC_CLASS,
     "service_level": MAX_SERVICE_LEVEL,
     "pkey": MAX_PKEY_INDEX,
+    "retry_ms": MAX_RETRY_MS,
 }
 _FROM_ENVIRONMENT = tuple(name for name in _DEFAULTS if name not in {"given", "given_as"})
 

@@ -55,6 +55,9 @@ typedef struct rdt_ibv_api {
     /* address handles: whether a GID is usable from this network namespace */
     struct ibv_ah *(*create_ah)(struct ibv_pd *pd, struct ibv_ah_attr *attr);
     int (*destroy_ah)(struct ibv_ah *ah);
+    /* forks; NULL where the library is older than it */
+    enum ibv_fork_status (*is_fork_initialized)(void);
+    int (*fork_init)(void);
     /* words */
     const char *(*wc_status_str)(enum ibv_wc_status status);
     const char *(*event_type_str)(enum ibv_event_type event);

@@ -285,6 +285,21 @@ static const char *event_type_str(enum ibv_event_type event)
     return (unsigned)event < sizeof(texts) / sizeof(texts[0]) ? texts[event] : "unknown";
 }
 
+/* -- forks -- */
+
+static enum ibv_fork_status is_fork_initialized(void)
+{
+    if (script.fork == 0) return IBV_FORK_UNNEEDED;
+    return script.fork_guarded ? IBV_FORK_ENABLED : IBV_FORK_DISABLED;
+}
+
+static int fork_init(void)
+{
+    if (script.fork == 2) return EINVAL;
+    script.fork_guarded = 1;
+    return 0;
+}
+
 /* -- the table -- */
 
 rdt_status_t rdt_ibv_fake(const char *text, rdt_ibv_api_t *api_p)
@@ -328,6 +343,8 @@ rdt_status_t rdt_ibv_fake(const char *text, rdt_ibv_api_t *api_p)
         .post_recv = rdt_ibv_fake_post_recv,
         .create_ah = rdt_ibv_fake_create_ah,
         .destroy_ah = rdt_ibv_fake_destroy_ah,
+        .is_fork_initialized = is_fork_initialized,
+        .fork_init = fork_init,
         .wc_status_str = wc_status_str,
         .event_type_str = event_type_str,
     };

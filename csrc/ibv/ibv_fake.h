@@ -41,7 +41,9 @@
  *   seed=N          of the delays
  *   iova2=0         the library has no ibv_reg_mr_iova2
  *   dmabuf=1        it has ibv_reg_dmabuf_mr; any descriptor that can be mapped is a dmabuf
- *   dmabuf=2        it has that, and the driver of the device does not: EOPNOTSUPP */
+ *   dmabuf=2        it has that, and the driver of the device does not: EOPNOTSUPP
+ *   fork=1          the kernel needs ibv_fork_init: nothing is registered before that was called
+ *   fork=2          and it is too late for that */
 #ifndef RDT_IBV_IBV_FAKE_H
 #define RDT_IBV_IBV_FAKE_H
 

@@ -49,6 +49,7 @@ static int refuse(fake_ctx_t *ctx, const fake_mr_t *mr)
     unsigned known = writes | IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ;
 
     if (ctx->dead) return EIO;
+    if (ctx->script.fork != 0 && !ctx->script.fork_guarded) return EINVAL;
     if ((mr->access & ~known) != 0 || mr->ibv.length == 0) return EINVAL;
     if ((mr->access & writes) != 0 && (mr->access & IBV_ACCESS_LOCAL_WRITE) == 0) return EINVAL;
     if (ctx->num_mrs >= ctx->script.max_mr) return ENOMEM;

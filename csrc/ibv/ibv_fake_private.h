@@ -37,7 +37,7 @@ typedef struct fake_rule {
 
 typedef struct fake_script {
     uint32_t list, open, query; /* errno values, 0 for success */
-    uint32_t devices, mtu, lid, state, delay, seed, iova2, dmabuf;
+    uint32_t devices, mtu, lid, state, delay, seed, iova2, dmabuf, fork, fork_guarded;
     uint32_t inline_max, inline_grant;
     uint32_t max_msg_sz, max_qp_wr, max_sge, max_cqe, max_mr;
     fake_rule_t rules[FAKE_MAX_RULES];

@@ -79,6 +79,7 @@ static const script_key_t keys[] = {
     FIELD("seed", seed, NULL, UINT32_MAX),
     FIELD("iova2", iova2, NULL, 1),
     FIELD("dmabuf", dmabuf, NULL, 2),
+    FIELD("fork", fork, NULL, 2),
 };
 
 static const script_key_t *find_key(const char *text, size_t len)

@@ -61,6 +61,9 @@ static rdt_status_t find_all(void *library, rdt_ibv_api_t *api)
     if (find(library, "ibv_reg_mr_iova2", &api->reg_mr_iova2) != RDT_OK) api->reg_mr_iova2 = NULL;
     if (find(library, "ibv_reg_dmabuf_mr", &api->reg_dmabuf_mr) != RDT_OK)
         api->reg_dmabuf_mr = NULL;
+    if (find(library, "ibv_is_fork_initialized", &api->is_fork_initialized) != RDT_OK ||
+        find(library, "ibv_fork_init", &api->fork_init) != RDT_OK)
+        api->is_fork_initialized = NULL;
     return RDT_OK;
 }
 

@@ -32,6 +32,7 @@
  *   tc=N sl=N        traffic class, service level
  *   pkey=N           index
  *   mtu=BYTES        at most
+ *   retry=MS         how long a NIC retries before it gives a peer up, and a port may be down
  *   fake=SCRIPT      tests: ibv/ibv_fake.h instead of the library
  */
 #ifndef RDT_TRANSPORT_VERBS_H
@@ -88,9 +89,8 @@ typedef struct verbs_dev {
     char node[IBV_SYSFS_PATH_MAX]; /* in sysfs, as long as the device is there; "" if none was */
     _Atomic uint64_t look_ns;      /* when to look for it next */
     _Atomic int fatal;             /* enum ibv_event_type + 1, or VERBS_REMOVED; else 0 */
-    _Atomic uint64_t port_down_ns; /* since when port_down is, or 0 */
-    _Atomic uint8_t port_down;
-    _Atomic uint32_t gid_changes; /* how often the device said that a GID changed */
+    _Atomic uint64_t port_down_ns[UINT8_MAX + 1]; /* since when that port is down, or 0 */
+    _Atomic uint32_t gid_changes;                 /* how often the device said that a GID changed */
 } verbs_dev_t;
 
 /* fake: NULL for the library. NO_LIBRARY, BAD_ARG (no such device), IO_ERROR. */
@@ -133,7 +133,7 @@ typedef struct verbs_extent {
 } verbs_extent_t;
 
 typedef struct verbs_options {
-    uint32_t tc, sl, pkey, mtu;
+    uint32_t tc, sl, pkey, mtu, retry;
     char addr[INET6_ADDRSTRLEN];
     char fake[256];
     bool is_fake;
@@ -149,6 +149,9 @@ typedef struct verbs_ctx {
     socklen_t addr_len;
     verbs_rail_t rails[VERBS_MAX_RAILS];
     uint32_t num_rails;
+    /* What a NIC retries for before it gives a peer up: long enough for a congested fabric, or as asked
+     * for, and a quarter of the group's timeout where that is short. */
+    uint64_t retry_ns;
     bool places; /* this rank has an arena, as its address says */
     struct verbs_conn *conns;
     uint32_t num_conns, num_owing; /* connections that owe credits */
@@ -162,6 +165,7 @@ typedef struct verbs_ctx {
     uint32_t num_extents, last_extent;
     uint32_t num_adopted;   /* of these, and not given back */
     uint64_t adopted_bytes; /* ever */
+    bool told_unregistered; /* that an extent could not be registered */
 } verbs_ctx_t;
 
 /* -- connections -- */

@@ -7,12 +7,16 @@
 #include <unistd.h>
 
 #include "arena/arena.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/sock.h"
 #include "transport/verbs.h"
 
 /* Peers that a rank of a large group has room for: its plans need few, an exchange of all with all more. */
 #define LAZY_PEERS 1024u
+
+#define RETRY_NS (3 * RDT_NS_PER_S / 2)
+#define MAX_RETRY_MS 600000u
 
 /* -- the argument -- */
 
@@ -78,8 +82,11 @@ static rdt_status_t parse_word(verbs_ctx_t *ctx, char *word)
     const struct {
         const char *key;
         uint32_t *field, limit;
-    } numbers[] = {
-        {"tc", &o->tc, 255}, {"sl", &o->sl, 15}, {"pkey", &o->pkey, 65535}, {"mtu", &o->mtu, 4096}};
+    } numbers[] = {{"tc", &o->tc, 255},
+                   {"sl", &o->sl, 15},
+                   {"pkey", &o->pkey, 65535},
+                   {"mtu", &o->mtu, 4096},
+                   {"retry", &o->retry, MAX_RETRY_MS}};
     char *value = strchr(word, '=');
 
     if (value == NULL) return bad_arg(word);
@@ -202,6 +209,13 @@ static void verbs_close(rdt_ctx_t *base)
     free(ctx);
 }
 
+static uint64_t choose_retry(uint32_t asked_ms, uint64_t group_ns)
+{
+    uint64_t limit = asked_ms > 0 ? asked_ms * (RDT_NS_PER_S / 1000) : RETRY_NS;
+
+    return group_ns > 0 && group_ns / 4 < limit ? group_ns / 4 : limit;
+}
+
 static rdt_status_t verbs_open(const rdt_ctx_cfg_t *cfg, rdt_ctx_t **ctx_p)
 {
     verbs_ctx_t *ctx = calloc(1, sizeof(*ctx));
@@ -213,6 +227,7 @@ static rdt_status_t verbs_open(const rdt_ctx_cfg_t *cfg, rdt_ctx_t **ctx_p)
     ctx->places = rdt_arena_is_open();
     ctx->max_met = cfg->world - 1;
     st = parse(ctx, cfg->addr);
+    ctx->retry_ns = choose_retry(ctx->options.retry, cfg->timeout_ns);
     if (st == RDT_OK)
         st = rdt_sock_listen_at(ctx->options.addr, &ctx->addr, &ctx->addr_len, &ctx->listen_fd);
     for (uint32_t i = 0; i < ctx->num_rails && st == RDT_OK; i++)

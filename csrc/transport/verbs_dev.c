@@ -60,11 +60,28 @@ static rdt_status_t open_context(verbs_dev_t *dev)
     return dev->context != NULL ? RDT_OK : RDT_IO_ERROR;
 }
 
+/* Where the kernel leaves a page that a NIC knows to one process of two after a fork (before Linux 5.12), the
+ * library keeps those pages from children: what it and its providers have registered, the queues too. */
+static rdt_status_t guard_forks(const rdt_ibv_api_t *api)
+{
+    int err;
+
+    if (api->is_fork_initialized == NULL || api->is_fork_initialized() != IBV_FORK_DISABLED)
+        return RDT_OK;
+    err = api->fork_init();
+    if (err == 0) return RDT_OK;
+    return rdt_fail(RDT_IO_ERROR,
+                    "ibv_fork_init: %s: this kernel needs it, and another library has registered "
+                    "memory before: set RDMAV_FORK_SAFE=1",
+                    strerror(err));
+}
+
 static rdt_status_t set_up(verbs_dev_t *dev)
 {
     int err, flags;
-    rdt_status_t st = open_context(dev);
+    rdt_status_t st = guard_forks(&dev->api);
 
+    if (st == RDT_OK) st = open_context(dev);
     if (st != RDT_OK) return st;
     err = dev->api.query_device(dev->context, &dev->attr);
     if (err != 0)
@@ -226,12 +243,10 @@ static void take_event(verbs_dev_t *dev, const struct ibv_async_event *event)
         atomic_store(&dev->fatal, (int)event->event_type + 1);
         break;
     case IBV_EVENT_PORT_ERR:
-        atomic_store(&dev->port_down, (uint8_t)event->element.port_num);
-        atomic_store(&dev->port_down_ns, rdt_now_ns());
+        atomic_store(&dev->port_down_ns[(uint8_t)event->element.port_num], rdt_now_ns());
         break;
     case IBV_EVENT_PORT_ACTIVE:
-        if (atomic_load(&dev->port_down) == event->element.port_num)
-            atomic_store(&dev->port_down_ns, 0);
+        atomic_store(&dev->port_down_ns[(uint8_t)event->element.port_num], 0);
         break;
     case IBV_EVENT_GID_CHANGE:
         atomic_fetch_add(&dev->gid_changes, 1);

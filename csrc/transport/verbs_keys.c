@@ -5,6 +5,7 @@
 
 #include "arena/arena.h"
 #include "base/error.h"
+#include "base/warn.h"
 #include "transport/verbs.h"
 
 #define MAX_KEYS (1u << 16) /* of a peer: an extent is 64 MiB or more */
@@ -30,8 +31,15 @@ static bool register_rails(verbs_ctx_t *ctx, const void *data, verbs_extent_t *e
     return true;
 }
 
-/* An extent that cannot be registered is remembered as such: its tensors are staged, which the counter
- * of staged bytes shows. at: the offset of data in the arena. */
+/* Tensors of an extent that cannot be registered are copied, which is told once, and counted. */
+static void tell_unregistered(verbs_ctx_t *ctx)
+{
+    if (ctx->told_unregistered) return;
+    ctx->told_unregistered = true;
+    rdt_warn("rank %u: tensors are copied for the NIC: %s", ctx->base.cfg.rank, rdt_last_error());
+}
+
+/* An extent that cannot be registered is remembered as such. at: the offset of data in the arena. */
 static __attribute__((noinline)) const verbs_extent_t *
 add_extent(verbs_ctx_t *ctx, const void *data, size_t len, uint64_t at)
 {
@@ -43,6 +51,7 @@ add_extent(verbs_ctx_t *ctx, const void *data, size_t len, uint64_t at)
     *extent = (verbs_extent_t){
         .at = at - ((uintptr_t)data - (uintptr_t)base), .len = extent_len, .addr = (uintptr_t)base};
     extent->failed = !register_rails(ctx, data, extent);
+    if (extent->failed) tell_unregistered(ctx);
     rdt_arena_unpin(base); /* each device has pinned it for itself */
     ctx->last_extent = ctx->num_extents++;
     return extent->failed ? NULL : extent;

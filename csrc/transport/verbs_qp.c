@@ -11,9 +11,6 @@
 #define MIN_RNR_TIMER 12 /* 0.64 ms; credits make sure that a receive is always there */
 #define RETRIES 6        /* not 7: rxe takes that for "without end", as it is for rnr_retry */
 #define MAX_TIMEOUT 31
-/* What a NIC retries for before it gives a peer up: long enough for a congested fabric, and a quarter
- * of the group's timeout where that is short. */
-#define GIVE_UP_NS (3 * RDT_NS_PER_S / 2)
 #define TIMEOUT_UNIT_NS 4096ull
 
 static struct ibv_qp *create(verbs_rail_t *rail, verbs_qp_t *qp, uint32_t inline_bytes)
@@ -83,13 +80,11 @@ rdt_status_t rdt_verbs_qp_reset(verbs_ctx_t *ctx, verbs_conn_t *conn, uint32_t r
 
 /* The longest timeout whose retries end in time; 0 would mean for ever. A NIC may take up to four
  * times as long as it says. */
-static uint8_t choose_timeout(uint64_t group_ns)
+static uint8_t timeout_of(uint64_t retry_ns)
 {
-    uint64_t limit = GIVE_UP_NS;
     uint8_t timeout = 1;
 
-    if (group_ns > 0 && group_ns / 4 < limit) limit = group_ns / 4;
-    while (timeout < MAX_TIMEOUT && (TIMEOUT_UNIT_NS << (timeout + 1)) * (RETRIES + 1) <= limit)
+    while (timeout < MAX_TIMEOUT && (TIMEOUT_UNIT_NS << (timeout + 1)) * (RETRIES + 1) <= retry_ns)
         timeout++;
     return timeout;
 }
@@ -133,7 +128,7 @@ static int to_rtr(verbs_ctx_t *ctx, verbs_conn_t *conn, uint32_t r, uint8_t gid_
 static int to_rts(verbs_ctx_t *ctx, verbs_conn_t *conn, uint32_t r, uint32_t psn)
 {
     struct ibv_qp_attr attr = {.qp_state = IBV_QPS_RTS,
-                               .timeout = choose_timeout(ctx->base.cfg.timeout_ns),
+                               .timeout = timeout_of(ctx->retry_ns),
                                .retry_cnt = RETRIES,
                                .rnr_retry = 7, /* without end */
                                .sq_psn = psn,

@@ -13,8 +13,6 @@
 
 #define CAUSE_NS (RDT_NS_PER_S / 10) /* that a failed completion waits for its cause */
 #define PROBE_NS (RDT_NS_PER_S / 2)  /* of silence on a connection */
-/* A link that is plugged again or renegotiates is not lost; one that stays down is. */
-#define PORT_GRACE_NS RDT_NS_PER_S
 
 void rdt_verbs_fail(verbs_conn_t *conn, uint32_t r, rdt_status_t status, const char *fmt, ...)
 {
@@ -110,15 +108,17 @@ rdt_status_t rdt_verbs_check_rails(const verbs_ctx_t *ctx)
     return RDT_OK;
 }
 
+/* A link that is plugged again or renegotiates is not lost; one that stays down for longer than the NIC would
+ * retry is. */
 static void check_port(verbs_ctx_t *ctx, uint32_t r, uint64_t now_ns)
 {
     verbs_rail_t *rail = &ctx->rails[r];
-    uint64_t since = atomic_load(&rail->dev->port_down_ns);
+    _Atomic uint64_t *down_ns = &rail->dev->port_down_ns[rail->port];
+    uint64_t since = atomic_load(down_ns);
 
-    if (since == 0 || atomic_load(&rail->dev->port_down) != rail->port) return;
-    if (now_ns < since + PORT_GRACE_NS) return; /* since may be later than now */
+    if (since == 0 || now_ns < since + ctx->retry_ns) return; /* since may be later than now */
     if (is_port_active(rail))
-        atomic_store(&rail->dev->port_down_ns, 0);
+        atomic_store(down_ns, 0);
     else
         rdt_verbs_rail_failed(ctx, r, "the port is down");
 }

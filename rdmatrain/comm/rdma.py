@@ -147,6 +147,7 @@ def listen_argument(rails: Sequence[Rail], address: str, settings: Settings) -> 
         "sl": settings.service_level,
         "pkey": settings.pkey,
         "mtu": settings.mtu,
+        "retry": settings.retry_ms,
     }
     return " ".join(f"{key}={value}" for key, value in parts.items() if value)
 

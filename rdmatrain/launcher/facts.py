@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MAX_NAMED_FILES = 16
 # Settings that decide how ranks talk; the others are each node's own affair.
 _SHARED = (
-    "transport", "require", "tuning", "traffic_class", "service_level", "pkey", "mtu",
+    "transport", "require", "tuning", "traffic_class", "service_level", "pkey", "mtu", "retry_ms",
 )  # fmt: skip
 # Says which image this is: a pod is not told its image's id.
 _RELEASE = Path("/etc/os-release")

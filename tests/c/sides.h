@@ -18,6 +18,7 @@ typedef struct side {
     const rdt_transport_ops_t *ops;
     uint32_t chunk;
     bool lazy;
+    uint64_t timeout_ns;
     rdt_ctx_t *ctx;
     rdt_conn_t *conn;
     rdt_peer_t peer;
@@ -36,6 +37,7 @@ static inline void open_side(side_t *side, const rdt_transport_ops_t *ops, const
                          .world = 2,
                          .chunk_bytes = side->chunk > 0 ? side->chunk : CHUNK,
                          .lazy = side->lazy,
+                         .timeout_ns = side->timeout_ns,
                          .addr = arg};
 
     memset(cfg.token, token, sizeof(cfg.token));

@@ -442,6 +442,57 @@ static void a_forked_child_opens_its_own_device(void)
     CHECK_EQ(rdt_ibv_fake_live(), 0);
 }
 
+/* -- how long a NIC retries -- */
+
+static int (*real_modify_qp)(struct ibv_qp *, struct ibv_qp_attr *, int);
+static uint64_t retries_ns; /* as the last queue pair that went to RTS has them */
+
+static int modify_qp(struct ibv_qp *qp, struct ibv_qp_attr *attr, int mask)
+{
+    if ((mask & IBV_QP_TIMEOUT) !=
+        0) /* 4.096 us times 2^timeout, InfiniBand's specification says */
+        retries_ns = (4096ull << attr->timeout) * (attr->retry_cnt + 1ull);
+    return real_modify_qp(qp, attr, mask);
+}
+
+/* As nearly as powers of two allow, and no longer. */
+static void expect_retries(const char *option, uint64_t timeout_ns, uint64_t limit_ns)
+{
+    side_t sides[2] = {{.timeout_ns = timeout_ns}, {.timeout_ns = timeout_ns}};
+    char arg[ARG_BYTES];
+    verbs_dev_t *dev;
+
+    CHECK(rdt_verbs_dev_open("fake0", "", &dev) == RDT_OK, "%s", rdt_last_error());
+    real_modify_qp = dev->api.modify_qp;
+    dev->api.modify_qp = modify_qp;
+    snprintf(arg, sizeof(arg), "%s%s", PLAIN, option);
+    connect_pair(sides, &rdt_verbs_ops, arg);
+    CHECK(retries_ns <= limit_ns && 2 * retries_ns > limit_ns, "%s: %llu ns", option,
+          (unsigned long long)retries_ns);
+    close_pair(sides);
+    rdt_verbs_dev_close(dev);
+}
+
+static void a_nic_retries_as_long_as_was_asked_for(void)
+{
+    expect_retries("", 0, 3 * RDT_NS_PER_S / 2);
+    expect_retries("", 10 * RDT_NS_PER_S, 3 * RDT_NS_PER_S / 2);
+    expect_retries("", RDT_NS_PER_S, RDT_NS_PER_S / 4);
+    expect_retries(" retry=20000", 0, 20 * RDT_NS_PER_S);
+    expect_retries(" retry=20000", 40 * RDT_NS_PER_S, 10 * RDT_NS_PER_S);
+    expect_retries(" retry=300", 40 * RDT_NS_PER_S, 3 * RDT_NS_PER_S / 10);
+}
+
+/* Where the kernel needs it ibv_fork_init comes before the first registration, as the fake insists. */
+static void a_kernel_that_needs_it_has_forks_guarded(void)
+{
+    verbs_dev_t *dev;
+
+    works_with("fake0/1/1", "fork=1");
+    CHECK(rdt_verbs_dev_open("fake0", "fork=2", &dev) == RDT_IO_ERROR, "opened");
+    CHECK(strstr(rdt_last_error(), "RDMAV_FORK_SAFE=1") != NULL, "%s", rdt_last_error());
+}
+
 static void a_small_limit_of_locked_memory_is_named(void)
 {
     struct rlimit before, small;
@@ -636,22 +687,56 @@ static void what_is_revoked_stays_as_it_is(void)
     rdt_arena_free(to);
 }
 
+/* What is written to standard error from catch_warnings to caught_warnings. */
+static FILE *warnings;
+static int real_stderr;
+
+static void catch_warnings(void)
+{
+    warnings = tmpfile();
+    real_stderr = dup(STDERR_FILENO);
+    CHECK(warnings != NULL && dup2(fileno(warnings), STDERR_FILENO) >= 0, "no file");
+}
+
+static void caught_warnings(char *text, size_t bytes)
+{
+    size_t len;
+
+    dup2(real_stderr, STDERR_FILENO);
+    close(real_stderr);
+    rewind(warnings);
+    len = fread(text, 1, bytes - 1, warnings);
+    text[len] = '\0';
+    fclose(warnings);
+}
+
 static void an_extent_that_cannot_be_registered_is_staged(void)
 {
     side_t sides[2] = {0};
     uint8_t *from = rdt_arena_alloc(PLACE_BYTES), *to = rdt_arena_alloc(PLACE_BYTES);
+    uint8_t *other = rdt_arena_alloc(65u << 20); /* in an extent of its own */
+    char text[1024];
     uint64_t at;
 
     memset(from, 0x5a, PLACE_BYTES);
-    connect_with(sides, "fake0/1/1", "reg=2"); /* the first one is the slots' */
+    connect_with(sides, "fake0/1/1", "reg=2;reg=3"); /* the first one is the slots' */
+    catch_warnings();
     at = tell(sides, to);
     put_all(sides, from, at);
+    CHECK(sides[0].ops->expose(sides[0].conn, other, CHUNK, &at) == RDT_UNSUPPORTED, "registered");
+    caught_warnings(text, sizeof(text));
+    CHECK(strncmp(text, "rdmatrain: rank 0: tensors are copied for the NIC: registering ", 63) ==
+                  0 &&
+              strstr(text, "KiB with fake0: ") != NULL,
+          "%s", text);
+    CHECK(strchr(text, '\n') == strrchr(text, '\n'), "told more than once: %s", text);
     CHECK(memcmp(to, from, PLACE_BYTES) == 0, "other bytes");
     CHECK_EQ(sides[0].conn->staged_bytes, PLACE_BYTES);
     CHECK(sides[0].ops->expose(sides[0].conn, from, CHUNK, &at) == RDT_UNSUPPORTED, "registered");
     close_pair(sides);
     rdt_arena_free(from);
     rdt_arena_free(to);
+    rdt_arena_free(other);
 }
 
 /* A group that failed has taken the first pages of an extent back; the others are as good as before. In
@@ -695,6 +780,8 @@ int main(void)
     every_completion_status_is_said_in_words();
     what_the_device_refuses_or_reports_ends_the_connection();
     a_device_that_is_hidden_is_lost();
+    a_nic_retries_as_long_as_was_asked_for();
+    a_kernel_that_needs_it_has_forks_guarded();
     an_idle_peer_without_a_queue_pair_is_lost();
     a_failed_connection_reads_no_source();
     keys_are_not_staged_data();

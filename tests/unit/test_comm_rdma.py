@@ -293,7 +293,7 @@ def test_the_transport_is_told_rails_address_and_what_is_set(tmp_path: Path) -> 
     rails = found(tmp_path, write_machine(tmp_path, "mlx5_0/1", "mlx5_2/1")).rails
     plain = "rails=mlx5_0/1/1+mlx5_2/1/1 addr=10.0.0.9"
     assert listen_argument(rails, "10.0.0.9", DEFAULTS) == plain
-    marked = Settings(traffic_class="106", service_level="0", pkey="1", mtu="1024")
+    marked = Settings(traffic_class="106", service_level="0", pkey="1", mtu="1024", retry_ms="8000")
     assert listen_argument(rails[:1], "fd00::9", marked) == (
-        "rails=mlx5_0/1/1 addr=fd00::9 tc=106 sl=0 pkey=1 mtu=1024"
+        "rails=mlx5_0/1/1 addr=fd00::9 tc=106 sl=0 pkey=1 mtu=1024 retry=8000"
     )

@@ -43,6 +43,7 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("RDMATRAIN_TRAFFIC_CLASS", "256", "a number from 0 to 255"),
         ("RDMATRAIN_SERVICE_LEVEL", "16", "a number from 0 to 15"),
         ("RDMATRAIN_PKEY", "65536", "a number from 0 to 65535"),
+        ("RDMATRAIN_RETRY_MS", "600001", "a number from 0 to 600000"),
         ("RDMATRAIN_MTU", "1500", "256, 512, 1024, 2048, 4096"),
         ("RDMATRAIN_MTU", "9000", "256, 512, 1024, 2048, 4096"),
         ("RDMATRAIN_DEVICES", "mlx5_0,", "mlx5_0:1,mlx5_2, or ^mlx5_3"),
@@ -74,6 +75,7 @@ def test_the_settings_of_rdma_are_read() -> None:
         "RDMATRAIN_SERVICE_LEVEL": "3",
         "RDMATRAIN_PKEY": "1",
         "RDMATRAIN_MTU": "1024",
+        "RDMATRAIN_RETRY_MS": "8000",
     }
     settings = config.load_settings(environ)
     for name, value in environ.items():
