@@ -55,5 +55,7 @@ def of_signal(name: str) -> int:
 _CRASHES = tuple(of_signal(name) for name in ("SIGABRT", "SIGBUS", "SIGSEGV"))
 # The launcher's own; 1 is a worker's, and says nothing of another try.
 PERMANENT = tuple(sorted(code for code in MEANING if code > 1 and not may_be_retried(code)))
+# The launcher's own again: what happened, which another try may do away with.
+FAULTS = tuple(sorted(code for code in MEANING if code >= GANG_TIMEOUT))
 # For systems that match single codes: what a job may end with by no fault of its program.
 RETRYABLE = tuple(sorted({*(code for code in MEANING if may_be_retried(code)), *_CRASHES}))

@@ -4,15 +4,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from rdmatrain.doctor.manifest.checks.retries import (
-    BACKOFF,
-    FAILED,
-    events,
-    jobset_policy,
-    pod_failure_policy,
-)
 from rdmatrain.doctor.manifest.define import addition, fine, patch, question, unseen, warn
+from rdmatrain.doctor.manifest.job_policies import BACKOFF, jobset_policy, pod_failure_policy
 from rdmatrain.doctor.manifest.nodes import Node
+from rdmatrain.doctor.manifest.volcano_policies import FAILED, events
 from rdmatrain.doctor.manifest.workloads import Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
 from rdmatrain.k8s.rules.selecting import as_labels, labels_of, metadata, one_of_each, selecting
