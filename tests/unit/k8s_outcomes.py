@@ -33,6 +33,8 @@ def job_failure(policy: Object, code: int, *, disrupted: bool = False) -> tuple[
         told = _matched(rule, code, disrupted)
         if told and rule["action"] == "FailJob":
             return "PodFailurePolicy", f"{told} matching FailJob rule at index {index}"
+        if told and rule["action"] == "FailIndex":
+            return "FailedIndexes", "Job has failed indexes"
         if told and rule["action"] == "Ignore":
             return "", ""
         if told:
@@ -49,16 +51,23 @@ def _matched(rule: Object, code: int, disrupted: bool) -> str:
     if wanted and disrupted:
         return "Pod train/llm-workers-0-3-abcde has condition DisruptionTarget"
     codes = rule.get("onExitCodes")
+    if codes and codes.get("containerName", "trainer") != "trainer":
+        return ""
     if codes and code and (code in codes["values"]) == (codes["operator"] == "In"):
         return f"Container trainer for pod train/llm-workers-0-3-abcde failed with exit code {code}"
     return ""
 
 
-def job_set_action(policy: Object, reason: str, message: str) -> str:
+def job_set_action(policy: Object, reason: str, message: str, name: str = "workers") -> str:
     """What a JobSet does when its Job fails: the first rule that matches, else it restarts."""
     for rule in policy.get("rules", []):
         reasons = rule.get("onJobFailureReasons") or [reason]
         patterns = rule.get("onJobFailureMessagePatterns") or [""]
-        if reason in reasons and any(re.search(each, message) for each in patterns):
+        targets = rule.get("targetReplicatedJobs") or [name]
+        if (
+            reason in reasons
+            and name in targets
+            and any(re.search(each, message) for each in patterns)
+        ):
             return str(rule["action"])
     return "RestartJobSet"

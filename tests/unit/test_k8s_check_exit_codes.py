@@ -110,7 +110,7 @@ def test_policies_of_a_task_come_before_the_jobs_and_are_mended_there() -> None:
 
 
 def test_policies_that_are_added_are_no_doubles() -> None:
-    own = [EVICTED, {"exitCode": 201, "action": "RestartJob"}]
+    own: list[Object] = [EVICTED, {"exitCode": 201, "action": "RestartJob"}]
     after = mended(volcano(own), "Job")["policies"]
     assert after[:2] == own
     keys = [each.get("event", each.get("exitCode")) for each in after]
@@ -135,6 +135,7 @@ def of_codes(action: str, operator: str, *values: int) -> Object:
     return {"action": action, "onExitCodes": {"operator": operator, "values": list(values)}}
 
 
+OF_SIDECARS = {"onExitCodes": {"containerName": "logs", "operator": "NotIn", "values": [*FAULTS]}}
 OF_JOBS: list[list[Object]] = [
     [],
     [DISRUPTED],
@@ -142,14 +143,20 @@ OF_JOBS: list[list[Object]] = [
     [of_codes("FailJob", "NotIn", 1)],
     [of_codes("FailJob", "In", *PERMANENT)],
     [of_codes("Ignore", "In", 64), of_codes("FailJob", "NotIn", *FAULTS)],
+    # What another container ended with.
+    [{**OF_SIDECARS, "action": "FailJob"}],
+    [{**OF_SIDECARS, "action": "Ignore"}, of_codes("FailJob", "NotIn", *FAULTS)],
 ]
 BY_RULE = {"onJobFailureReasons": ["PodFailurePolicy"]}
+BY_INDEXES: Object = {"onJobFailureReasons": ["FailedIndexes", "MaxFailedIndexesExceeded"]}
 OF_SETS: list[list[Object]] = [
     [],
     [{"name": "permanent", "action": "FailJobSet", **BY_RULE}],
     [{"name": "all", "action": "FailJobSet"}],
     [{"name": "all", "action": "RestartJobSet"}],
     [{"name": "ever", "action": "RestartJobSetAndIgnoreMaxRestarts", **BY_RULE}],
+    [{"name": "leader", "action": "FailJobSet", **BY_RULE, "targetReplicatedJobs": ["leader"]}],
+    [{"name": "ours", "action": "FailJobSet", **BY_RULE, "targetReplicatedJobs": ["workers"]}],
 ]
 
 
@@ -164,16 +171,25 @@ def job_set(of_job: list[Object], of_set: list[Object]) -> Object:
     return made
 
 
-def wrong_for_jobset(spec: Object) -> list[int]:
-    """Codes of which the contract says otherwise, by what the controllers would do."""
+def actions(spec: Object, *codes: int, disrupted: bool = False) -> dict[int, str]:
+    """What the controllers would do about exit codes."""
     (group,) = spec["replicatedJobs"]
     rules = group["template"]["spec"].get("podFailurePolicy", {"rules": []})
     acts = {}
-    for code in CODES:
-        reason, message = job_failure(rules, code)
+    for code in codes:
+        reason, message = job_failure(rules, code, disrupted=disrupted)
         failed = job_set_action(spec["failurePolicy"], reason, message)
         acts[code] = failed if reason else "RestartPod"
-    return [code for code, action in acts.items() if (code in FAULTS) != ("Restart" in action)]
+    return acts
+
+
+def wrong_for_jobset(spec: Object) -> list[int]:
+    """Codes of which the contract says otherwise."""
+    return [
+        code
+        for code, action in actions(spec, *CODES).items()
+        if (code in FAULTS) != ("Restart" in action)
+    ]
 
 
 @pytest.mark.parametrize(("of_job", "of_set"), list(product(OF_JOBS, OF_SETS)))
@@ -186,12 +202,49 @@ def test_rules_of_jobsets(of_job: list[Object], of_set: list[Object]) -> None:
     own = any("onJobFailureReasons" not in each for each in of_set) or "ever" in str(of_set)
     assert own or wrong_for_jobset(after) == []
     assert after["failurePolicy"]["rules"][: len(of_set)] == of_set, "what is there stays"
+    for code, action in actions(made["spec"], *CODES).items():
+        ever = actions(after, code)[code].endswith("IgnoreMaxRestarts")
+        assert not ever or action.endswith("IgnoreMaxRestarts"), "no patch makes it endless"
+    (preempted,) = actions(made["spec"], 143, disrupted=True).values()
+    (then,) = actions(after, 143, disrupted=True).values()
+    assert "Restart" not in preempted or "Restart" in then, "no patch ends what was preempted"
+
+
+@pytest.mark.parametrize(("reason", "verdict"), [(BY_RULE, "WARN"), (BY_INDEXES, "PASS")])
+def test_a_job_of_indexes_fails_for_its_own_reason(reason: Object, verdict: str) -> None:
+    rules = [of_codes("FailIndex", "In", *PERMANENT)]
+    made = job_set(rules, [{"name": "n", "action": "FailJobSet", **reason}])
+    (group,) = made["spec"]["replicatedJobs"]
+    del group["template"]["spec"]["backoffLimit"]
+    group["template"]["spec"]["backoffLimitPerIndex"] = 1
+    assert (wrong_for_jobset(made["spec"]) == []) == (verdict == "PASS")
+    found = asked(stream([made]))
+    assert (found.verdict.value, patches(found)) == (verdict, [])
+    assert verdict == "PASS" or "FailedIndexes" in found.finding.fix
 
 
 def test_a_jobset_that_goes_by_messages_is_left_to_kubernetes() -> None:
     rule = {"name": "n", "action": "FailJobSet", "onJobFailureMessagePatterns": [".* code 7.$"]}
     made = job_set([of_codes("FailJob", "NotIn", *FAULTS)], [rule])
     assert asked(stream([made])).verdict.value == "SKIP"
+
+
+def test_what_jobs_do_for_ever_is_found_where_a_rule_by_message_comes_first() -> None:
+    rules: list[Object] = [
+        {"name": "n", "action": "FailJobSet", "onJobFailureMessagePatterns": [".* code 64 .*"]},
+        {"name": "m", "action": "RestartJobSetAndIgnoreMaxRestarts"},
+    ]
+    made = job_set([of_codes("FailJob", "NotIn", *FAULTS)], rules)
+    assert asked(stream([made])).verdict.value == "SKIP"
+
+
+def test_the_job_of_a_cronjob_is_judged_as_a_job() -> None:
+    job = job_set([], [])["spec"]["replicatedJobs"][0]["template"]
+    job["spec"]["backoffLimit"] = 4
+    spec = {"schedule": "@daily", "jobTemplate": job}
+    made = {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "c"}, "spec": spec}
+    found = asked(stream([made]))
+    assert "exit code 2 is tried again 4 times" in found.finding.evidence
 
 
 def test_a_runtime_is_judged_as_the_jobset_that_it_becomes() -> None:

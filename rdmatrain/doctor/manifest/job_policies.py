@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from rdmatrain.doctor.manifest.define import Patch, advice, fail, fine, patch, unseen, warn
@@ -17,137 +18,187 @@ from rdmatrain.launcher.exit_policies import (
 
 # Of a Job that says nothing.
 BACKOFF = 6
-# What a workload does about an exit code.
-_ENDS, _AGAIN, _FOR_EVER = "ends", "again", "for ever"
+# What becomes of a job that ended with an exit code.
+_ENDS, _AGAIN, _FOR_EVER, _UNKNOWN = "ends", "again", "for ever", "unknown"
 # Why a Job failed, as a JobSet is told it.
 _BY_RULE, _BY_LIMIT = "PodFailurePolicy", "BackoffLimitExceeded"
 
 
-def of_job(job: Node, job_set: Node | None) -> Finding:
-    """Judge a Job, which may be one of a JobSet."""
-    failure = _failure(job, job_set)
-    permanent, faults = _fates(job, failure, PERMANENT), _fates(job, failure, FAULTS)
+@dataclass(frozen=True)
+class Judged:
+    """A Job that one container's exit codes end, or do not.
+
+    Attributes:
+        job: its spec.
+        job_set: spec of the JobSet that it is of; None for one that stands alone.
+        container: by name.
+
+    """
+
+    job: Node
+    job_set: Node | None
+    container: str
+
+    @property
+    def failure(self) -> Node:
+        """What the JobSet does when one of its Jobs failed; not there for a Job alone."""
+        return (self.job if self.job_set is None else self.job_set).get("failurePolicy")
+
+    @property
+    def restarts(self) -> int:
+        """How often the JobSet starts all again."""
+        return self.failure.get("maxRestarts").number or 0
+
+    @property
+    def tries(self) -> int:
+        """How often the Job replaces a pod."""
+        for name in ("backoffLimitPerIndex", "backoffLimit"):
+            place = self.job.get(name)
+            if place.there:
+                return place.number or 0
+        return BACKOFF
+
+    def fates(self, codes: Iterable[int]) -> dict[str, list[int]]:
+        """Return exit codes by what becomes of the job."""
+        found: dict[str, list[int]] = {_ENDS: [], _AGAIN: [], _FOR_EVER: [], _UNKNOWN: []}
+        for code in codes:
+            found[self._fate(code)].append(code)
+        return found
+
+    def _fate(self, code: int) -> str:
+        action = self.action(code)
+        if action == "Ignore":
+            return _FOR_EVER
+        if action == "Count" and self.tries:
+            return _AGAIN
+        decided = self.decided(self.reason(action))
+        if decided.endswith("IgnoreMaxRestarts"):
+            return _FOR_EVER
+        if decided == _UNKNOWN:
+            return _UNKNOWN
+        return _AGAIN if self.restarts and decided != "FailJobSet" else _ENDS
+
+    def action(self, code: int) -> str:
+        """Return what the Job does about an exit code: the first rule that matches counts."""
+        for each in self.job.get("podFailurePolicy", "rules").items():
+            codes = each.get("onExitCodes")
+            listed = str(code) in codes.get("values").texts()
+            other = codes.get("containerName").text not in {"", self.container}
+            if codes.there and not other and listed == (codes.get("operator").text == "In"):
+                return each.get("action").text
+        return "Count"
+
+    def reason(self, action: str) -> str:
+        """Return why the Job failed that did so about a pod, and replaces none any more."""
+        if action == "FailJob":
+            return _BY_RULE
+        if not self.job.get("backoffLimitPerIndex").there:
+            return _BY_LIMIT
+        limited = self.job.get("maxFailedIndexes").there
+        return "MaxFailedIndexesExceeded" if limited else "FailedIndexes"
+
+    @property
+    def knows_disrupted(self) -> bool:
+        """The Job has a rule for pods that the cluster ended."""
+        rules = self.job.get("podFailurePolicy", "rules").items()
+        conditions = (on for each in rules for on in each.get("onPodConditions").items())
+        return any(each.get("type").text == DISRUPTED for each in conditions)
+
+    def decided(self, reason: str, *, disrupted: bool = False) -> str:
+        """Return what the JobSet does when the Job failed: the first rule counts; "" without.
+
+        Rules that go by messages are for pods that were disrupted, or nobody knows for what.
+        """
+        for each in self.failure.get("rules").items():
+            if not self._is_about(each, reason):
+                continue
+            messages = each.get("onJobFailureMessagePatterns").texts()
+            if not messages or (disrupted and any(DISRUPTED in said for said in messages)):
+                return each.get("action").text
+            if any(DISRUPTED not in said for said in messages):
+                return _UNKNOWN
+        return ""
+
+    def _is_about(self, rule: Node, reason: str) -> bool:
+        reasons = rule.get("onJobFailureReasons").texts()
+        targets = rule.get("targetReplicatedJobs").texts()
+        return (not reasons or reason in reasons) and (not targets or self._name in targets)
+
+    @property
+    def _name(self) -> str:
+        """Of the replicated Job."""
+        node = self.job
+        while node.parent is not None and not isinstance(node.key, int):
+            node = node.parent
+        return node.get("name").text
+
+
+def of_job(judged: Judged) -> Finding:
+    """Judge a Job by what becomes of it."""
+    permanent, faults = judged.fates(PERMANENT), judged.fates(FAULTS)
     if permanent[_FOR_EVER]:
-        return _endless(job, job_set, permanent[_FOR_EVER][0])
-    if not _tries(job) and not failure.get("maxRestarts").number:
-        return fine(job, "nothing is tried again")
-    if _by_message(failure):
-        return unseen(failure, "it goes by messages of its Jobs, which only Kubernetes has")
+        return _endless(judged, permanent[_FOR_EVER][0])
+    if permanent[_UNKNOWN] or faults[_UNKNOWN]:
+        text = "it goes by messages of its Jobs, which only Kubernetes has"
+        return unseen(judged.failure, text)
+    if not judged.tries and not judged.restarts:
+        return fine(judged.job, "nothing is tried again")
     if permanent[_AGAIN]:
-        return _tried_again(job, job_set, permanent[_AGAIN])
+        return _tried_again(judged, permanent[_AGAIN][0])
     if faults[_ENDS]:
-        return _given_up(job, failure, faults[_ENDS])
-    return fine(job, "permanent errors end the job")
+        return _given_up(judged, faults[_ENDS])
+    return fine(judged.job, "permanent errors end the job")
 
 
-def _failure(job: Node, job_set: Node | None) -> Node:
-    """Return the policy of a JobSet; of a Job that stands alone, what is not there."""
-    return (job if job_set is None else job_set).get("failurePolicy")
-
-
-def _fates(job: Node, failure: Node, codes: Iterable[int]) -> dict[str, list[int]]:
-    """Return exit codes by what becomes of a job that ended with them."""
-    found: dict[str, list[int]] = {_ENDS: [], _AGAIN: [], _FOR_EVER: []}
-    for code in codes:
-        found[_fate(job, failure, code)].append(code)
-    return found
-
-
-def _fate(job: Node, failure: Node, code: int) -> str:
-    action = _action(job, code)
-    if action == "Ignore":
-        return _FOR_EVER
-    if action == "Count" and _tries(job):
-        return _AGAIN
-    decided = _decided(failure, _BY_LIMIT if action == "Count" else _BY_RULE)
-    if decided.endswith("IgnoreMaxRestarts"):
-        return _FOR_EVER
-    return _AGAIN if failure.get("maxRestarts").number and decided != "FailJobSet" else _ENDS
-
-
-def _action(job: Node, code: int) -> str:
-    """Return what a Job does with an exit code: the first rule that matches counts."""
-    for each in job.get("podFailurePolicy", "rules").items():
-        codes = each.get("onExitCodes")
-        listed = str(code) in codes.get("values").texts()
-        if codes.there and listed == (codes.get("operator").text == "In"):
-            return each.get("action").text
-    return "Count"
-
-
-def _tries(job: Node) -> int:
-    """Return how often a pod of a Job is replaced."""
-    for name in ("backoffLimitPerIndex", "backoffLimit"):
-        place = job.get(name)
-        if place.there:
-            return place.number or 0
-    return BACKOFF
-
-
-def _decided(failure: Node, reason: str) -> str:
-    """Return what a JobSet does when one of its Jobs failed: the first rule counts."""
-    for each in failure.get("rules").items():
-        reasons = each.get("onJobFailureReasons").texts()
-        if (not reasons or reason in reasons) and not _messages(each):
-            return each.get("action").text
-    return ""
-
-
-def _messages(rule: Node) -> list[str]:
-    return rule.get("onJobFailureMessagePatterns").texts()
-
-
-def _by_message(failure: Node) -> bool:
-    """Tell whether a JobSet may know codes from messages; those of the disrupted have none."""
-    rules = failure.get("rules").items()
-    return any(DISRUPTED not in message for each in rules for message in _messages(each))
-
-
-def _endless(job: Node, job_set: Node | None, code: int) -> Finding:
+def _endless(judged: Judged, code: int) -> Finding:
     """Say that an exit code is not even counted."""
     text = f"exit code {code} is ignored: a job that cannot run starts without end"
-    if _action(job, code) == "Ignore":
-        return fail(job.get("podFailurePolicy"), text, _with_policy(job, job_set))
-    failure = _failure(job, job_set)
-    return fail(failure, text, _ahead(failure, "FailJobSet", _BY_RULE))
+    action = judged.action(code)
+    if action == "Ignore":
+        return fail(judged.job.get("podFailurePolicy"), text, _with_policy(judged))
+    return fail(judged.failure, text, _ahead(judged, "FailJobSet", judged.reason(action)))
 
 
-def _tried_again(job: Node, job_set: Node | None, again: list[int]) -> Finding:
+def _tried_again(judged: Judged, code: int) -> Finding:
     """Say that the same job is tried again that cannot run."""
-    failure, tries = _failure(job, job_set), _tries(job)
-    restarts = failure.get("maxRestarts").number or 0
-    counted = [code for code in again if _action(job, code) == "Count"]
-    if counted:
-        text = f"exit code {counted[0]} starts all pods again {restarts} times"
-        if tries:
-            text = f"exit code {counted[0]} is tried again {tries} times, and fails each time"
-        return warn(job, text, _with_policy(job, job_set))
-    text = f"what the Jobs' podFailurePolicy ends is started again {restarts} times"
-    if _decided(failure, _BY_RULE):
-        return warn(failure, text, _ahead(failure, "FailJobSet", _BY_RULE))
-    change = json.dumps({"rules": jobset_policy(failure, restarts)["rules"]})
+    action, failure = judged.action(code), judged.failure
+    text = f"exit code {code} starts all pods again {judged.restarts} times"
+    if action == "Count" and judged.tries:
+        text = f"exit code {code} is tried again {judged.tries} times, and fails each time"
+    reason = _BY_RULE if action == "Count" else judged.reason(action)
+    if reason != _BY_RULE or judged.decided(reason).startswith("Restart"):
+        return warn(failure, text, _ahead(judged, "FailJobSet", reason))
+    # Rules by which a JobSet ends are not for pods that were disrupted: the Job tells them apart.
+    if action == "Count" or not judged.knows_disrupted:
+        return warn(judged.job, text, _with_policy(judged))
+    change = json.dumps({"rules": jobset_policy(failure, judged.restarts)["rules"]})
     return warn(failure, text, patch(failure, change, "{rules: [{action: FailJobSet}]}"))
 
 
-def _given_up(job: Node, failure: Node, lost: list[int]) -> Finding:
+def _given_up(judged: Judged, lost: list[int]) -> Finding:
     """Say that a job ends for what another try may do away with."""
     text = f"exit code {lost[0]} ends the job, though another try may do"
-    if _decided(failure, _BY_LIMIT) == "FailJobSet":
-        return warn(failure, text, _ahead(failure, "RestartJobSet", _BY_LIMIT))
+    reason = judged.reason("Count")
+    if not judged.tries and judged.decided(reason) == "FailJobSet":
+        return warn(judged.failure, text, _ahead(judged, "RestartJobSet", reason))
     rule = {"action": "Count", "onExitCodes": {"operator": "In", "values": lost}}
-    return warn(job.get("podFailurePolicy"), text, _with_rules(job, [rule]))
+    return warn(judged.job.get("podFailurePolicy"), text, _with_rules(judged.job, [rule]))
 
 
-def _ahead(failure: Node, action: str, reason: str) -> Patch:
+def _ahead(judged: Judged, action: str, reason: str) -> Patch:
     """Return what people are to put before the rules that a JobSet has, which are their own."""
     rule = f"{{name: NAME, action: {action}, onJobFailureReasons: [{reason}]}}"
-    return advice(failure, f"{{rules: [{rule}, ...]}}")
+    return advice(judged.failure, f"{{rules: [{rule}, ...]}}")
 
 
-def _with_policy(job: Node, job_set: Node | None) -> Patch:
+def _with_policy(judged: Judged) -> Patch:
     """Return the change that puts the renderer's rules first."""
-    policy = job_failure_policy() if job_set is None else child_failure_policy()
-    return _with_rules(job, policy["rules"])
+    if judged.job_set is None:
+        return _with_rules(judged.job, job_failure_policy()["rules"])
+    disrupted, codes = child_failure_policy()["rules"]
+    # A pod that was disrupted is to start all again, which a JobSet's own rule may not do.
+    ends = judged.decided(_BY_RULE, disrupted=True) == "FailJobSet"
+    return _with_rules(judged.job, [codes] if ends else [disrupted, codes])
 
 
 def _with_rules(job: Node, rules: list[Any]) -> Patch:

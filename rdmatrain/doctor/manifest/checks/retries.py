@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from rdmatrain.discovery.claims.values import shown
+from rdmatrain.doctor.manifest.containers import Container
 from rdmatrain.doctor.manifest.define import fail, fine, patch, static_question, unseen, warn
-from rdmatrain.doctor.manifest.job_policies import of_job
+from rdmatrain.doctor.manifest.job_policies import Judged, of_job
 from rdmatrain.doctor.manifest.nodes import Node
 from rdmatrain.doctor.manifest.volcano_policies import of_volcano
-from rdmatrain.doctor.manifest.workloads import Manifest, Pod
+from rdmatrain.doctor.manifest.workloads import RUNTIMES, TRAIN_JOB, Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
 from rdmatrain.launcher.exit_codes import GANG_TIMEOUT, NO_JOB
 from rdmatrain.launcher.exit_policies import PYTORCHJOB_POLICY
@@ -58,20 +59,21 @@ def _at_once(job: Node, number: int) -> Finding:
 def exit_codes(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
     """Codes of the launcher below 128 say that the same job fails again, those from 200 on not."""
     for pod in manifest.training:
-        if any(each.runs_rdmatrain for each in pod.trainers):
-            yield _of_workload(pod)
+        ours = [each for each in pod.trainers if each.runs_rdmatrain]
+        if ours:
+            yield _of_workload(pod, ours[0])
 
 
-def _of_workload(pod: Pod) -> Finding:
-    job_set = _job_set(pod)
+def _of_workload(pod: Pod, box: Container) -> Finding:
     if pod.volcano:
         return of_volcano(pod)
-    if pod.kind in {"Job", "JobSet"}:
-        return of_job(pod.template.parent or pod.document, job_set)
-    if job_set is not None:
-        found = of_job(pod.template.parent or pod.document, job_set)
+    job_set = _job_set(pod)
+    if job_set is not None or pod.kind in {"Job", "CronJob"}:
+        job, container = pod.template.parent or pod.document, box.node.get("name").text
+        found = of_job(Judged(job, job_set, container))
         # A runtime may be that of other jobs, too: only people change it.
-        return replace(found, fix=str(found.fix))
+        shared = pod.kind in {TRAIN_JOB, *RUNTIMES}
+        return replace(found, fix=str(found.fix)) if shared else found
     if pod.kind == "PyTorchJob":
         return _of_replica_type(pod.template.parent or pod.document)
     return unseen(pod.template, _WITHOUT_CODES.get(pod.kind, f"the {pod.kind} decides"))
