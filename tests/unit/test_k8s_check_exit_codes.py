@@ -2,6 +2,7 @@
 """Policies of strangers are judged as their controllers decide, and mended by the contract."""
 
 import json
+import re
 from itertools import product
 from typing import Any
 
@@ -227,6 +228,19 @@ def test_a_jobset_that_goes_by_messages_is_left_to_kubernetes() -> None:
     rule = {"name": "n", "action": "FailJobSet", "onJobFailureMessagePatterns": [".* code 7.$"]}
     made = job_set([of_codes("FailJob", "NotIn", *FAULTS)], [rule])
     assert asked(stream([made])).verdict.value == "SKIP"
+
+
+@pytest.mark.parametrize("restarts", [0, 3])
+def test_what_a_jobset_says_itself_stays_beside_rules_that_are_added(restarts: int) -> None:
+    own = {"name": "permanent", "action": "FailJobSet", "targetReplicatedJobs": ["leader"]}
+    made = job_set([DISRUPTED, of_codes("FailJob", "NotIn", *FAULTS)], [own])
+    made["spec"]["failurePolicy"] |= {"maxRestarts": restarts, "restartStrategy": "Recreate"}
+    after = mended(stream([made]), "JobSet")["failurePolicy"]
+    assert (after["restartStrategy"], after["rules"][0]) == ("Recreate", own)
+    names = [each["name"] for each in after["rules"]]
+    assert len(names) == len(set(names)) == 3
+    pattern = "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?"  # of a JobSet
+    assert [each for each in names if not re.fullmatch(pattern, each)] == []
 
 
 def test_what_jobs_do_for_ever_is_found_where_a_rule_by_message_comes_first() -> None:

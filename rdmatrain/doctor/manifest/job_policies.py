@@ -221,6 +221,13 @@ def _ruled(job: Node, rules: list[Any]) -> dict[str, Any]:
 
 
 def jobset_policy(failure: Node, restarts: int) -> dict[str, Any]:
-    """Return the renderer's ``failurePolicy`` of a JobSet, behind the rules that it has."""
-    made, own = jobset_failure_policy(restarts), failure.get("rules").plain_items()
-    return {**made, "rules": [*own, *(each for each in made["rules"] if each not in own)]}
+    """Return the renderer's ``failurePolicy`` of a JobSet, behind what it has itself."""
+    made, own = jobset_failure_policy(restarts), failure.get("rules")
+    names = {each.get("name").text for each in own.items()}
+    new = [each for each in made["rules"] if each not in own.plain_items()]
+    for each in new:
+        if each["name"] in names:  # a JobSet's names are there once
+            each["name"] = f"rdmatrain_{each['name']}"
+    if failure.get("restartStrategy").there:
+        del made["restartStrategy"]
+    return {**made, "rules": [*own.plain_items(), *new]}
