@@ -119,6 +119,25 @@ def test_policies_that_are_added_are_no_doubles() -> None:
     assert wrong_for_volcano(after) == []
 
 
+@pytest.mark.parametrize("action", ["RestartJob", "AbortJob"])
+def test_no_pod_that_failed_is_a_task_that_failed(action: str) -> None:
+    """Volcano says that of containers that were restarted in place too often."""
+    policies = [EVICTED, {"event": "TaskFailed", "action": action}]
+    assert asked(volcano(policies)).verdict.value == "PASS"
+    after = mended(volcano(policies), "Job")["policies"]
+    assert volcano_action(after, "PodFailed", 3) == "AbortJob"
+    assert volcano_action(after, "TaskFailed") == action
+    assert wrong_for_volcano(after) == []
+
+
+def test_the_policies_of_a_cronjob_of_volcano_are_its_jobs() -> None:
+    job = yaml.safe_load(volcano([EVICTED, {"event": "PodFailed", "action": "RestartJob"}]))
+    spec = {"schedule": "@daily", "jobTemplate": {"spec": job["spec"]}}
+    after = mended(stream([{**job, "kind": "CronJob", "spec": spec}]), "CronJob")
+    assert wrong_for_volcano(after["jobTemplate"]["spec"]["policies"]) == []
+    assert "policies" not in after
+
+
 JOBSET = {
     "apiVersion": "jobset.x-k8s.io/v1alpha2",
     "kind": "JobSet",

@@ -9,14 +9,14 @@ from rdmatrain.doctor.manifest.workloads import Pod
 from rdmatrain.doctor.model import Finding
 from rdmatrain.launcher.exit_codes import FAULTS, PERMANENT, RETRYABLE, may_be_retried
 
-# Events of Volcano for a pod that failed, whatever its exit code.
-FAILED = frozenset(["PodFailed", "TaskFailed", "*"])
+# Events of Volcano for a pod that failed, whatever its exit code. TaskFailed is none: it says that
+# containers of pods that run were restarted in place, more often than the task's maxRetry.
+FAILED = frozenset(["PodFailed", "*"])
 
 
 def of_volcano(pod: Pod) -> Finding:
-    """Judge policies of Volcano: the first that matches counts, those of the task before others."""
-    task, spec = pod.template.parent or pod.document, pod.document.get("spec")
-    policies = [*task.get("policies").items(), *spec.get("policies").items()]
+    """Judge what a Volcano Job does about exit codes."""
+    spec, policies = policies_of(pod)
     for each in policies:
         if each.get("exitCode").number == 0:
             text = "exit code 0, which Volcano refuses: TaskCompleted says that all went well"
@@ -28,6 +28,17 @@ def of_volcano(pod: Pod) -> Finding:
     if spec.get("maxRetry").number == 1:
         return fine(spec.get("maxRetry"), "nothing is tried again")
     return _of_policies(spec, policies)
+
+
+def policies_of(pod: Pod) -> tuple[Node, list[Node]]:
+    """Return a job's spec and the policies for a pod, of which the first that matches counts.
+
+    Those of the task come before the job's. A Volcano CronJob has the spec of its job deeper.
+    """
+    task = pod.template.parent or pod.document
+    tasks = task.parent or pod.document
+    spec = tasks.parent or pod.document
+    return spec, [*task.get("policies").items(), *spec.get("policies").items()]
 
 
 def _of_policies(spec: Node, policies: list[Node]) -> Finding:

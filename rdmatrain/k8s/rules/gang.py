@@ -7,7 +7,7 @@ from typing import Any
 from rdmatrain.doctor.manifest.define import addition, fine, patch, question, unseen, warn
 from rdmatrain.doctor.manifest.job_policies import BACKOFF, jobset_policy, pod_failure_policy
 from rdmatrain.doctor.manifest.nodes import Node
-from rdmatrain.doctor.manifest.volcano_policies import FAILED, events
+from rdmatrain.doctor.manifest.volcano_policies import FAILED, events, policies_of
 from rdmatrain.doctor.manifest.workloads import Manifest, Pod
 from rdmatrain.doctor.model import Finding, Needs
 from rdmatrain.k8s.rules.selecting import as_labels, labels_of, metadata, one_of_each, selecting
@@ -69,8 +69,7 @@ def _of_child(pod: Pod, job: Node) -> Finding:
 
 
 def _of_volcano(pod: Pod) -> Finding:
-    task, spec = pod.template.parent or pod.document, pod.document.get("spec")
-    policies = [*task.get("policies").items(), *spec.get("policies").items()]
+    spec, policies = policies_of(pod)
     for each in policies:
         action = each.get("action")
         if action.text in {"RestartPod", "RestartTask"}:
