@@ -206,7 +206,7 @@ class Slurm:
         path.write_text(f"#!/usr/bin/env bash\n{text}\n")
         path.chmod(0o755)
 
-    def start(self, spec, code=0, **variables):
+    def start(self, spec, code=0, without="", **variables):
         home = self.folder / "home"
         (home / ".rdmatrain").mkdir(parents=True, exist_ok=True)
         (home / ".rdmatrain/llm-secret").write_text("a secret of some length\n")
@@ -216,9 +216,11 @@ class Slurm:
             "LOG": str(self.folder),
             "CODE": str(code),
             "SLURM_JOB_ID": "1234567",
+            "SLURM_CLUSTER_NAME": "east",
             "SLURM_CPUS_PER_TASK": str(spec.cpus),
             **variables,
         }
+        environ.pop(without, None)
         path = self.folder / "job.sbatch"
         path.write_text(script(spec))
         return subprocess.Popen(
@@ -310,9 +312,12 @@ def test_a_fault_that_may_pass_is_tried_again_and_no_other(slurm, code):
     assert slurm.asked("scontrol") == (["requeue 1234567"] if retried else [])
 
 
+FAULTS = "home/.rdmatrain/east-1234567.faults"
+
+
 def counted(slurm):
     """Faults of the job that the script knows of."""
-    return slurm.asked("home/.rdmatrain/1234567.faults")
+    return slurm.asked(FAULTS)
 
 
 def test_restarts_after_faults_have_a_limit_of_their_own(slurm):
@@ -337,7 +342,31 @@ def test_without_a_place_to_count_faults_nothing_starts_again(slurm):
     nowhere.write_text("")
     code, output = slurm.run(spec, 201, HOME=str(nowhere))
     assert (code, slurm.asked("scontrol")) == (201, [])
-    assert "mkdir" in output
+    assert f"faults cannot be counted in {nowhere}/.rdmatrain/east-1234567.faults: " in output
+
+
+def test_faults_of_another_job_of_that_number_do_not_count(slurm):
+    slurm.run(SPEC)
+    (slurm.folder / FAULTS).write_text("201\n" * 9)
+    slurm.run(SPEC, 202)
+    assert counted(slurm) == ["202"]
+    assert slurm.asked("scontrol") == ["requeue 1234567"]
+
+
+def test_a_job_starts_no_more_than_a_thousand_times_whatever_was_counted(slurm):
+    assert slurm.run(SPEC, 201, SLURM_RESTART_COUNT="1000")[0] == 201
+    assert slurm.asked("scontrol") == []
+
+
+def test_a_job_ends_with_its_own_code_where_slurm_does_not_start_it_again(slurm):
+    slurm.program("scontrol", "echo no >&2; exit 1")
+    assert slurm.run(SPEC, 201) == (201, "no\n")
+    assert counted(slurm) == []
+
+
+def test_a_job_that_needs_no_home_ends_well_without_one(slurm):
+    spec = replace(SPEC, nodes=1, network=Network(devices=TCP))
+    assert slurm.run(spec, without="HOME") == (0, "")
 
 
 def signalled(slurm, number, **variables):

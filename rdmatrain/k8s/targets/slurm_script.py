@@ -14,7 +14,7 @@ from rdmatrain.launcher.exit_codes import NO_JOB, PREEMPTED, RETRYABLE
 _FIRST_PORT = 20000
 # A job goes on from its checkpoint whenever its time is up, which is no fault; but not for ever, as
 # one whose time is too short for a single step would.
-_MOST_TIMES = 1000
+_MOST_STARTS = 1000
 _RULE = "# What the launchers end with counts: srun returns the highest of their codes."
 
 
@@ -177,20 +177,27 @@ def _end(spec: Spec) -> Iterator[str]:
     faults = "|".join(f"{code}:*" for code in RETRYABLE if code != PREEMPTED)
     yield _RULE
     yield "# Slurm counts all starts of a job; its faults are lines of a file that all nodes see."
-    yield 'faults="$HOME/.rdmatrain/$SLURM_JOB_ID.faults"'
+    # Clusters may share a home, and each has jobs of the same numbers.
+    yield 'faults=~/".rdmatrain/${SLURM_CLUSTER_NAME:-slurm}-$SLURM_JOB_ID.faults"'
+    yield "starts=${SLURM_RESTART_COUNT:-0}"
     yield "again="
     yield 'case "$code:$timed_out" in'
     yield f"  {PREEMPTED}:1) # The time is up, and the workers have saved."
-    yield f"    if ((${{SLURM_RESTART_COUNT:-0}} < {_MOST_TIMES})); then again=1; fi ;;"
+    yield "    again=1 ;;"
     yield f"  {PREEMPTED}:*) # Stopped: by somebody, or by Slurm, which may start it again itself."
     yield '    exit "$code" ;;'
     yield f"  {faults})"
-    yield '    if (umask 077 && mkdir -p "${faults%/*}" && echo "$code" >>"$faults") &&'
-    yield f'      (($(wc -l <"$faults") <= {spec.max_restarts})); then again=1; fi ;;'
+    # A file of the first start is of another job, whose number Slurm has given away again.
+    yield '    ((starts)) || rm -f "$faults"'
+    yield '    if (umask 077 && mkdir -p "${faults%/*}" && echo "$code" >>"$faults"); then'
+    yield f'      (($(wc -l <"$faults") > {spec.max_restarts})) || again=1'
+    yield "    else"
+    yield '      echo "faults cannot be counted in $faults: the job is not started again" >&2'
+    yield "    fi ;;"
     yield "esac"
-    yield 'if [[ -n "$again" ]]; then'
-    yield '  scontrol requeue "$SLURM_JOB_ID"'
-    yield "else"
+    # Also where a home is a node's own, and knows nothing of faults of other nodes.
+    yield f"((starts < {_MOST_STARTS})) || again="
+    yield 'if [[ -z "$again" ]] || ! scontrol requeue "$SLURM_JOB_ID"; then'
     yield '  rm -f "$faults"'
     yield "fi"
     yield 'exit "$code"'
