@@ -130,14 +130,6 @@ def test_no_pod_that_failed_is_a_task_that_failed(action: str) -> None:
     assert wrong_for_volcano(after) == []
 
 
-def test_the_policies_of_a_cronjob_of_volcano_are_its_jobs() -> None:
-    job = yaml.safe_load(volcano([EVICTED, {"event": "PodFailed", "action": "RestartJob"}]))
-    spec = {"schedule": "@daily", "jobTemplate": {"spec": job["spec"]}}
-    after = mended(stream([{**job, "kind": "CronJob", "spec": spec}]), "CronJob")
-    assert wrong_for_volcano(after["jobTemplate"]["spec"]["policies"]) == []
-    assert "policies" not in after
-
-
 JOBSET = {
     "apiVersion": "jobset.x-k8s.io/v1alpha2",
     "kind": "JobSet",

@@ -408,3 +408,23 @@ def test_objects_of_the_cluster_alone_are_for_others_too(text: str) -> None:
     looked_at = manifest(text)
     assert any(each.verdict is Verdict.WARN for each in check(looked_at))
     assert patched(looked_at).changes == ()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"plugins": {}}, {"plugins": {"svc": []}}, {"policies": []}, {"minAvailable": 1}],
+    ids=json.dumps,
+)
+def test_a_cronjob_of_volcano_is_judged_and_patched_as_its_job_is(changed: Object) -> None:
+    job, *others = yaml.safe_load_all(VOLCANO)
+    job["spec"] |= changed
+    for task in job["spec"]["tasks"]:  # a CronJob's Jobs have no label that is known before
+        task["template"].setdefault("metadata", {})["labels"] = {"app": "daily"}
+    spec = {"schedule": "@daily", "jobTemplate": {"spec": job["spec"]}}
+    whole = {**job, "kind": "CronJob", "spec": spec}
+    plain, daily = (patched(manifest(stream([each, *others]))) for each in (job, whole))
+    found = [{each.check.id: each.verdict for each in done.results} for done in (plain, daily)]
+    assert found[0] == found[1]
+    (made,) = of_kind(daily, "CronJob")
+    (job,) = of_kind(plain, "Job")
+    assert made["spec"] == {**spec, "jobTemplate": {"spec": job["spec"]}}

@@ -120,7 +120,7 @@ def _nnodes(pod: Pod, box: Container) -> str:
 
 def plugins_of(pod: Pod) -> Node:
     """Return the plugins of a Volcano Job."""
-    return pod.document.get("spec", "plugins")
+    return pod.job.get("plugins")
 
 
 def _of_volcano(pod: Pod) -> Finding:
@@ -135,11 +135,11 @@ def _of_volcano(pod: Pod) -> Finding:
         return unseen(plugins, "no plugin svc, which may not be needed")
     text = "no plugin svc: the pods know neither their number nor their names"
     change = '{plugins: {env: [], svc: ["--publish-not-ready-addresses=true"]}}'
-    return fail(plugins, text, patch(pod.document.get("spec"), change))
+    return fail(plugins, text, patch(pod.job, change))
 
 
 def _of_plugin_pytorch(pod: Pod, plugins: Node) -> Finding:
-    tasks = [each.get("name").text for each in pod.document.get("spec", "tasks").items()]
+    tasks = [each.get("name").text for each in pod.job.get("tasks").items()]
     words = plugins.get("pytorch").texts()
     master = next((w.partition("=")[2] for w in words if w.startswith("--master=")), "master")
     if master in tasks:

@@ -16,7 +16,7 @@ FAILED = frozenset(["PodFailed", "*"])
 
 def of_volcano(pod: Pod) -> Finding:
     """Judge what a Volcano Job does about exit codes."""
-    spec, policies = policies_of(pod)
+    spec, policies = pod.job, policies_of(pod)
     for each in policies:
         if each.get("exitCode").number == 0:
             text = "exit code 0, which Volcano refuses: TaskCompleted says that all went well"
@@ -30,15 +30,10 @@ def of_volcano(pod: Pod) -> Finding:
     return _of_policies(spec, policies)
 
 
-def policies_of(pod: Pod) -> tuple[Node, list[Node]]:
-    """Return a job's spec and the policies for a pod, of which the first that matches counts.
-
-    Those of the task come before the job's. A Volcano CronJob has the spec of its job deeper.
-    """
+def policies_of(pod: Pod) -> list[Node]:
+    """Return the policies for a pod, of which the first that matches counts: its task's first."""
     task = pod.template.parent or pod.document
-    tasks = task.parent or pod.document
-    spec = tasks.parent or pod.document
-    return spec, [*task.get("policies").items(), *spec.get("policies").items()]
+    return [*task.get("policies").items(), *pod.job.get("policies").items()]
 
 
 def _of_policies(spec: Node, policies: list[Node]) -> Finding:

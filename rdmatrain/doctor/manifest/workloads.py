@@ -66,6 +66,13 @@ class Pod:
         return self.api == "batch.volcano.sh"
 
     @property
+    def job(self) -> Node:
+        """Spec of its Volcano Job, of which a CronJob has a template."""
+        spec = self.document.get("spec")
+        inner = spec.get("jobTemplate", "spec")
+        return inner if inner.there else spec
+
+    @property
     def name(self) -> str:
         """Of the workload."""
         return self.document.get("metadata", "name").text

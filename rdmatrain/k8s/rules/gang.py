@@ -69,7 +69,7 @@ def _of_child(pod: Pod, job: Node) -> Finding:
 
 
 def _of_volcano(pod: Pod) -> Finding:
-    spec, policies = policies_of(pod)
+    spec, policies = pod.job, policies_of(pod)
     for each in policies:
         action = each.get("action")
         if action.text in {"RestartPod", "RestartTask"}:
@@ -126,12 +126,12 @@ def failure_policy(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
 def scheduler(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
     """Kubernetes' own scheduler takes pods one by one, whatever minAvailable says."""
     for pod in one_of_each(each for each in manifest.training if each.volcano):
-        place = pod.document.get("spec", "schedulerName")
+        place = pod.job.get("schedulerName")
         if place.text == _PLAIN:
             text = f"{_PLAIN} takes pods one by one: nothing obeys minAvailable"
             yield warn(place, text, patch(place, "volcano"))
         else:
-            yield fine(pod.document.get("spec"), place.text or "volcano, by default")
+            yield fine(pod.job, place.text or "volcano, by default")
 
 
 @question(

@@ -235,7 +235,7 @@ def metrics_reachable(manifest: Manifest, _needs: Needs) -> Iterator[Finding]:
         if _of_svc(pod):
             words = json.dumps([*_plugin(pod).texts(), _OPEN])
             text = "the NetworkPolicy of the plugin svc lets in nobody but the job's own pods"
-            plugins = pod.document.get("spec", "plugins")
+            plugins = pod.job.get("plugins")
             fix = patch(plugins, f"{{svc: {words}}}", f'{{svc: [..., "{_OPEN}"]}}')
             yield warn(_plugin(pod), text, fix)
         else:
@@ -309,10 +309,10 @@ def _scraped(manifest: Manifest, pod: Pod) -> int:
 
 
 def _plugin(pod: Pod) -> Node:
-    return pod.document.get("spec", "plugins", "svc")
+    return pod.job.get("plugins", "svc")
 
 
 def _of_svc(pod: Pod) -> bool:
     """Tell whether Volcano makes a NetworkPolicy for the job."""
-    plugins = dict(pod.document.get("spec", "plugins").entries())
+    plugins = dict(pod.job.get("plugins").entries())
     return pod.volcano and "svc" in plugins and _OPEN not in _plugin(pod).texts()

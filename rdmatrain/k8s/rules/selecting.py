@@ -24,7 +24,8 @@ _NAMES = frozenset(["job-name", "jobset-name", "name"])
 def labels_of(pod: Pod) -> dict[str, str]:
     """Return labels that the pods of its workload have, and no others; empty: there are none."""
     own = {key: node.text for key, node in pod.template.get("metadata", "labels").entries()}
-    key = _VOLCANO if pod.volcano else _LABELS.get(pod.kind, "")
+    # Jobs of a CronJob have names of their own.
+    key = _VOLCANO if pod.volcano and pod.kind == "Job" else _LABELS.get(pod.kind, "")
     return {key: pod.name} if key and pod.name else own
 
 

@@ -88,7 +88,7 @@ def _without_gang(pod: Pod) -> Finding | None:
 def _without_minimum(pod: Pod) -> Finding:
     spec = pod.document.get("spec")
     if pod.volcano:
-        return fine(spec, f"all {pod.siblings} pods: the sum of all tasks")
+        return fine(pod.job, f"all {pod.siblings} pods: the sum of all tasks")
     labels = [pod.document.get("metadata", "labels"), pod.template.get("metadata", "labels")]
     labels.append(pod.template.get("metadata", "annotations"))
     if pod.kind == "LeaderWorkerSet":
@@ -138,7 +138,7 @@ def _runtime_gang(pod: Pod) -> bool:
 def _minimums(pod: Pod) -> list[Node]:
     """Return where it is said how many pods are enough, as far as it is."""
     spec = pod.document.get("spec")
-    places = [spec.get("minAvailable")] if pod.volcano else []
+    places = [pod.job.get("minAvailable")] if pod.volcano else []
     places.append(spec.get("runPolicy", "schedulingPolicy", "minAvailable"))
     group = pod.spec.get("schedulingGroup", "podGroupName").text
     labels, notes = (pod.template.get("metadata", each) for each in ("labels", "annotations"))

@@ -113,7 +113,7 @@ def _volcano_service(pod: Pod) -> Finding:
     if any(name in dict(plugins.entries()) for name in ("pytorch", "mpi", "tensorflow")):
         return unseen(plugins, "Volcano adds the plugin svc by itself")
     text = "no plugin svc: no pod has a name in DNS"
-    return fail(plugins, text, patch(pod.document.get("spec"), f"{{plugins: {change}}}"))
+    return fail(plugins, text, patch(pod.job, f"{{plugins: {change}}}"))
 
 
 def _jobset_service(pod: Pod) -> Finding:

@@ -158,5 +158,5 @@ def _setter(pod: Pod) -> str:
     """Return who tells the pods where the first is; empty if it is the user."""
     if pod.kind in {"PyTorchJob", TRAIN_JOB}:
         return f"the {pod.kind}"
-    plugins = dict(pod.document.get("spec", "plugins").entries())
+    plugins = dict(pod.job.get("plugins").entries())
     return "the plugin pytorch" if pod.volcano and "pytorch" in plugins else ""
