@@ -68,7 +68,10 @@ def _without_gang(spec: Spec, chosen: Target) -> Part:
 def _named(spec: Spec, chosen: Target, with_cluster: bool) -> Part:
     """Return notes of what an administrator makes, the job names, and is not rendered."""
     notes = []
-    if spec.queue not in ("", DEFAULT_QUEUE) and not (with_cluster and chosen.cluster_render):
+    made = (with_cluster and chosen.cluster_render) or (
+        spec.queue == DEFAULT_QUEUE and not chosen.by_kueue
+    )
+    if spec.queue and not made:
         why = f"The queue {spec.queue} is to be there, or the job waits for ever."
         notes.append(Note("queue", "queue: not rendered", why, urgent=True))
     if networks(spec) and not with_cluster:

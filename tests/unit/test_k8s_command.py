@@ -230,9 +230,13 @@ def test_what_an_administrator_has_to_make_is_told_if_it_is_not_rendered(spec, t
     assert {each for each in (QUEUE, NETWORKS) if each in lines} == told
 
 
-def test_the_queue_that_volcano_makes_itself_is_there(spec):
+@pytest.mark.parametrize(
+    ("target", "there"), [("volcano", True), ("mpijob", True), ("kueue", False), ("jobset", False)]
+)
+def test_the_queue_that_volcano_makes_itself_is_there(spec, target, there):
     Path(spec).write_text(f"{SPEC}queue: default\n")
-    assert "queue" not in k8s("render", spec, "--for", "volcano").stderr
+    told = "The queue default is to be there" in k8s("render", spec, "--for", target).stderr
+    assert told == (not there), "Kueue makes none itself"
 
 
 def test_a_claim_that_is_rendered_need_not_be_there(spec):

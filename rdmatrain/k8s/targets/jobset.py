@@ -119,4 +119,4 @@ def _group(spec: Spec, template: Object, notes: Notes) -> Object:
     return {"name": GROUP, "replicas": 1, "template": {"spec": job}}
 
 
-TARGET = Target("jobset", render, has_service=True, has_gang=by_queue)
+TARGET = Target("jobset", render, has_service=True, has_gang=by_queue, by_kueue=True)

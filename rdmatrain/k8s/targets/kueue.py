@@ -147,4 +147,4 @@ def _cluster_queue(spec: Spec, cluster: Cluster, notes: Notes) -> tuple[Object, 
     return _object("ClusterQueue", spec.queue, fields), notes
 
 
-TARGET = Target("kueue", render, has_service=True, cluster_render=render_cluster)
+TARGET = Target("kueue", render, has_service=True, cluster_render=render_cluster, by_kueue=True)

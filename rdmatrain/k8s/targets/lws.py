@@ -87,4 +87,4 @@ def _note(spec: Spec, notes: Notes) -> None:
     notes.add("queue", f"metadata.labels[{KUEUE_QUEUE}]", spec.queue or "none", why)
 
 
-TARGET = Target("lws", render, has_service=True, has_gang=by_queue)
+TARGET = Target("lws", render, has_service=True, has_gang=by_queue, by_kueue=True)

@@ -41,6 +41,7 @@ class Target:
         cluster_render: makes what an administrator applies once for this scheduler, such as the
             queue that the spec names; None where it has nothing of that kind.
         has_gang: tells whether pods of a job start together or not at all.
+        by_kueue: the queue is one of Kueue, which makes none itself as Volcano does.
 
     """
 
@@ -50,6 +51,7 @@ class Target:
     alone: bool = False
     cluster_render: Callable[[Spec, Cluster], Part] | None = None
     has_gang: Callable[[Spec], bool] = lambda _: True
+    by_kueue: bool = False
 
 
 def target(name: str) -> Target:
