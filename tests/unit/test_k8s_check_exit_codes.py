@@ -11,6 +11,7 @@ import yaml
 from doctor_manifests import PYTORCH, TRAIN_JOB, VOLCANO, changed
 from k8s_bad_manifests import manifest
 from k8s_outcomes import Object, job_failure, job_set_action, volcano_action
+from k8s_specs import rendered, small
 
 from rdmatrain.doctor.model import Result
 from rdmatrain.k8s.check import check, patched, patches
@@ -220,6 +221,27 @@ def test_rules_of_jobsets(of_job: list[Object], of_set: list[Object]) -> None:
     (preempted,) = actions(made["spec"], 143, disrupted=True).values()
     (then,) = actions(after, 143, disrupted=True).values()
     assert "Restart" not in preempted or "Restart" in then, "no patch ends what was preempted"
+
+
+@pytest.mark.parametrize("own", [[], [{**DISRUPTED, "action": "Ignore"}]], ids=len)
+def test_a_job_goes_on_replacing_preempted_pods_where_its_jobset_restarts_nothing(
+    own: list[Object],
+) -> None:
+    made = job_set(own, [])
+    del made["spec"]["failurePolicy"]
+    made["spec"]["replicatedJobs"][0]["template"]["spec"]["backoffLimit"] = 3
+    (change,) = patches(asked(stream([made])))
+    policy = json.loads(change.change)["podFailurePolicy"]
+    assert job_failure(policy, 64)[0] == "PodFailurePolicy"
+    for code in (143, 1):
+        assert bool(own) == (job_failure(policy, code, disrupted=True) == ("", ""))
+    assert job_failure(policy, 143, disrupted=True)[0] != "PodFailurePolicy"
+
+
+def test_an_mpijob_is_told_what_counts_its_restarts() -> None:
+    found = asked(stream(rendered("mpijob", small()).objects))
+    assert found.verdict.value == "SKIP"
+    assert "backoffLimit is for what would fail again, too" in found.finding.evidence
 
 
 @pytest.mark.parametrize(("reason", "verdict"), [(BY_RULE, "WARN"), (BY_INDEXES, "PASS")])

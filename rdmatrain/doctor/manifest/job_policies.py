@@ -98,11 +98,10 @@ class Judged:
         return "MaxFailedIndexesExceeded" if limited else "FailedIndexes"
 
     @property
-    def knows_disrupted(self) -> bool:
-        """The Job has a rule for pods that the cluster ended."""
-        rules = self.job.get("podFailurePolicy", "rules").items()
-        conditions = (on for each in rules for on in each.get("onPodConditions").items())
-        return any(each.get("type").text == DISRUPTED for each in conditions)
+    def for_disrupted(self) -> list[Any]:
+        """The Job's rules for pods that the cluster ended."""
+        rules = self.job.get("podFailurePolicy", "rules").plain_items()
+        return [each for each in rules if DISRUPTED in json.dumps(each)]
 
     def decided(self, reason: str, *, disrupted: bool = False) -> str:
         """Return what the JobSet does when the Job failed: the first rule counts; "" without.
@@ -169,7 +168,7 @@ def _tried_again(judged: Judged, code: int) -> Finding:
     if reason != _BY_RULE or judged.decided(reason).startswith("Restart"):
         return warn(failure, text, _ahead(judged, "FailJobSet", reason))
     # Rules by which a JobSet ends are not for pods that were disrupted: the Job tells them apart.
-    if action == "Count" or not judged.knows_disrupted:
+    if action == "Count" or not judged.for_disrupted:
         return warn(judged.job, text, _with_policy(judged))
     change = json.dumps({"rules": jobset_policy(failure, judged.restarts)["rules"]})
     return warn(failure, text, patch(failure, change, "{rules: [{action: FailJobSet}]}"))
@@ -196,9 +195,11 @@ def _with_policy(judged: Judged) -> Patch:
     if judged.job_set is None:
         return _with_rules(judged.job, job_failure_policy()["rules"])
     disrupted, codes = child_failure_policy()["rules"]
-    # A pod that was disrupted is to start all again, which a JobSet's own rule may not do.
-    ends = judged.decided(_BY_RULE, disrupted=True) == "FailJobSet"
-    return _with_rules(judged.job, [codes] if ends else [disrupted, codes])
+    # A pod that was disrupted is to start all again, which the JobSet may not do.
+    decided = judged.decided(_BY_RULE, disrupted=True)
+    again = decided.endswith("IgnoreMaxRestarts") or (judged.restarts and decided != "FailJobSet")
+    first = judged.for_disrupted or ([disrupted] if again else [])
+    return _with_rules(judged.job, [*first, codes])
 
 
 def _with_rules(job: Node, rules: list[Any]) -> Patch:

@@ -15,7 +15,7 @@ from rdmatrain.launcher.exit_codes import GANG_TIMEOUT, NO_JOB
 from rdmatrain.launcher.exit_policies import PYTORCHJOB_POLICY
 
 _WITHOUT_CODES = {
-    "MPIJob": "an MPIJob knows no exit codes: what would fail again is tried again, too",
+    "MPIJob": "an MPIJob knows no exit codes: backoffLimit is for what would fail again, too",
     "LeaderWorkerSet": "a LeaderWorkerSet knows no exit codes: it tries all again, for ever",
 }
 
