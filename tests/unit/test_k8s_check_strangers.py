@@ -384,6 +384,8 @@ def test_rights_that_a_program_may_need_are_kept_and_told(rights: Object) -> Non
         **rights,
         **({"allowPrivilegeEscalation": False} if closed else {}),
     }
+    (found,) = (each for each in done.results if each.check.id == "privilege-escalation")
+    assert closed or "and no SYS_ADMIN" in found.finding.fix
     (found,) = (each for each in done.results if each.check.id == "pod-security")
     assert found.verdict is not Verdict.PASS
     assert found.finding.fix

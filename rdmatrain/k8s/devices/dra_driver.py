@@ -79,9 +79,8 @@ def _network(network: Network, attachment: Attachment) -> Part:
         )
         notes.add("network.vfs", "spec.config", "no tuning, no sbr", why, urgent=True)
     if network.mtu or not infiniband:
-        why = "The plugin sets no MTU: set it on the physical functions."
-        if not infiniband:
-            why = f"{why[:-1]}, as Ethernet's 1500 bytes make packets of RoCE 1024."
+        why = "The plugin sets no MTU: set it on the physical functions"
+        why += "." if infiniband else ", as Ethernet's 1500 bytes make packets of RoCE 1024."
         notes.add("network.mtu", "spec.config.mtu", "none", why, urgent=not infiniband)
     notes.add("network.subnet", "spec.config.ipam", as_json(attachment.ipam), attachment.why_pool)
     return Part((made, attachment.pool), notes.all())

@@ -144,7 +144,7 @@ def privilege_escalation(manifest: Manifest, _needs: Needs) -> Iterator[Finding]
 def _no_escalation(box: Container) -> str:
     change = "{securityContext: {allowPrivilegeEscalation: false}}"
     if "SYS_ADMIN" in box.capabilities:
-        return advice(box.node, f"{change}, which Kubernetes refuses beside SYS_ADMIN")
+        return advice(box.node, f"{change}, and no SYS_ADMIN, beside which Kubernetes refuses it")
     return patch(box.node, change)
 
 
