@@ -77,8 +77,8 @@ def jobset_failure_policy(max_restarts: int) -> Object:
 def volcano_policies() -> list[Object]:
     """Return ``policies`` of a Volcano job, of which the first that matches counts.
 
-    Volcano matches the code of a pod's first container: where an initContainer fails, the job
-    ends, whatever its code.
+    Volcano matches the code of the container whose name sorts first, as the kubelet lists them:
+    where an initContainer fails, the job ends, whatever its code.
     """
     retried: list[Object] = [{"exitCode": code, "action": "RestartJob"} for code in RETRYABLE]
     return [

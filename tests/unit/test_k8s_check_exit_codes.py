@@ -120,6 +120,25 @@ def test_policies_that_are_added_are_no_doubles() -> None:
     assert wrong_for_volcano(after) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "policies", "verdict"),
+    [
+        ("logs", OF_CODES[1], "WARN"),
+        ("zlogs", OF_CODES[1], "PASS"),
+        ("logs", [EVICTED], "PASS"),  # nothing goes by codes
+    ],
+)
+def test_volcano_sees_the_code_of_the_container_whose_name_sorts_first(
+    name: str, policies: list[Object], verdict: str
+) -> None:
+    job = yaml.safe_load(volcano(policies))
+    (task,) = job["spec"]["tasks"]
+    task["template"]["spec"]["containers"].append({"name": name, "image": "logs:1"})
+    found = asked(stream([job]))
+    assert (found.verdict.value, patches(found)) == (verdict, [])
+    assert verdict == "PASS" or "the exit code of logs, whose" in found.finding.evidence
+
+
 @pytest.mark.parametrize("action", ["RestartJob", "AbortJob"])
 def test_no_pod_that_failed_is_a_task_that_failed(action: str) -> None:
     """Volcano says that of containers that were restarted in place too often."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rdmatrain.launcher import exit_policies
-from rdmatrain.launcher.exit_codes import MEANING, PERMANENT, RETRYABLE, may_be_retried
+from rdmatrain.launcher.exit_codes import FAULTS, MEANING, PERMANENT, RETRYABLE, may_be_retried
 
 CODES = range(1, 256)
 SEGMENTATION_FAULT = 139
@@ -128,5 +128,6 @@ def test_a_jobset_restarts_as_often_as_the_spec_says() -> None:
 
 def test_the_table_is_the_contract() -> None:
     assert PERMANENT == (2, 64, 69, 77, 78)
+    assert FAULTS == (200, 201, 202, 203, 204)
     assert RETRYABLE == (134, 135, 137, 139, 143, 200, 201, 202, 203, 204)
     assert exit_policies.PYTORCHJOB_POLICY == "ExitCode"

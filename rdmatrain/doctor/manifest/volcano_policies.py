@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 
+from rdmatrain.discovery.claims.values import shown
 from rdmatrain.doctor.manifest.define import advice, fail, fine, patch, unseen, warn
 from rdmatrain.doctor.manifest.nodes import Node
 from rdmatrain.doctor.manifest.workloads import Pod
@@ -27,7 +28,18 @@ def of_volcano(pod: Pod) -> Finding:
     # It fails a job when it has counted so many restarts, before the last of them.
     if spec.get("maxRetry").number == 1:
         return fine(spec.get("maxRetry"), "nothing is tried again")
-    return _of_policies(spec, policies)
+    return _of_another(pod, policies) or _of_policies(spec, policies)
+
+
+def _of_another(pod: Pod, policies: list[Node]) -> Finding | None:
+    """Judge whose exit code it is that Volcano sees: of the container whose name sorts first."""
+    first = min(pod.containers, key=lambda each: each.node.get("name").text)
+    by_code = next((each for each in policies if each.get("exitCode").there), None)
+    if by_code is None or first.runs_rdmatrain:
+        return None
+    name = shown(first.node.get("name").text, 60)
+    text = f"Volcano goes by the exit code of {name}, whose name sorts first, and of no other"
+    return warn(by_code, text, advice(first.node, "{name: NAME}, behind the name of who trains"))
 
 
 def policies_of(pod: Pod) -> list[Node]:
