@@ -68,14 +68,19 @@ static inline void open_pair_with(side_t *sides, const rdt_transport_ops_t *ops,
     }
 }
 
-static inline void connect_pair_with(side_t *sides, const rdt_transport_ops_t *ops,
-                                     const char *first, const char *second)
+static inline void connect_sides(side_t *sides)
 {
-    open_pair_with(sides, ops, first, second);
     for (int r = 0; r < 2; r++)
         pthread_create(&sides[r].thread, NULL, connect_side, &sides[r]);
     for (int r = 0; r < 2; r++)
         pthread_join(sides[r].thread, NULL);
+}
+
+static inline void connect_pair_with(side_t *sides, const rdt_transport_ops_t *ops,
+                                     const char *first, const char *second)
+{
+    open_pair_with(sides, ops, first, second);
+    connect_sides(sides);
 }
 
 static inline void connect_pair(side_t *sides, const rdt_transport_ops_t *ops, const char *arg)
