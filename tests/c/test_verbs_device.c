@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the verbs transport asks of a device, and what it makes of what the device reports. Between the
+ * two stand functions of this file, which see and say what the fake of ibv/ibv_fake.h does not. */
+#include <stdio.h>
+
+#include "ibv/ibv_fake.h"
+#include "verbs_check.h"
+
+static verbs_dev_t *dev_of(const side_t *side, uint32_t rail)
+{
+    return ((const verbs_ctx_t *)side->ctx)->rails[rail].dev;
+}
+
+/* -- queue pairs -- */
+
+#define MAX_QPS 4
+
+/* What a queue pair was last given on its way to INIT, RTR and RTS. */
+typedef struct moves {
+    const struct ibv_qp *qp;
+    struct ibv_qp_attr to[IBV_QPS_RTS + 1];
+} moves_t;
+
+static moves_t all_moves[MAX_QPS];
+static pthread_mutex_t moves_lock = PTHREAD_MUTEX_INITIALIZER; /* two ranks connect at once */
+static int (*real_modify_qp)(struct ibv_qp *, struct ibv_qp_attr *, int);
+
+static moves_t *moves_of(const struct ibv_qp *qp)
+{
+    for (size_t i = 0; i < MAX_QPS; i++) {
+        if (all_moves[i].qp == NULL) all_moves[i].qp = qp;
+        if (all_moves[i].qp == qp) return &all_moves[i];
+    }
+    CHECK(false, "more than %d queue pairs", MAX_QPS);
+    return NULL;
+}
+
+static int modify_qp(struct ibv_qp *qp, struct ibv_qp_attr *attr, int mask)
+{
+    struct ibv_qp_attr passed = *attr;
+
+    CHECK((mask & IBV_QP_STATE) != 0, "a move to no state");
+    pthread_mutex_lock(&moves_lock);
+    if (attr->qp_state <= IBV_QPS_RTS) moves_of(qp)->to[attr->qp_state] = *attr;
+    pthread_mutex_unlock(&moves_lock);
+    passed.pkey_index = 0; /* a port of the fake has no other */
+    return real_modify_qp(qp, &passed, mask);
+}
+
+static void connect_seen(side_t *sides, const char *first, const char *second)
+{
+    memset(all_moves, 0, sizeof(all_moves));
+    open_pair_with(sides, &rdt_verbs_ops, first, second);
+    for (int r = 0; r < 2; r++)
+        for (uint32_t i = 0; i < ((verbs_ctx_t *)sides[r].ctx)->num_rails; i++) {
+            real_modify_qp = dev_of(&sides[r], i)->api.modify_qp;
+            dev_of(&sides[r], i)->api.modify_qp = modify_qp;
+        }
+    connect_sides(sides);
+}
+
+typedef struct expected {
+    uint32_t pkey, sl, tc;
+    int gid; /* index, at both ends */
+    enum ibv_mtu mtu;
+    uint32_t peer_lid; /* of InfiniBand, else 0 */
+} expected_t;
+
+static void check_address(const side_t *peer, uint32_t rail, const struct ibv_ah_attr *ah,
+                          const expected_t *want)
+{
+    const verbs_dev_t *dev = dev_of(peer, rail);
+    union ibv_gid gid;
+
+    CHECK_EQ(ah->port_num, 1);
+    CHECK_EQ(ah->sl, want->sl);
+    CHECK_EQ(ah->dlid, want->peer_lid);
+    CHECK_EQ(ah->src_path_bits, 0);
+    CHECK_EQ(ah->static_rate, 0);
+    CHECK_EQ(ah->is_global, want->peer_lid == 0);
+    if (!ah->is_global) return;
+    CHECK_EQ(dev->api.query_gid(dev->context, 1, want->gid, &gid), 0);
+    CHECK(memcmp(&ah->grh.dgid, &gid, sizeof(gid)) == 0, "not the GID of the peer's rail %u", rail);
+    CHECK_EQ(ah->grh.sgid_index, want->gid);
+    CHECK_EQ(ah->grh.hop_limit, 255); /* RoCE v2 is routed */
+    CHECK_EQ(ah->grh.traffic_class, want->tc);
+    CHECK_EQ(ah->grh.flow_label, 0);
+}
+
+/* Of how long and how often a NIC tries again it is only looked at that it ends. */
+static void check_moves(const side_t *sides, int me, uint32_t rail, const expected_t *want)
+{
+    const struct ibv_qp *qp = ((const verbs_conn_t *)sides[me].conn)->qps[rail].qp;
+    const struct ibv_qp *peer = ((const verbs_conn_t *)sides[1 - me].conn)->qps[rail].qp;
+    const struct ibv_qp_attr *init = &moves_of(qp)->to[IBV_QPS_INIT];
+    const struct ibv_qp_attr *rtr = &moves_of(qp)->to[IBV_QPS_RTR];
+    const struct ibv_qp_attr *rts = &moves_of(qp)->to[IBV_QPS_RTS];
+
+    CHECK_EQ(init->pkey_index, want->pkey);
+    CHECK_EQ(init->port_num, 1);
+    CHECK_EQ(init->qp_access_flags, IBV_ACCESS_REMOTE_WRITE);
+
+    CHECK_EQ(rtr->path_mtu, want->mtu);
+    CHECK_EQ(rtr->dest_qp_num, peer->qp_num);
+    CHECK_EQ(rtr->rq_psn, moves_of(peer)->to[IBV_QPS_RTS].sq_psn);
+    CHECK_EQ(rtr->max_dest_rd_atomic, 1);
+    CHECK_EQ(rtr->min_rnr_timer, 12); /* 0.64 ms */
+    check_address(&sides[1 - me], rail, &rtr->ah_attr, want);
+
+    CHECK(rts->sq_psn <= 0xffffff, "%x is no PSN", rts->sq_psn);
+    CHECK(rts->sq_psn != rtr->rq_psn, "PSN %x at both ends", rts->sq_psn); /* by chance: 2^-24 */
+    CHECK(rts->timeout != 0, "it waits for ever");
+    CHECK_EQ(rts->rnr_retry, 7); /* without end */
+    CHECK_EQ(rts->max_rd_atomic, 1);
+}
+
+static void queue_pairs_get_what_the_argument_says(void)
+{
+    static const int gids[] = {3, 1};
+    expected_t want[2] = {{.pkey = 3, .sl = 5, .tc = 106, .mtu = IBV_MTU_1024},
+                          {.pkey = 40000, .sl = 15, .tc = 255, .mtu = IBV_MTU_1024}};
+    side_t sides[2] = {0};
+
+    connect_seen(sides, "rails=fake0/1/3,1+fake2/1/1" ADDR " tc=106 sl=5 pkey=3 mtu=2048 fake=",
+                 "rails=fake1/1/3,1+fake3/1/1" ADDR " tc=255 sl=15 pkey=40000 mtu=1024 fake=");
+    for (uint32_t rail = 0; rail < 2; rail++)
+        for (int me = 0; me < 2; me++) {
+            want[me].gid = gids[rail];
+            check_moves(sides, me, rail, &want[me]);
+        }
+    exchange(sides, 10);
+    close_pair(sides);
+}
+
+/* They go back to RESET, and get everything again. */
+static void queue_pairs_with_the_next_gid_get_the_same(void)
+{
+    const expected_t want = {.pkey = 2, .sl = 1, .tc = 7, .gid = 1, .mtu = IBV_MTU_512};
+    side_t sides[2] = {0};
+
+    connect_seen(sides, "rails=fake0/1/3,1" ADDR " tc=7 sl=1 pkey=2 mtu=512 fake=rtr=19@3",
+                 "rails=fake1/1/3,1" ADDR " tc=7 sl=1 pkey=2 fake=");
+    for (int me = 0; me < 2; me++)
+        check_moves(sides, me, 0, &want);
+    exchange(sides, 10);
+    close_pair(sides);
+}
+
+/* InfiniBand goes by LIDs, within a subnet. */
+static void queue_pairs_of_infiniband_have_lids(void)
+{
+    expected_t want = {.sl = 4, .gid = 1, .mtu = IBV_MTU_2048};
+    side_t sides[2] = {0};
+
+    connect_seen(sides, "rails=fake0/1/1" ADDR " tc=9 sl=4 fake=lid=17",
+                 "rails=fake1/1/1" ADDR " tc=9 sl=4 fake=lid=40000;mtu=2048");
+    want.peer_lid = 40000;
+    check_moves(sides, 0, 0, &want);
+    want.peer_lid = 17;
+    check_moves(sides, 1, 0, &want);
+    exchange(sides, 10);
+    close_pair(sides);
+}
+
+/* Of both ports and both arguments, whichever side it is on. The rest has its defaults. */
+static void the_path_has_the_smallest_mtu(void)
+{
+    static const struct {
+        unsigned port[2], option[2]; /* 0: none */
+        enum ibv_mtu mtu;
+    } cases[] = {
+        {{4096, 4096}, {0, 0}, IBV_MTU_4096},
+        {{4096, 1024}, {0, 0}, IBV_MTU_1024},
+        {{256, 2048}, {0, 0}, IBV_MTU_256},
+        {{4096, 4096}, {512, 0}, IBV_MTU_512},
+        {{4096, 4096}, {0, 2048}, IBV_MTU_2048},
+        {{4096, 4096}, {1500, 0}, IBV_MTU_1024}, /* what is no MTU is rounded down */
+        {{1024, 4096}, {4096, 0}, IBV_MTU_1024},
+        {{4096, 1024}, {512, 0}, IBV_MTU_512},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        side_t sides[2] = {0};
+        char args[2][ARG_BYTES];
+
+        for (int r = 0; r < 2; r++) {
+            int n = snprintf(args[r], ARG_BYTES, "rails=fake%d/1/1" ADDR " fake=mtu=%u", r,
+                             cases[i].port[r]);
+
+            if (cases[i].option[r] > 0)
+                snprintf(args[r] + n, ARG_BYTES - (size_t)n, " mtu=%u", cases[i].option[r]);
+        }
+        connect_seen(sides, args[0], args[1]);
+        for (int me = 0; me < 2; me++)
+            check_moves(sides, me, 0, &(expected_t){.gid = 1, .mtu = cases[i].mtu});
+        close_pair(sides);
+    }
+}
+
+int main(void)
+{
+    queue_pairs_get_what_the_argument_says();
+    queue_pairs_with_the_next_gid_get_the_same();
+    queue_pairs_of_infiniband_have_lids();
+    the_path_has_the_smallest_mtu();
+    CHECK_EQ(rdt_ibv_fake_live(), 0);
+    puts("verbs_device: ok");
+    return 0;
+}
