@@ -362,6 +362,8 @@ void rdt_verbs_fail(verbs_conn_t *conn, uint32_t rail, rdt_status_t status, cons
 void rdt_verbs_failed_wc(verbs_conn_t *conn, uint32_t rail, enum ibv_wc_status status);
 /* All connections that use the rail. */
 void rdt_verbs_rail_failed(verbs_ctx_t *ctx, uint32_t rail, const char *why);
+/* The rail's completion queue cannot be polled. */
+void rdt_verbs_poll_failed(verbs_ctx_t *ctx, uint32_t rail);
 void rdt_verbs_check(rdt_ctx_t *ctx);
 /* IO_ERROR where a rail's device or completion queue has failed. */
 rdt_status_t rdt_verbs_check_rails(const verbs_ctx_t *ctx);

@@ -122,7 +122,7 @@ void rdt_verbs_poll(rdt_ctx_t *base)
             for (int i = 0; i < num; i++)
                 take_completion(ctx, r, &wcs[i]);
         } while (num == BATCH);
-        if (__builtin_expect(num < 0, 0)) rdt_verbs_rail_failed(ctx, r, "ibv_poll_cq failed");
+        if (__builtin_expect(num < 0, 0)) rdt_verbs_poll_failed(ctx, r);
     }
     if (ctx->num_owing > 0) send_due_credits(ctx);
 }

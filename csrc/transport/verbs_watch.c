@@ -158,6 +158,13 @@ static void check_rail(verbs_ctx_t *ctx, uint32_t r, uint64_t now_ns)
     check_gids(ctx, r);
 }
 
+/* The queue says only that it is of no use any more: an event says why. */
+void rdt_verbs_poll_failed(verbs_ctx_t *ctx, uint32_t r)
+{
+    check_rail(ctx, r, rdt_now_ns());
+    rdt_verbs_rail_failed(ctx, r, "ibv_poll_cq failed");
+}
+
 static void check_qps(verbs_ctx_t *ctx, verbs_conn_t *conn)
 {
     for (uint32_t r = 0; r < conn->num_rails; r++) {

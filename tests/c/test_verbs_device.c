@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the verbs transport asks of a device, and what it makes of what the device reports. Between the
  * two stand functions of this file, which see and say what the fake of ibv/ibv_fake.h does not. */
+#include <poll.h>
 #include <stdio.h>
 
 #include "ibv/ibv_fake.h"
@@ -197,12 +198,56 @@ static void the_path_has_the_smallest_mtu(void)
     }
 }
 
+/* -- asynchronous events -- */
+
+static bool is_fatal(enum ibv_event_type type)
+{
+    return type == IBV_EVENT_CQ_ERR || type == IBV_EVENT_QP_FATAL || type == IBV_EVENT_QP_REQ_ERR ||
+           type == IBV_EVENT_QP_ACCESS_ERR || type == IBV_EVENT_DEVICE_FATAL;
+}
+
+static void expect_no_harm(const char *script, const char *name)
+{
+    side_t sides[2] = {0};
+    struct pollfd pfd;
+
+    connect_with(sides, "fake0/1/1", script);
+    exchange(sides, 100);
+    turn(sides);
+    for (int r = 0; r < 2; r++)
+        CHECK(sides[r].conn->status == RDT_OK, "%s: %s", name, sides[r].conn->detail);
+    pfd = (struct pollfd){.fd = dev_of(&sides[0], 0)->context->async_fd, .events = POLLIN};
+    CHECK(poll(&pfd, 1, 0) == 0, "%s: nobody has taken it", name);
+    CHECK(rdt_verbs_check_rails((verbs_ctx_t *)sides[0].ctx) == RDT_OK, "%s: %s", name,
+          rdt_last_error());
+    close_pair(sides);
+}
+
+/* In the midst of messages. A port that is down is another matter, below. */
+static void every_event_is_fatal_or_changes_nothing(void)
+{
+    rdt_ibv_api_t api;
+
+    CHECK(rdt_ibv_fake(NULL, &api) == RDT_OK, "%s", rdt_last_error());
+    for (int type = 0; type <= IBV_EVENT_WQ_FATAL; type++) {
+        const char *name = api.event_type_str((enum ibv_event_type)type);
+        char script[32];
+
+        snprintf(script, sizeof(script), "event=%d@4", type);
+        if (is_fatal((enum ibv_event_type)type))
+            expect_failure(script, RDT_IO_ERROR, name);
+        else if (type != IBV_EVENT_PORT_ERR)
+            expect_no_harm(script, name);
+    }
+}
+
 int main(void)
 {
     queue_pairs_get_what_the_argument_says();
     queue_pairs_with_the_next_gid_get_the_same();
     queue_pairs_of_infiniband_have_lids();
     the_path_has_the_smallest_mtu();
+    every_event_is_fatal_or_changes_nothing();
     CHECK_EQ(rdt_ibv_fake_live(), 0);
     puts("verbs_device: ok");
     return 0;
