@@ -241,6 +241,97 @@ static void every_event_is_fatal_or_changes_nothing(void)
     }
 }
 
+/* -- a port that is down -- */
+
+#define GRACE_NS RDT_NS_PER_S /* in which it may come back */
+
+/* What rank 0 hears of its port. Queue pairs do not suffer: only what it hears can end a connection. */
+static bool port_is_down;
+static struct ibv_async_event port_event; /* that waits, if has_port_event */
+static bool has_port_event;
+static int (*real_query_port)(struct ibv_context *, uint8_t, struct ibv_port_attr *);
+static int (*real_get_async_event)(struct ibv_context *, struct ibv_async_event *);
+
+static int query_port(struct ibv_context *context, uint8_t port, struct ibv_port_attr *attr)
+{
+    int err = real_query_port(context, port, attr);
+
+    if (err == 0 && port_is_down) attr->state = IBV_PORT_DOWN;
+    return err;
+}
+
+static int get_async_event(struct ibv_context *context, struct ibv_async_event *event)
+{
+    if (!has_port_event) return real_get_async_event(context, event);
+    *event = port_event;
+    has_port_event = false;
+    return 0;
+}
+
+static void set_port(bool is_down, bool says_so)
+{
+    port_is_down = is_down;
+    port_event = (struct ibv_async_event){
+        .element.port_num = 1, .event_type = is_down ? IBV_EVENT_PORT_ERR : IBV_EVENT_PORT_ACTIVE};
+    has_port_event = says_so;
+}
+
+static void connect_to_port(side_t *sides)
+{
+    rdt_ibv_api_t *api;
+
+    connect_with(sides, "fake0/1/1",
+                 "seed=2"); /* a script, so that rank 0 has a device of its own */
+    api = &dev_of(&sides[0], 0)->api;
+    real_query_port = api->query_port;
+    real_get_async_event = api->get_async_event;
+    api->query_port = query_port;
+    api->get_async_event = get_async_event;
+    turn(sides);
+}
+
+static void a_port_that_stays_down_ends_an_idle_connection(void)
+{
+    side_t sides[2] = {0};
+    uint64_t since;
+
+    connect_to_port(sides);
+    since = rdt_now_ns();
+    set_port(true, true);
+    while (sides[0].conn->status == RDT_OK) {
+        turn(sides);
+        CHECK(rdt_now_ns() < since + 5 * GRACE_NS, "nobody says that the port is down");
+    }
+    CHECK(rdt_now_ns() >= since + GRACE_NS, "%llu ms of grace",
+          (unsigned long long)((rdt_now_ns() - since) / RDT_NS_PER_MS));
+    CHECK(sides[0].conn->status == RDT_IO_ERROR &&
+              strcmp(sides[0].conn->detail, "fake0/1: the port is down") == 0,
+          "%s: %s", rdt_status_name(sides[0].conn->status), sides[0].conn->detail);
+    CHECK(sides[1].conn->status == RDT_OK, "%s", sides[1].conn->detail);
+    set_port(false, false);
+    close_pair(sides);
+}
+
+/* says_so: by an event; else its state, which is looked at when the grace is over. */
+static void a_port_that_comes_back_saves_the_connection(bool says_so)
+{
+    side_t sides[2] = {0};
+    uint64_t since;
+
+    connect_to_port(sides);
+    since = rdt_now_ns();
+    set_port(true, true);
+    while (rdt_now_ns() < since + GRACE_NS / 8)
+        turn(sides);
+    set_port(false, says_so);
+    while (rdt_now_ns() < since + GRACE_NS + GRACE_NS / 4)
+        turn(sides);
+    exchange(sides, 10);
+    for (int r = 0; r < 2; r++)
+        CHECK(sides[r].conn->status == RDT_OK, "%s", sides[r].conn->detail);
+    close_pair(sides);
+}
+
 int main(void)
 {
     queue_pairs_get_what_the_argument_says();
@@ -248,6 +339,9 @@ int main(void)
     queue_pairs_of_infiniband_have_lids();
     the_path_has_the_smallest_mtu();
     every_event_is_fatal_or_changes_nothing();
+    a_port_that_stays_down_ends_an_idle_connection();
+    a_port_that_comes_back_saves_the_connection(true);
+    a_port_that_comes_back_saves_the_connection(false);
     CHECK_EQ(rdt_ibv_fake_live(), 0);
     puts("verbs_device: ok");
     return 0;
