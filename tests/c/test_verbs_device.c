@@ -3,7 +3,10 @@
  * two stand functions of this file, which see and say what the fake of ibv/ibv_fake.h does not. */
 #include <poll.h>
 #include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
+#include "arena/arena.h"
 #include "ibv/ibv_fake.h"
 #include "verbs_check.h"
 
@@ -332,8 +335,113 @@ static void a_port_that_comes_back_saves_the_connection(bool says_so)
     close_pair(sides);
 }
 
+/* -- registrations -- */
+
+#define WRITABLE (IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE)
+#define BLOCK_BYTES 65536
+
+/* The last one of rank 0, and how many there were. */
+static struct {
+    const uint8_t *base;
+    size_t len;
+    unsigned access;
+} last_reg;
+static int num_regs;
+static rdt_ibv_api_t real_regs;
+
+static void see_reg(const void *base, size_t len, unsigned access)
+{
+    last_reg.base = base;
+    last_reg.len = len;
+    last_reg.access = access;
+    num_regs++;
+}
+
+static struct ibv_mr *reg_mr(struct ibv_pd *pd, void *addr, size_t len, int access)
+{
+    see_reg(addr, len, (unsigned)access);
+    return real_regs.reg_mr(pd, addr, len, access);
+}
+
+static struct ibv_mr *reg_mr_iova2(struct ibv_pd *pd, void *addr, size_t len, uint64_t iova,
+                                   unsigned access)
+{
+    CHECK(iova == (uintptr_t)addr, "another address for peers");
+    see_reg(addr, len, access);
+    return real_regs.reg_mr_iova2(pd, addr, len, iova, access);
+}
+
+static struct ibv_mr *reg_dmabuf_mr(struct ibv_pd *pd, uint64_t offset, size_t len, uint64_t iova,
+                                    int fd, int access)
+{
+    see_reg((const uint8_t *)(uintptr_t)iova, len, (unsigned)access);
+    return real_regs.reg_dmabuf_mr(pd, offset, len, iova, fd, access);
+}
+
+/* The registration that was made since the one before, of memory that holds addr. */
+static void expect_access(const void *addr, unsigned access)
+{
+    CHECK_EQ(num_regs, 1);
+    CHECK((const uint8_t *)addr >= last_reg.base &&
+              (const uint8_t *)addr < last_reg.base + last_reg.len,
+          "other memory was registered");
+    CHECK(last_reg.access == access, "access %x, expected %x", last_reg.access, access);
+    num_regs = 0;
+}
+
+/* Rank 0 is watched, whose connection's own memory is the first that is registered. */
+static void connect_registering(side_t *sides, const char *script)
+{
+    char arg[ARG_BYTES];
+    rdt_ibv_api_t *api;
+
+    snprintf(arg, sizeof(arg), "rails=fake0/1/1" ADDR " fake=%s", script);
+    open_pair_with(sides, &rdt_verbs_ops, arg, "rails=fake1/1/1" ADDR " fake=");
+    api = &dev_of(&sides[0], 0)->api;
+    real_regs = *api;
+    api->reg_mr = reg_mr;
+    if (api->reg_mr_iova2 != NULL) api->reg_mr_iova2 = reg_mr_iova2;
+    if (api->reg_dmabuf_mr != NULL) api->reg_dmabuf_mr = reg_dmabuf_mr;
+    num_regs = 0;
+    connect_sides(sides);
+}
+
+/* Slots come in the order in which the NIC gets them; what is put in place, in any order: who reads that has
+ * seen the message behind it. No peer reads anything. */
+static void memory_is_registered_for_what_is_done_with_it(const char *script, unsigned arena)
+{
+    uint8_t *block = rdt_arena_alloc(BLOCK_BYTES);
+    side_t sides[2] = {0};
+    uint64_t at;
+
+    connect_registering(sides, script);
+    expect_access(((const verbs_conn_t *)sides[0].conn)->memory, WRITABLE);
+    CHECK_EQ(sides[0].ops->expose(sides[0].conn, block, BLOCK_BYTES, &at), RDT_OK);
+    expect_access(block, arena);
+    close_pair(sides);
+    rdt_arena_free(block);
+}
+
+static void memory_of_another_device_is_registered_as_the_arena(void)
+{
+    rdt_dmabuf_t memory = {.len = BLOCK_BYTES, .fd = memfd_create("verbs_device", MFD_CLOEXEC)};
+    side_t sides[2] = {0};
+
+    CHECK(memory.fd >= 0 && ftruncate(memory.fd, BLOCK_BYTES) == 0, "no memory");
+    memory.addr = mmap(NULL, BLOCK_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, memory.fd, 0);
+    CHECK(memory.addr != MAP_FAILED, "no memory");
+    connect_registering(sides, "dmabuf=1");
+    num_regs = 0;
+    CHECK_EQ(sides[0].ops->adopt(sides[0].ctx, &memory), RDT_OK);
+    expect_access(memory.addr, WRITABLE | IBV_ACCESS_RELAXED_ORDERING);
+    close_pair(sides);
+    munmap(memory.addr, BLOCK_BYTES);
+    close(memory.fd);
+}
+
 int main(void)
 {
+    CHECK(rdt_arena_open() == RDT_OK, "%s", rdt_last_error());
     queue_pairs_get_what_the_argument_says();
     queue_pairs_with_the_next_gid_get_the_same();
     queue_pairs_of_infiniband_have_lids();
@@ -342,6 +450,9 @@ int main(void)
     a_port_that_stays_down_ends_an_idle_connection();
     a_port_that_comes_back_saves_the_connection(true);
     a_port_that_comes_back_saves_the_connection(false);
+    memory_is_registered_for_what_is_done_with_it("", WRITABLE | IBV_ACCESS_RELAXED_ORDERING);
+    memory_is_registered_for_what_is_done_with_it("iova2=0", WRITABLE); /* an old library */
+    memory_of_another_device_is_registered_as_the_arena();
     CHECK_EQ(rdt_ibv_fake_live(), 0);
     puts("verbs_device: ok");
     return 0;
