@@ -439,6 +439,46 @@ static void memory_of_another_device_is_registered_as_the_arena(void)
     close(memory.fd);
 }
 
+/* -- completion channels -- */
+
+static bool is_readable(const side_t *side, const rdt_sleep_t *sleep)
+{
+    const verbs_ctx_t *ctx = (const verbs_ctx_t *)side->ctx;
+
+    for (uint32_t i = 0; i < sleep->num_fds; i++)
+        for (uint32_t r = 0; r < ctx->num_rails; r++)
+            if (sleep->fds[i].fd == ctx->rails[r].channel->fd &&
+                (sleep->fds[i].revents & POLLIN) != 0)
+                return true;
+    return false;
+}
+
+/* Of whichever rail it comes on, and each time anew. */
+static void a_message_wakes_a_sleeper(void)
+{
+    side_t sides[2] = {0};
+    struct pollfd fds[1 + RDT_SLEEP_FDS];
+    header_t hdr = {0};
+    rdt_msg_t msg;
+
+    connect_with(sides, "fake0/1/1+fake1/1/1", "seed=2");
+    exchange(sides, 2); /* and whatever the device had to say of new queue pairs is read */
+    for (int i = 0; i < 6; i++) {
+        rdt_sleep_t sleep = {.fds = fds};
+
+        turn(sides);
+        sides[1].ops->arm(sides[1].ctx, &sleep);
+        CHECK(poll(fds, sleep.num_fds, 0) == 0, "awake before anything comes");
+        CHECK_EQ(sides[0].ops->send(sides[0].conn, RDT_LANE_COLL, &hdr, "come", 4), RDT_OK);
+        CHECK(poll(fds, sleep.num_fds, 5000) > 0, "message %d wakes nobody within 5 s", i);
+        CHECK(is_readable(&sides[1], &sleep), "message %d: not by a completion queue", i);
+        sides[1].ops->disarm(sides[1].ctx);
+        await(sides, 1, RDT_LANE_COLL, &msg);
+        sides[1].ops->release(sides[1].conn, RDT_LANE_COLL);
+    }
+    close_pair(sides);
+}
+
 int main(void)
 {
     CHECK(rdt_arena_open() == RDT_OK, "%s", rdt_last_error());
@@ -453,6 +493,7 @@ int main(void)
     memory_is_registered_for_what_is_done_with_it("", WRITABLE | IBV_ACCESS_RELAXED_ORDERING);
     memory_is_registered_for_what_is_done_with_it("iova2=0", WRITABLE); /* an old library */
     memory_of_another_device_is_registered_as_the_arena();
+    a_message_wakes_a_sleeper();
     CHECK_EQ(rdt_ibv_fake_live(), 0);
     puts("verbs_device: ok");
     return 0;
