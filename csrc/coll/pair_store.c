@@ -29,7 +29,8 @@ static rdt_status_t store(rdt_pair_t *pair, uint64_t at)
 }
 
 /* HOT. The number of a call is the last byte of its ping, and differs from the one before. Pairs with the NIC's
- * write, which comes last. */
+ * write of that byte, and of no other: it may write to the arena in any order (relaxed ordering), and the rest
+ * later. A ping's time ends with that byte; who reads the rest takes the message behind the ping first. */
 static rdt_status_t watch(rdt_pair_t *pair, uint8_t number)
 {
     const uint8_t *last = pair->rx + pair->nbytes - 1;

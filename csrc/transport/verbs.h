@@ -315,7 +315,7 @@ rdt_status_t rdt_verbs_send(rdt_conn_t *conn, rdt_lane_t lane, const void *hdr, 
                             uint32_t len);
 rdt_status_t rdt_verbs_put(rdt_conn_t *conn, rdt_lane_t lane, const void *hdr, const void *data,
                            uint32_t len, uint64_t at);
-/* Over the first rail, so that stores arrive in order. */
+/* Over the first rail: stores arrive in order at the peer's NIC, which may write them to memory in another. */
 rdt_status_t rdt_verbs_store(rdt_conn_t *conn, rdt_lane_t lane, const void *data, uint32_t len,
                              uint64_t at);
 /* What was consumed, alone. False where there is no room for it now. */

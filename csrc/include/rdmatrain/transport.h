@@ -156,8 +156,8 @@ struct rdt_transport_ops {
     rdt_status_t (*put)(rdt_conn_t *conn, rdt_lane_t lane, const void *hdr, const void *data,
                         uint32_t len, uint64_t at);
     /* Optional (NULL), for conn->places: as put, without a message, so it takes no slot. The peer is told
-     * nothing: it finds the data in its memory, the last byte last, after all that was stored there
-     * before, and any number of times. Counts as posted and flushed on the lane.
+     * nothing: it finds the bytes in its memory, in any order, and any number of times. Over one rail all
+     * are there once a message that was sent behind them has come. Counts as posted and flushed on the lane.
      * UNSUPPORTED: data is none that the transport can read where it lies. */
     rdt_status_t (*store)(rdt_conn_t *conn, rdt_lane_t lane, const void *data, uint32_t len,
                           uint64_t at);
