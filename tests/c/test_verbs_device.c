@@ -246,7 +246,7 @@ static void every_event_is_fatal_or_changes_nothing(void)
 
 /* -- a port that is down -- */
 
-#define GRACE_NS RDT_NS_PER_S /* in which it may come back */
+#define GRACE_NS (3 * RDT_NS_PER_S / 2) /* in which it may come back: while a NIC would retry */
 
 /* What rank 0 hears of its port. Queue pairs do not suffer: only what it hears can end a connection. */
 static bool port_is_down;
