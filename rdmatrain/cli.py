@@ -18,6 +18,7 @@ from rdmatrain.bench import commands as bench
 from rdmatrain.errors import RdmatrainError, SettingError
 from rdmatrain.k8s import commands as k8s
 from rdmatrain.launcher import exit_codes, options
+from rdmatrain.topo import tuning
 
 if TYPE_CHECKING:
     from rdmatrain.doctor.report import Style
@@ -208,44 +209,20 @@ _json_option = click.option("--json", is_flag=True, help="Print JSON, and nothin
     help="Save all that was read too, for a bug report; - prints it. -F shows it again.",
 )
 @click.option("--redact", is_flag=True, help="Save no names, addresses and foreign variables.")
-@click.option(
-    "--tuning",
-    is_flag=True,
-    help="Only the switch points of collectives, and their source.",
-)
-@click.option(
-    "--ranks",
-    type=click.IntRange(1, 4096),
-    default=2,
-    show_default=True,
-    help="Ranks of the group, for --tuning.",
-)
-@click.option(
-    "--hosts",
-    type=click.IntRange(1, 4096),
-    default=1,
-    show_default=True,
-    help="Hosts that they are spread over: of several, the cost of each way of an all_reduce.",
-)
-def topo(*, tuning: bool, ranks: int, hosts: int, **options: object) -> None:
+@tuning.options
+def topo(**given: Any) -> None:
     """Show what this pod got: GPUs, RDMA devices, which belong together, and what is wrong.
 
     FILE may be a snapshot (--dump), topology XML of NCCL, XML of hwloc, the text of nvidia-smi topo
     -m, or ResourceSlices, of which several are put together.
     """
-    if hosts > ranks:
-        raise _WrongSetting(f"--hosts {hosts} is more than --ranks {ranks}")
-    with _one_line():
-        if tuning:
-            if any(options.values()):
-                raise _WrongSetting("--tuning goes with --ranks and --hosts, with nothing else")
-            _show_tuning(ranks, hosts)
-            return
-        if (ranks, hosts) != (2, 1):
-            raise _WrongSetting("--ranks and --hosts are of the tuning table: add --tuning")
-        from rdmatrain.topo.command import TopoOptions, show_topology  # noqa: PLC0415
+    from rdmatrain.topo.command import TopoOptions, show_topology  # noqa: PLC0415
 
-        show_topology(TopoOptions(**options), _print)  # type: ignore[arg-type]  # names match
+    asked = given.pop("tuning")
+    group = tuning.Group(**{each.name: given.pop(each.name) for each in fields(tuning.Group)})
+    with _one_line():
+        if not tuning.show(asked, group, any(given.values()), _print):
+            show_topology(TopoOptions(**given), _print)
 
 
 @cli.command()
@@ -354,16 +331,6 @@ def _style(stream: TextIO) -> "Style":
     from rdmatrain.doctor.report import Style  # noqa: PLC0415 - only the doctor has one
 
     return Style.of(stream)
-
-
-def _show_tuning(ranks: int, hosts: int) -> None:
-    from rdmatrain.comm.tuning import parse_tuning, tuning_table, ways_table  # noqa: PLC0415
-    from rdmatrain.config import load_settings  # noqa: PLC0415
-
-    changes = parse_tuning(load_settings().tuning)
-    _print(tuning_table(ranks, changes))
-    if hosts > 1:
-        _print("\n" + ways_table(ranks, hosts, changes))
 
 
 @contextmanager

@@ -82,17 +82,19 @@ PyObject *rdt_core_tuning_texts(void)
     return dict;
 }
 
-PyObject *rdt_core_default_tuning(PyObject *Py_UNUSED(module), PyObject *arg)
+PyObject *rdt_core_default_tuning(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long world = PyLong_AsUnsignedLong(arg);
+    uint32_t world, verbs_mbit = 0;
     rdt_tuning_t tuning;
     PyObject *dict;
 
-    if (world == (unsigned long)-1 && PyErr_Occurred()) return NULL;
+    if (!PyArg_ParseTuple(args, "O&|O&", rdt_core_to_u32, &world, rdt_core_to_u32, &verbs_mbit))
+        return NULL;
     if (world == 0 || world > RDT_MAX_WORLD)
-        return PyErr_Format(PyExc_ValueError, "world size %lu is not between 1 and %u", world,
+        return PyErr_Format(PyExc_ValueError, "world size %u is not between 1 and %u", world,
                             RDT_MAX_WORLD);
-    tuning = rdt_tuning_default((uint32_t)world);
+    tuning = rdt_tuning_default(world);
+    if (verbs_mbit > 0) rdt_tuning_verbs(&tuning, verbs_mbit);
     dict = PyDict_New();
     for (size_t i = 0; dict != NULL && i < NUM_FIELDS; i++)
         if (!put(dict, fields[i].name, PyLong_FromUnsignedLongLong(*field_of(&tuning, i))))

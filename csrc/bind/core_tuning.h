@@ -14,7 +14,7 @@ bool rdt_core_tune(rdt_tuning_t *tuning, PyObject *changes);
 PyObject *rdt_core_tuning_texts(void);
 /* None, or a ValueError that names what is wrong. */
 PyObject *rdt_core_check_tuning(PyObject *module, PyObject *changes);
-PyObject *rdt_core_default_tuning(PyObject *module, PyObject *world);
+PyObject *rdt_core_default_tuning(PyObject *module, PyObject *args);
 /* What each way of an all_reduce on several hosts costs, and which one is taken. */
 PyObject *rdt_core_all_reduce_ways(PyObject *module, PyObject *args);
 /* hosts_p gets the number of each rank's host, to be freed by PyMem_Free, or NULL for None. False with

@@ -35,8 +35,8 @@ from typing import Any, Protocol
 from rdmatrain import __version__, _core
 from rdmatrain.comm import host, rdma
 from rdmatrain.comm.hello import Hello, compare, new_nonce, proof_of, token_of
-from rdmatrain.comm.pairs import Member, Offer, Pair, choose_pair, describe, needs_offers
-from rdmatrain.comm.tuning import parse_tuning, tuning_text
+from rdmatrain.comm.pairs import Member, Offer, Pair, choose_pair, describe, host_gbps, needs_offers
+from rdmatrain.comm.tuning import parse_tuning, tuning_text, whole_table
 from rdmatrain.config import Settings, rank_env
 from rdmatrain.errors import BootstrapError, CommError
 
@@ -83,6 +83,7 @@ class Turn:
     Attributes:
         pairs: how this rank is joined to each, once it is decided.
         rails: the RDMA ports that this rank uses for that.
+        verbs_gbps: of a host, where verbs joins all of them; else 0.
 
     """
 
@@ -91,6 +92,7 @@ class Turn:
         self.deadline = monotonic() + place.timeout
         self.pairs: list[Pair] = []
         self.rails: tuple[rdma.Rail, ...] = ()
+        self.verbs_gbps = 0.0
         self._store = store
         self._prefix = f"{number}/"
 
@@ -294,7 +296,7 @@ def _listen_and_connect(
         place.world,
         token,
         spin_ns=0 if _is_crowded(neighbours) else SPIN_NS,
-        tuning=parse_tuning(settings.tuning),
+        tuning=whole_table(place.world, turn.verbs_gbps, parse_tuning(settings.tuning)),
         hosts=_host_numbers(hellos),
         lazy=place.world > EAGER_RANKS,
         timeout=place.timeout,
@@ -323,6 +325,7 @@ def _choose_pairs(turn: Turn, settings: Settings, hellos: Sequence[Hello]) -> No
         members = [
             replace(member, offer=offer) for member, offer in zip(members, offers, strict=True)
         ]
+        turn.verbs_gbps = host_gbps(members)
     turn.pairs = [choose_pair(settings, members[rank], other) for other in members]
     fell_back = any(pair.fell_back for pair in turn.pairs)
     logger.log(
@@ -339,7 +342,7 @@ def _exchange_offers(turn: Turn, settings: Settings, hellos: Sequence[Hello]) ->
     place = host.local_place(turn.place.rank, neighbours)
     turn.rails = rdma.rails_of(found.rails, *place, own=settings.device_list.own)
     mine = Offer(
-        num_rails=len(turn.rails),
+        ports={str(rail.port): rail.gbps for rail in turn.rails},
         link_layer=turn.rails[0].port.link_layer if turn.rails else "",
         why_not=found.why_not,
         present=found.present,

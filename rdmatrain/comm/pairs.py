@@ -1,6 +1,6 @@
 """What joins each pair of ranks, and why: a function of what both said, so that both agree."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from rdmatrain.config import Settings
 from rdmatrain.errors import BootstrapError
 
 _ORDER = ("shm", "verbs", "tcp")  # of log lines
+ASSUMED_GBPS = 100.0  # of a host whose ports do not say how fast they are
 
 
 @dataclass(frozen=True)
@@ -16,14 +17,14 @@ class Offer:
     """What a rank says of its RDMA ports to the others.
 
     Attributes:
-        num_rails: how many it uses; 0 when it cannot use RDMA.
+        ports: those that it uses, with the Gbit/s of each; none when it cannot use RDMA.
         link_layer: of these ports.
         why_not: why it cannot use RDMA; empty when it can.
         present: it has RDMA devices, usable or not.
 
     """
 
-    num_rails: int
+    ports: Mapping[str, float]
     link_layer: str
     why_not: str
     present: bool
@@ -101,7 +102,7 @@ def _by_offers(first: Member, second: Member, demand: str) -> Pair:
     offers = [member.offer for member in (first, second) if member.offer is not None]
     trouble = _trouble(first, second)
     if not trouble:
-        return Pair("verbs", demand or "both can use RDMA", min(o.num_rails for o in offers))
+        return Pair("verbs", demand or "both can use RDMA", min(len(o.ports) for o in offers))
     if demand:
         raise BootstrapError(f"{demand}, but it cannot join {first} and {second}: {trouble}")
     return Pair("tcp", trouble, fell_back=any(offer.present for offer in offers))
@@ -128,6 +129,23 @@ def _mixed(first: Member, second: Member) -> str:
         f"the ports of rank {first.rank} are {first.offer.link_layer}, those of rank "
         f"{second.rank} {second.offer.link_layer}: choose them with RDMATRAIN_DEVICES"
     )
+
+
+def host_gbps(members: Sequence[Member]) -> float:
+    """Return the Gbit/s of the host that has least, where verbs can join all ranks; else 0.
+
+    Args:
+        members: all of the group, with what they offered, so that all ranks get the same.
+
+    """
+    first, *others = members
+    if any(_trouble(first, other) for other in others):
+        return 0.0
+    hosts: dict[str, dict[str, float]] = {}
+    for member in members:
+        if member.offer:
+            hosts.setdefault(member.host_id, {}).update(member.offer.ports)
+    return min(sum(ports.values()) for ports in hosts.values()) or ASSUMED_GBPS
 
 
 def facts_of(pairs: Sequence[Pair], rails: Sequence[Rail]) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
 """The switch points between ways of running a collective: the C core's table, and changes to it.
 
 ``RDMATRAIN_TUNING=one_shot=64K,way=flat`` changes the default table, which depends on the number
-of ranks; ``rdmatrain topo --tuning`` prints it, ``benchmarks/tune.py`` measures it. All ranks must
-have the same.
+of ranks and on the network: where verbs joins all hosts, messages between them cost what they cost
+over verbs, at the rate of the slowest host's ports; else what they cost over tcp. ``rdmatrain topo
+--tuning`` prints it, ``benchmarks/tune.py`` measures the sizes in it. All ranks must have the same.
 """
 
 import difflib
@@ -63,21 +64,35 @@ def tuning_text(changes: dict[str, int]) -> str:
     return ",".join(f"{name}={size}" for name, size in changes.items())
 
 
-def tuning_table(world: int, changes: dict[str, int]) -> str:
-    """Format the table that a group of world ranks uses, with the source of each value."""
+def whole_table(world: int, verbs_gbps: float, changes: dict[str, int]) -> dict[str, int]:
+    """Return the table that a group uses.
+
+    Args:
+        world: number of its ranks.
+        verbs_gbps: Gbit/s of a host, where verbs joins all hosts; 0: tcp joins some of them.
+        changes: what was set.
+
+    """
+    return _core.default_tuning(world, round(1000 * verbs_gbps)) | changes
+
+
+def tuning_table(world: int, verbs_gbps: float, changes: dict[str, int]) -> str:
+    """Format the table that such a group uses, with the source of each value."""
     lines = [f"{'name':<14} {'value':>10}  {'from':<16}  meaning"]
-    for name, default in _core.default_tuning(world).items():
-        source = "RDMATRAIN_TUNING" if name in changes else f"{world} ranks"
-        value = changes.get(name, default)
+    network = f"verbs {verbs_gbps:g} Gbit/s" if verbs_gbps else "tcp 10 Gbit/s"
+    for name, value in whole_table(world, verbs_gbps, changes).items():
+        source = network if name.startswith("net_") else f"{world} ranks"
+        source = "RDMATRAIN_TUNING" if name in changes else source
         lines.append(f"{name:<14} {value:>10}  {source:<16}  {_core.TUNING[name]}")
     return "\n".join(lines)
 
 
-def ways_table(world: int, hosts: int, changes: dict[str, int]) -> str:
+def ways_table(world: int, hosts: int, verbs_gbps: float, changes: dict[str, int]) -> str:
     """Format what an all_reduce costs in each way, by size, and which way is taken."""
+    table = whole_table(world, verbs_gbps, changes)
     lines = [f"{'all_reduce':>10}  {'way':<8}" + "".join(f"{way + ' us':>12}" for way in _WAYS[1:])]
     for nbytes in _SHOWN_BYTES:
-        ways = _core.all_reduce_ways(world, hosts, nbytes, changes)
+        ways = _core.all_reduce_ways(world, hosts, nbytes, table)
         taken = next(name for name, _, chosen in ways if chosen)
         costs = ["-" if ns is None else f"{ns / 1000:.1f}" for _, ns, _ in ways]
         lines.append(f"{nbytes:>10}  {taken:<8}" + "".join(f"{cost:>12}" for cost in costs))

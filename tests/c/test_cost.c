@@ -116,6 +116,28 @@ static void the_cheapest_way_is_taken(void)
     CHECK_EQ(rdt_way_choose(&one, 1 << 30, &tuning), RDT_WAY_FLAT);
 }
 
+/* 16 hosts of one rank, 4096 bytes each. */
+static void what_verbs_costs_is_another_row(void)
+{
+    const rdt_grid_t hosts = {16, 16, 1};
+    const rdt_tuning_t tcp = rdt_tuning_default(16);
+    rdt_tuning_t verbs = tcp;
+
+    rdt_tuning_verbs(&verbs, 400000);
+    CHECK_EQ(verbs.net_bandwidth, 49000);
+    CHECK(verbs.net_latency < tcp.net_latency && verbs.net_latency > tcp.host_latency, "latency");
+    CHECK(verbs.net_message < tcp.net_message && verbs.net_message > tcp.host_message, "message");
+    CHECK_EQ(verbs.chunk, tcp.chunk);
+    CHECK_EQ(verbs.host_latency, tcp.host_latency);
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_FLAT, &hosts, 4096, &verbs),
+             2 * (2500 + 15 * 400 + 15 * 256 * 1000 / 49000));
+    CHECK_EQ(rdt_way_choose(&hosts, 4096, &tcp), RDT_WAY_FLAT);
+    CHECK_EQ(rdt_way_choose(&hosts, 4096, &verbs), RDT_WAY_GATHER);
+    rdt_tuning_verbs(&verbs, 25000);
+    CHECK_EQ(verbs.net_bandwidth, 3062);
+    CHECK_EQ(rdt_way_choose(&hosts, 4096, &verbs), RDT_WAY_FLAT);
+}
+
 static void what_the_table_says_is_done_where_it_fits(void)
 {
     rdt_tuning_t tuning = easy();
@@ -143,6 +165,7 @@ int main(void)
     hosts_that_differ_in_ranks_are_not_alike();
     costs_are_those_of_the_table();
     the_cheapest_way_is_taken();
+    what_verbs_costs_is_another_row();
     what_the_table_says_is_done_where_it_fits();
     return 0;
 }

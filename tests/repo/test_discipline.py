@@ -30,7 +30,6 @@ PYTHON_FILES = [path for path in PRODUCT_FILES if path.suffix == ".py"]
 MAX_LINES = 400
 # Those that are longer, with how long they are: they may only get shorter.
 LONG = {
-    "rdmatrain/cli.py": 431,
     "rdmatrain/config.py": 503,
     "rdmatrain/launcher/tunnel.py": 484,
 }

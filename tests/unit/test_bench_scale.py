@@ -274,6 +274,13 @@ def test_options_that_contradict_a_file_are_refused(wired, option):
     )
 
 
+def test_a_simulation_costs_what_our_table_says_of_verbs():
+    said = {param.name: param.default for param in command.command.params}
+    table = _core.default_tuning(2, 1000)
+    assert said["latency_us"] * 1000 == pytest.approx(table["net_latency"])
+    assert said["message_us"] * 1000 == pytest.approx(table["net_message"])
+
+
 def test_a_message_is_given_beside_a_file_without_a_small_write(wired, monkeypatch):
     wired([each for each in WIRE if (each["op"], each["nbytes"]) != ("write", 8)])
     told = []

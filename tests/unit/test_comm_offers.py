@@ -23,18 +23,17 @@ NOTHING = Search((), "there is no RDMA device", present=False)
 DOWN = Search((), "mlx5_0/1: the port is DOWN", present=True)
 
 
-def usable(*devices: str) -> Search:
-    rails = (
-        Rail(Port(d, 1, "ACTIVE", "Ethernet", ()), (Gid(3, "10.0.0.1", "RoCE v2"),), 4096, 100.0)
-        for d in devices
-    )
+def usable(*devices: str, index: int = 3, gbps: float = 100.0) -> Search:
+    gids = (Gid(index, "10.0.0.1", "RoCE v2"),)
+    rails = (Rail(Port(d, 1, "ACTIVE", "Ethernet", ()), gids, 4096, gbps) for d in devices)
     return Search(tuple(rails), "", present=True)
 
 
 class NotingComm:
     """Takes down what it listens on and whom it is connected to."""
 
-    def __init__(self, rank: int, world: int, token: bytes, **_options: Any) -> None:
+    def __init__(self, rank: int, world: int, token: bytes, **options: Any) -> None:
+        self.tuning: dict[str, int] = options["tuning"]
         self.listens: dict[str, str | None] = {}
         self.peers: list[tuple[str, bytes]] = []
         self.name = f"{rank}"
@@ -100,17 +99,62 @@ def test_hosts_with_rdma_listen_on_their_ports_and_are_joined_by_verbs(
             assert wire == (b"" if peer == me else f"{transport} of {peer}".encode())
 
 
-def test_groups_over_fake_devices_have_right_sums(
-    form: Callable[..., list[Rank]], have: Have, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fake(device: str) -> Rail:
-        port = Port(device, 1, "ACTIVE", "Ethernet", ())
-        return Rail(port, (Gid(1, "10.0.0.1", "RoCE v2"),), 4096, 100.0)
-
+@pytest.fixture
+def fake_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ports be those of csrc/ibv/ibv_fake.h."""
     real = rdma.listen_argument
     monkeypatch.setattr(rdma, "listen_argument", lambda *given: f"{real(*given)} fake=")
-    left = Search((fake("fake0"), fake("fake1"), fake("fake2")), "", present=True)
-    have({"left": left, "right": Search((fake("fake3"),), "", present=True), "plain": NOTHING})
+
+
+@pytest.mark.parametrize(
+    ("right", "net"),
+    [
+        (usable("b0", gbps=200.0), [2500, 400, 24_500]),
+        (usable("b0", "b1", gbps=200.0), [2500, 400, 36_750]),  # the left host's three
+        (NOTHING, [25_000, 4000, 1200]),
+    ],
+)
+def test_ranks_reckon_with_the_network_that_all_hosts_have(
+    form: Callable[..., list[Rank]],
+    have: Have,
+    monkeypatch: pytest.MonkeyPatch,
+    right: Search,
+    net: list[int],
+) -> None:
+    monkeypatch.setattr(_core, "Comm", NotingComm)
+    have({"left": usable("a0", "a1", "a2"), "right": right})
+    settings = Settings(addr="127.0.0.1", tuning="chunk=1M")
+    ranks = [
+        Rank(p, settings, h) for p, h in zip(places(3), ["left", "left", "right"], strict=True)
+    ]
+    form(MemoryStore(), *ranks)
+    for rank in ranks:
+        assert rank.error is None
+        table = rank.comm.tuning
+        assert [table[f"net_{name}"] for name in ("latency", "message", "bandwidth")] == net
+        assert table["chunk"] == 1 << 20
+
+
+def test_ranks_whose_ports_differ_in_rate_agree_and_meet(
+    form: Callable[..., list[Rank]], have: Have, fake_ports: None
+) -> None:
+    """The core refuses a peer with another table."""
+    have({"a": usable("fake0", index=1), "b": usable("fake1", index=1, gbps=400.0)})
+    settings = Settings(addr="127.0.0.1")
+    ranks = [Rank(p, settings, h) for p, h in zip(places(2), "ab", strict=True)]
+    form(MemoryStore(), *ranks)
+    assert [r.error for r in ranks] == [None] * 2
+    assert sum_of(ranks) == [bytearray([3])] * 2
+    for rank in ranks:
+        assert rank.comm.transport(1 - rank.place.rank) == "verbs"
+        rank.comm.close()
+
+
+def test_groups_over_fake_devices_have_right_sums(
+    form: Callable[..., list[Rank]], have: Have, fake_ports: None
+) -> None:
+    left, right = usable("fake0", "fake1", "fake2", index=1), usable("fake3", index=1)
+    have({"left": left, "right": right, "plain": NOTHING})
     settings = Settings(addr="127.0.0.1")
     hosts = ["left", "left", "right", "plain"]
     ranks = [Rank(p, settings, h) for p, h in zip(places(4), hosts, strict=True)]

@@ -5,12 +5,14 @@ import itertools
 import pytest
 
 from rdmatrain.comm.pairs import (
+    ASSUMED_GBPS,
     Member,
     Offer,
     Pair,
     choose_pair,
     describe,
     facts_of,
+    host_gbps,
     needs_offers,
 )
 from rdmatrain.comm.rdma import Rail
@@ -18,13 +20,20 @@ from rdmatrain.config import REQUIRABLE, TRANSPORTS, Settings, load_settings
 from rdmatrain.discovery.model import Gid, Port
 from rdmatrain.errors import BootstrapError
 
-USABLE = Offer(2, "Ethernet", "", present=True)
+
+def offer(*gbps: float, link_layer: str = "Ethernet", first: int = 0) -> Offer:
+    """Offer mlx5_FIRST/1 and the ports after it, with such rates."""
+    ports = {f"mlx5_{number}/1": rate for number, rate in enumerate(gbps, first)}
+    return Offer(ports, link_layer, "", present=True)
+
+
+USABLE = offer(100.0, 100.0)
 OFFERS = {
     "usable": USABLE,
-    "one port": Offer(1, "Ethernet", "", present=True),
-    "infiniband": Offer(2, "InfiniBand", "", present=True),
-    "down": Offer(0, "", "mlx5_0/1: the port is DOWN", present=True),
-    "nothing": Offer(0, "", "there is no RDMA device", present=False),
+    "one port": offer(100.0),
+    "infiniband": offer(200.0, 200.0, link_layer="InfiniBand"),
+    "down": Offer({}, "", "mlx5_0/1: the port is DOWN", present=True),
+    "nothing": Offer({}, "", "there is no RDMA device", present=False),
 }
 
 
@@ -67,7 +76,7 @@ def test_both_ranks_of_a_pair_choose_alike(settings: Settings) -> None:
         elif settings.require:
             assert result.transport == settings.require
         if result.transport == "verbs":
-            assert result.num_rails == min(mine.num_rails, theirs.num_rails) > 0
+            assert result.num_rails == min(len(mine.ports), len(theirs.ports)) > 0
             assert mine.link_layer == theirs.link_layer
 
 
@@ -158,6 +167,34 @@ def test_devices_are_looked_for_only_where_verbs_may_be_used(
 ) -> None:
     members = [member(rank, host, None) for rank, host in enumerate(hosts)]
     assert needs_offers(settings, members) == needed
+
+
+@pytest.mark.parametrize(
+    ("offers", "gbps"),
+    [
+        ([("a", offer(100.0)), ("b", offer(400.0))], 100.0),
+        # Ports that two ranks of a host share carry as much as once.
+        ([("a", offer(200.0)), ("a", offer(200.0)), ("b", offer(300.0))], 200.0),
+        ([("a", offer(100.0)), ("a", offer(100.0, first=1)), ("b", offer(100.0, 150.0))], 200.0),
+        ([("a", offer(0.0)), ("b", offer(25.0))], ASSUMED_GBPS),
+        ([("a", offer(400.0)), ("b", OFFERS["down"])], 0.0),
+        ([("a", OFFERS["nothing"]), ("b", offer(400.0))], 0.0),
+        ([("a", OFFERS["nothing"]), ("b", OFFERS["nothing"])], 0.0),
+        ([("a", offer(100.0)), ("a", OFFERS["down"]), ("b", offer(100.0))], 0.0),
+        ([("a", offer(100.0)), ("b", OFFERS["infiniband"])], 0.0),
+        ([("a", OFFERS["infiniband"]), ("b", OFFERS["infiniband"])], 400.0),
+        ([("a", None), ("b", None)], 0.0),
+    ],
+)
+def test_hosts_carry_over_verbs_what_the_slowest_does_where_all_have_it(
+    offers: list[tuple[str, Offer | None]], gbps: float
+) -> None:
+    members = [member(rank, host, each) for rank, (host, each) in enumerate(offers)]
+    assert host_gbps(members) == gbps
+    joined = {
+        choose_pair(Settings(), *pair).transport for pair in itertools.combinations(members, 2)
+    }
+    assert (gbps > 0) == (joined <= {"shm", "verbs"})
 
 
 def test_the_log_line_says_what_joins_whom_and_why() -> None:

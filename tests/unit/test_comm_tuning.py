@@ -5,8 +5,16 @@ from click.testing import CliRunner, Result
 
 from rdmatrain import _core
 from rdmatrain.cli import cli
-from rdmatrain.comm.tuning import parse_tuning, tuning_table, tuning_text, ways_table
+from rdmatrain.comm.pairs import ASSUMED_GBPS
+from rdmatrain.comm.tuning import (
+    parse_tuning,
+    tuning_table,
+    tuning_text,
+    ways_table,
+    whole_table,
+)
 from rdmatrain.errors import SettingError
+from rdmatrain.topo.tuning import Group
 
 
 @pytest.mark.parametrize(
@@ -57,22 +65,68 @@ def test_a_name_that_resembles_none_gets_the_list_of_names() -> None:
 
 
 def rows(table: str) -> dict[str, list[str]]:
-    """Cells of the table by name: bytes, and the first word of where they come from."""
+    """Cells of the table by name: the value, and the first word of where it comes from."""
     return {line.split()[0]: line.split()[1:3] for line in table.splitlines()[1:]}
 
 
 def test_the_table_has_every_name_with_its_bytes_source_and_meaning() -> None:
-    table = tuning_table(5, {"direct": 12345})
+    table = tuning_table(5, 0.0, {"direct": 12345})
     found = rows(table)
     assert found.pop("direct") == ["12345", "RDMATRAIN_TUNING"]
     defaults = _core.default_tuning(5)
-    assert found == {name: [str(defaults[name]), "5"] for name in defaults if name != "direct"}
+    sources = {name: "tcp" if name.startswith("net_") else "5" for name in defaults}
+    assert found == {
+        name: [str(defaults[name]), sources[name]] for name in defaults if name != "direct"
+    }
     for meaning in _core.TUNING.values():
         assert meaning in table
 
 
 def test_the_default_depends_on_the_ranks_where_all_of_them_are_sent_to() -> None:
     assert _core.default_tuning(5)["one_shot"] * 4 == _core.default_tuning(2)["one_shot"]
+
+
+NET = ("net_latency", "net_message", "net_bandwidth")
+
+
+def test_over_verbs_only_what_the_network_costs_is_another() -> None:
+    tcp, verbs = whole_table(6, 0.0, {}), whole_table(6, 200.0, {})
+    assert {name for name in tcp if tcp[name] != verbs[name]} == set(NET)
+    # Of 200 Gbit/s, 25,000 MB/s, perftest finds 98 %.
+    assert [verbs[name] for name in NET] == [2500, 400, 24_500]
+    assert tcp == _core.default_tuning(6)
+
+
+def test_what_is_set_of_the_network_goes_over_what_verbs_has() -> None:
+    table = whole_table(6, 100.0, {"net_latency": 7, "chunk": 1 << 20})
+    assert [table[name] for name in NET] == [7, 400, 12_250]
+    assert rows(tuning_table(6, 100.0, {"net_latency": 7}))["net_latency"] == [
+        "7",
+        "RDMATRAIN_TUNING",
+    ]
+
+
+def way_of(ranks: int, hosts: int, nbytes: int, verbs_gbps: float) -> str:
+    ways = _core.all_reduce_ways(ranks, hosts, nbytes, whole_table(ranks, verbs_gbps, {}))
+    return next(name for name, _, chosen in ways if chosen)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "hosts", "nbytes", "ways"),
+    [
+        # 2 phases of 15 messages, or 4 stages of 2 with 15 times the bytes: only 400 Gbit/s pay.
+        (16, 16, 4096, ("flat", "flat", "gather")),
+        # 8 messages over the network are dear, or cheaper than two more exchanges in the host.
+        (16, 2, 256, ("by_host", "flat", "flat")),
+        # 2 ranks of a host move less memory if both talk to both of the other: 49 GB/s have room.
+        (4, 2, 1 << 20, ("by_host", "by_host", "flat")),
+        (128, 16, 1 << 20, ("by_host", "by_host", "by_host")),
+    ],
+)
+def test_the_way_of_an_all_reduce_follows_the_network(
+    ranks: int, hosts: int, nbytes: int, ways: tuple[str, ...]
+) -> None:
+    assert tuple(way_of(ranks, hosts, nbytes, gbps) for gbps in (0.0, 100.0, 400.0)) == ways
 
 
 @pytest.mark.parametrize(
@@ -92,8 +146,8 @@ def topo(*args: str, tuning: str = "") -> Result:
 
 
 def test_the_command_prints_the_table_of_so_many_ranks() -> None:
-    assert topo("--tuning").output == tuning_table(2, {}) + "\n"
-    assert topo("--tuning", "--ranks", "7").output == tuning_table(7, {}) + "\n"
+    assert topo("--tuning").output == tuning_table(2, 0.0, {}) + "\n"
+    assert topo("--tuning", "--ranks", "7").output == tuning_table(7, 0.0, {}) + "\n"
 
 
 def test_the_command_shows_what_the_variable_changes() -> None:
@@ -112,17 +166,52 @@ def test_a_wrong_variable_is_one_line_and_exit_code_2() -> None:
 
 def test_the_command_shows_the_way_of_each_size_where_there_are_hosts() -> None:
     ended = topo("--tuning", "--ranks", "8", "--hosts", "2")
-    assert ended.output == f"{tuning_table(8, {})}\n\n{ways_table(8, 2, {})}\n"
-    ways = {int(line.split()[0]): line.split()[1] for line in ways_table(8, 2, {}).splitlines()[1:]}
+    assert ended.output == f"{tuning_table(8, 0.0, {})}\n\n{ways_table(8, 2, 0.0, {})}\n"
+    ways = ways_of(ways_table(8, 2, 0.0, {}))
     assert ways[8] == "flat" and ways[max(ways)] == "by_host"
-    assert "by_host" not in {line.split()[1] for line in ways_table(8, 3, {}).splitlines()[1:]}
+    assert "by_host" not in ways_of(ways_table(8, 3, 0.0, {})).values()
+
+
+def ways_of(table: str) -> dict[int, str]:
+    """Which way is taken, by bytes."""
+    return {int(line.split()[0]): line.split()[1] for line in table.splitlines()[1:]}
+
+
+def test_the_command_shows_what_joins_hosts_by_verbs_cost() -> None:
+    asked = ("--tuning", "--ranks", "16", "--hosts", "16", "--transport")
+    assert topo(*asked, "tcp").output == topo(*asked[:-1]).output
+    table, ways = topo(*asked, "verbs").output.split("\n\n")
+    assert table == tuning_table(16, 100.0, {})
+    assert rows(table)["net_bandwidth"] == ["12250", "verbs"]
+    assert "  verbs 100 Gbit/s  ns: an exchange between hosts," in table
+    fast = topo(*asked, "verbs", "--gbps", "400").output.split("\n\n")[1]
+    assert (ways_of(ways)[4096], ways_of(fast)[4096]) == ("flat", "gather")
+
+
+def test_a_rate_that_nobody_says_is_the_one_that_a_group_assumes() -> None:
+    assert Group.gbps == ASSUMED_GBPS
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--tuning", "--gbps", "400"], "--gbps is of RDMA ports: add --transport verbs"),
+        (["--transport", "verbs"], "are of the tuning table: add --tuning"),
+        (["--tuning", "--json"], "--ranks, --hosts, --transport and --gbps, with nothing else"),
+        (["--tuning", "--transport", "verbs", "--gbps", "0"], "0 is not in the range"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: list[str], said: str) -> None:
+    ended = topo(*options)
+    assert ended.exit_code == 2
+    assert said in ended.output
 
 
 def test_the_costs_are_the_core_s_and_the_way_that_is_said_is_taken() -> None:
     name, cost, chosen = _core.all_reduce_ways(8, 2, 1 << 20, {"way": 1})[0]
     assert (name, chosen) == ("flat", True)
     assert cost is not None
-    row = ways_table(8, 2, {"way": 1}).splitlines()[1:][-3].split()
+    row = ways_table(8, 2, 0.0, {"way": 1}).splitlines()[1:][-3].split()
     again = dict((n, ns) for n, ns, _ in _core.all_reduce_ways(8, 2, int(row[0]), {"way": 1}))
     assert row[1:3] == ["flat", f"{again['flat'] / 1000:.1f}"]  # type: ignore[operator]
 

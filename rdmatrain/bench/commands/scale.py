@@ -83,14 +83,14 @@ def _refuse_beside_fed(ctx: click.Context, name: str) -> None:
     type=click.FloatRange(0),
     default=2.5,
     show_default=True,
-    help="Of an exchange, without switches: a tenth of tcp's net_latency in our tuning table.",
+    help="Of an exchange, without switches: net_latency of verbs in our tuning table.",
 )
 @click.option(
     "--message-us",
     type=click.FloatRange(0),
     default=0.4,
     show_default=True,
-    help="Of each message that a rank sends: a tenth of tcp's net_message.",
+    help="Of each message that a rank sends: net_message of verbs.",
 )
 @click.option(
     "--hop-us",
