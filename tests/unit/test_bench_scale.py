@@ -304,6 +304,25 @@ def formed(kind, ranks, rounds):
     return setup.Setup(kind, ranks, 0.1, 0.2, 0.3, 0.4, 1.0, 0.0)
 
 
+def test_ranks_meet_few_for_a_small_all_reduce_and_all_for_a_large_one():
+    found = setup.measure("lazy", 64, rounds=1)
+    # In stages each rank sends to whom is 1, 2, 4, ... behind it; a direct exchange is with all.
+    staged = {frozenset((rank, (rank + (1 << i)) % 64)) for rank in range(64) for i in range(6)}
+    assert found.pairs == len(staged) == 352
+    assert found.large_pairs == pytest.approx(64 * 63 / 2, abs=1)  # a socket may be on its way
+    assert report.setup_line(found).split()[6:8] == ["352", f"{found.large_pairs:.0f}"]
+
+
+def test_a_large_all_reduce_that_was_left_out_is_no_number():
+    assert setup.measure("verbs", 2, rounds=1).large_pairs is None
+    line = report.setup_line(formed("verbs", 2, 1))
+    assert line.split()[6:] == ["1", "-", "0"]
+    assert [len(line), line.index("-") + 1] == [
+        len(report.HEADERS["setup"]),
+        report.HEADERS["setup"].index("64 KiB") + len("64 KiB"),
+    ]
+
+
 def test_what_was_found_is_in_the_file_at_once_and_survives_ctrl_c(monkeypatch, tmp_path, capsys):
     def stopped(kind, ranks, rounds):
         if ranks == 4:

@@ -17,7 +17,7 @@ Record = dict[str, Any]
 
 HEADERS = {
     "measured": "     op  ranks      bytes      p50 us      p99 us  busbw GB/s  wrong  over",
-    "setup": " kind  ranks   form s  first s  largest s    CPU s   pairs    asks",
+    "setup": " kind  ranks   form s  first s  largest s    CPU s   pairs   64 KiB    asks",
     "validated": "    way  ranks  hosts      bytes  measured us  predicted us    error",
     "simulated": "   fabric      way  ranks      bytes  predicted us  busbw GB/s  of the bound",
 }
@@ -35,9 +35,11 @@ def measured_line(one: Measured) -> str:
 
 def setup_line(one: Setup) -> str:
     """Return a row of the table of set-up times."""
+    large = "-" if one.large_pairs is None else f"{one.large_pairs:.0f}"
     return (
         f"{one.kind:>5} {one.ranks:6d} {one.form_s:8.3f} {one.first_s:8.3f} "
-        f"{one.largest_s:10.3f} {one.cpu_s:8.3f} {one.pairs:7.0f} {one.asks:7.0f}"
+        f"{one.largest_s:10.3f} {one.cpu_s:8.3f} {one.pairs:7.0f} {large:>8} "
+        f"{one.asks:7.0f}"
     )
 
 

@@ -4,6 +4,10 @@ Ranks are threads of this process, each as if on a host of its own. Ranks of ``e
 and ``verbs`` know each other's addresses; those of ``hash`` and ``tcp`` form the group through that
 store of torch, as ``init_process_group`` does, with a client of its own for each. All are over tcp,
 but ``verbs``: as ``lazy``, over the scripted device of csrc/ibv, whose one lock all ranks share.
+
+Pairs are counted after a small all_reduce, and again after a large one, for which hosts of one rank
+all meet: where there are files for that many, and not over ``verbs``, where each end of a pair has
+4 MiB, here all in one process.
 """
 
 import os
@@ -21,13 +25,16 @@ from rdmatrain import _core
 from rdmatrain.bench.scale.threads import LIMIT_S, RanksError, at_once
 from rdmatrain.comm import host
 from rdmatrain.comm.bootstrap import Place, connect, forming
+from rdmatrain.comm.pairs import ASSUMED_GBPS
+from rdmatrain.comm.tuning import whole_table
 from rdmatrain.config import Settings
 
 KINDS = ("eager", "lazy", "verbs", "hash", "tcp")
 ALONE = KINDS[:3]  # without a store
 LOOPBACK = "127.0.0.1"
 FAKE = f"rails=fake0/1/1 addr={LOOPBACK} fake="
-FIRST_BYTES = 8
+FIRST_BYTES, LARGE_BYTES = 8, 64 << 10
+LARGE_RANKS = 128  # of groups that all meet
 SHARERS = "LOCAL_WORLD_SIZE"
 SPARE_FILES = 256
 PASS_RANKS, PASS_S = 128, 5.0  # what so many ranks may need to form and to meet
@@ -48,6 +55,7 @@ class Setup:
         cpu_s: CPU seconds of all ranks together.
         pairs: connections that there are then.
         asks: questions to the store.
+        large_pairs: connections after an all_reduce of ``LARGE_BYTES``; None: it was left out.
 
     """
 
@@ -59,6 +67,7 @@ class Setup:
     cpu_s: float
     pairs: float
     asks: float
+    large_pairs: float | None = None
 
 
 class CountingStore:
@@ -82,7 +91,7 @@ def measure(kind: str, world: int, rounds: int) -> Setup:
     """
     _need_files(kind, world)
     with _as_hosts(world):
-        runs = [_measure_once(kind, world) for _ in range(rounds)]
+        runs = [_measure_once(kind, world, _may_all_meet(kind, world)) for _ in range(rounds)]
     median = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
     largest = max(run["form_s"] + run["first_s"] for run in runs)
     return Setup(kind, world, largest_s=largest, **median)
@@ -107,14 +116,25 @@ def _as_hosts(world: int) -> Iterator[None]:
 def _need_files(kind: str, world: int) -> None:
     """Let this process open two descriptors for each pair of ranks, where all of them connect."""
     needed = world * (world - 1 if kind == "eager" else 64) + SPARE_FILES
+    if (limit := _allow_files(needed)) < needed:
+        raise RanksError(
+            f"{world} {kind} ranks need {needed} open files, and the limit is {limit}: ulimit -Hn"
+        )
+
+
+def _may_all_meet(kind: str, world: int) -> bool:
+    needed = 2 * world * (world - 1) + SPARE_FILES  # both of a pair may call each other at once
+    return kind != "verbs" and world <= LARGE_RANKS and _allow_files(needed) >= needed
+
+
+def _allow_files(needed: int) -> int:
+    """Let this process have so many open files, or as many as it may; return how many that is."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= needed:
-        return
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        raise RanksError(
-            f"{world} {kind} ranks need {needed} open files, and the limit is {hard}: ulimit -Hn"
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+        return soft
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return allowed
 
 
 def _num_sockets() -> int:
@@ -126,8 +146,10 @@ def _form_alone(kind: str, world: int) -> tuple[Form, list[CountingStore]]:
     """Ranks that listen already."""
     token = os.urandom(16)
     hosts = list(range(world))
+    tuning = whole_table(world, ASSUMED_GBPS if kind == "verbs" else 0.0, {})
     comms = [
-        _core.Comm(rank, world, token, hosts=hosts, lazy=kind != "eager") for rank in range(world)
+        _core.Comm(rank, world, token, hosts=hosts, lazy=kind != "eager", tuning=tuning)
+        for rank in range(world)
     ]
     listen = ("verbs", FAKE) if kind == "verbs" else ("tcp", LOOPBACK)
     peers = [(listen[0], comm.listen(*listen), "") for comm in comms]
@@ -160,24 +182,27 @@ def _form_through(kind: str, world: int) -> tuple[Form, list[CountingStore]]:
     return form, counting
 
 
-def _meet(comm: _core.Comm) -> None:
-    data = bytearray(FIRST_BYTES)
+def _meet(comm: _core.Comm, nbytes: int) -> None:
+    data = bytearray(nbytes)
     comm.post("all_reduce", "float64", out=data, timeout=LIMIT_S).wait()
 
 
-def _measure_once(kind: str, world: int) -> dict[str, float]:
+def _measure_once(kind: str, world: int, large: bool) -> dict[str, float]:
     alone = kind in ALONE
     form, stores = (_form_alone if alone else _form_through)(kind, world)
     before = _num_sockets() + (0 if alone else world)
     formed = at_once(world, form)
     asks = sum(store.asks for store in stores)
-    met = at_once(world, lambda rank: _meet(formed.given[rank]))
-    pairs = (_num_sockets() - before) / 2
-    at_once(world, lambda rank: formed.given[rank].close())
-    return {
+    met = at_once(world, lambda rank: _meet(formed.given[rank], FIRST_BYTES))
+    found = {
         "form_s": formed.seconds,
         "first_s": met.seconds,
         "cpu_s": formed.cpu_s + met.cpu_s,
-        "pairs": pairs,
+        "pairs": (_num_sockets() - before) / 2,
         "asks": asks,
     }
+    if large:
+        at_once(world, lambda rank: _meet(formed.given[rank], LARGE_BYTES))
+        found["large_pairs"] = (_num_sockets() - before) / 2
+    at_once(world, lambda rank: formed.given[rank].close())
+    return found
