@@ -22,7 +22,9 @@ CHECKS = [
 ]  # fmt: skip
 # Where a guest can write: the usual place is in the checkout.
 TRACES = {"RDMATRAIN_RECORDER_DIR": "/tmp/traces"}
-SOON_S = 20.0  # a call that hung would take minutes, and emulated CPUs are slow
+# RDMATRAIN_REQUIRE promises it, here from where all is imported on; where the guest's emulated CPUs
+# are slowed by others, and so the import of torch is, as many times longer.
+SOON_S, QUIET_IMPORT_S = 5.0, 20.0
 
 pytestmark = pytest.mark.timeout(760)
 
@@ -58,7 +60,8 @@ def errors_of(job, name):
     """How each rank said that the group cannot form, which must be in time."""
     ends = [job.of(0).get(f"{name}-{rank}", {}) for rank in range(RANKS)]
     assert all("error" in end for end in ends), job.out
-    assert max(end["seconds"] for end in ends) < SOON_S, ends
+    soon_s = SOON_S * max(1.0, job.of(0)["torch_seconds"] / QUIET_IMPORT_S)
+    assert max(end["seconds"] for end in ends) < soon_s, ends
     return [end["error"] for end in ends]
 
 

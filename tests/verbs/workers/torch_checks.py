@@ -32,7 +32,8 @@ from torch import nn  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
 import rdmatrain  # noqa: E402
-import rdmatrain.comm.backend  # noqa: E402 - once as well
+import rdmatrain._c10d  # noqa: E402 - once as well: what a rank takes to join is measured
+import rdmatrain.comm.backend  # noqa: E402
 from rdmatrain.comm import host  # noqa: E402
 from rdmatrain.metrics import worker as metrics  # noqa: E402
 
