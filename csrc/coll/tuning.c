@@ -37,7 +37,7 @@ void rdt_tuning_verbs(rdt_tuning_t *tuning, uint64_t mbit_per_s)
     /* What an exchange in memory takes, and a WRITE's way: 0.6 us between ports (what UCX reckons with,
      * EDR to NDR), 0.82 us with the work at its ends (RC, 32 bytes), and a switch. */
     tuning->net_latency = 2500;
-    tuning->net_message = 400; /* as in memory, and to post a WRITE and see it done */
+    tuning->net_message = 400; /* as in memory, and, by estimate, as much to post and complete */
     tuning->net_bandwidth = mbit_per_s / 8 * 98 / 100; /* ib_write_bw: 392 of 400, 97.5 of 100 */
 }
 
