@@ -57,13 +57,19 @@ class Stranger:
         self.comm = _core.Comm(0, 2, self.token, lazy=lazy, timeout=timeout)
         self.lazy = lazy
         self.wire = self.comm.listen("verbs", LISTEN)
+        # Nobody answers there: it is the stranger who dials, however soon rank 0 would.
+        self.listener, at = wire_peer.listen()
+        self.peers = [("verbs", self.wire, "ours"), ("verbs", at + bytes(1), "host h")]
         self.ended = threading.Event()
+
+    def close(self):
+        self.comm.close()
+        self.listener.close()
 
     def run(self, timeout):
         """Rank 0's part: an all_reduce."""
-        peers = [("verbs", self.wire, "ours"), ("verbs", self.wire, "host h")]
         try:
-            self.comm.connect(peers, 5.0 if self.lazy else timeout)
+            self.comm.connect(self.peers, 5.0 if self.lazy else timeout)
             call(self.comm, "all_reduce", out=np.zeros(8, np.uint8), timeout=timeout)
         finally:
             self.ended.set()
@@ -93,7 +99,7 @@ class Stranger:
 def stranger(request):
     made = Stranger(request.param)
     yield made
-    made.comm.close()
+    made.close()
 
 
 def outcome_of(stranger, part, timeout=10.0):
@@ -173,8 +179,7 @@ def test_who_is_needed_joins_in_the_timeout_of_the_group():
         with sock:
             assert stranger.ended.wait(SOON_S)
 
-    peers = [("verbs", stranger.wire, "ours"), ("verbs", stranger.wire, "host h")]
-    stranger.comm.connect(peers, 5.0)
+    stranger.comm.connect(stranger.peers, 5.0)
 
     def needs():
         try:
@@ -187,4 +192,4 @@ def test_who_is_needed_joins_in_the_timeout_of_the_group():
     assert isinstance(ours.error, CommTimeoutError), ours.error
     assert "no answer before the deadline" in str(ours.error)
     assert SHORT_S / 2 < ours.seconds < 2 * SHORT_S
-    stranger.comm.close()
+    stranger.close()
