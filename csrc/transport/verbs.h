@@ -27,7 +27,7 @@
  * transport/lazy.h.
  *
  * The argument of open, words separated by spaces:
- *   rails=DEV/PORT/GID[,GID...][+DEV/PORT/GID...]   GIDs: indexes to try in this order
+ *   rails=DEV/PORT/GID[,GID...][+DEV/PORT/GID...]   GIDs: indexes to try, the best first
  *   addr=ADDRESS     numeric; where the handshake listens
  *   tc=N sl=N        traffic class, service level
  *   pkey=N           index
@@ -229,8 +229,10 @@ typedef struct verbs_qp {
     uint32_t bulk[VERBS_BULK], num_bulk;
     uint32_t recvs_due; /* receives to be posted again */
     _Atomic int event;  /* enum ibv_event_type + 1, written by whoever takes events */
-    uint8_t gid_index;  /* that the peer was told of, and what it was then */
-    union ibv_gid gid;
+    /* The way to the peer, once one was chosen: enum ibv_mtu, 0 before; this rank's GID, which the peer was
+     * told of; and the peer's. */
+    uint8_t mtu, gid_index;
+    union ibv_gid gid, peer_gid;
 } verbs_qp_t;
 
 typedef struct verbs_joining verbs_joining_t;
@@ -295,20 +297,34 @@ rdt_status_t rdt_verbs_qp_create(verbs_ctx_t *ctx, verbs_conn_t *conn, uint32_t 
 rdt_status_t rdt_verbs_qp_reset(verbs_ctx_t *ctx, verbs_conn_t *conn, uint32_t rail);
 
 typedef struct verbs_offer_rail {
-    uint8_t gid[16];
-    uint32_t qpn, psn, rkey;
+    uint8_t gids[VERBS_MAX_GIDS][16]; /* the best first; zero where one cannot be read */
+    uint32_t num_gids, qpn, psn, rkey;
     uint16_t lid;
     uint8_t mtu; /* enum ibv_mtu */
     uint8_t link_layer;
 } verbs_offer_rail_t;
 
-/* To RTR and RTS, towards what the peer offers. */
+/* To RTR and RTS, the way that was chosen, towards what the peer offers. */
 rdt_status_t rdt_verbs_qp_join(verbs_ctx_t *ctx, verbs_conn_t *conn, uint32_t rail,
-                               uint32_t gid_choice, const verbs_offer_rail_t *mine,
-                               const verbs_offer_rail_t *theirs);
+                               const verbs_offer_rail_t *mine, const verbs_offer_rail_t *theirs);
 rdt_status_t rdt_verbs_post_recvs(verbs_ctx_t *ctx, verbs_conn_t *conn, uint32_t rail,
                                   uint32_t num);
 void rdt_verbs_qp_error(verbs_ctx_t *ctx, verbs_conn_t *conn);
+
+/* verbs_gids.c */
+#define VERBS_MAX_PAIRS (VERBS_MAX_GIDS * VERBS_MAX_GIDS)
+
+/* Places in the offers of the lower rank and of the higher one. */
+typedef struct verbs_gid_pair {
+    uint8_t lower, higher;
+} verbs_gid_pair_t;
+
+/* The pairs that may work, in the order in which they are tried: what both ranks prefer comes first, and
+ * where they differ the lower one's comes first. How many; pairs has room for VERBS_MAX_PAIRS. */
+uint32_t rdt_verbs_pair_gids(const verbs_offer_rail_t *lower, const verbs_offer_rail_t *higher,
+                             verbs_gid_pair_t *pairs);
+/* "IPv4 10.0.0.1, link-local fe80::1", and " ..." for those that do not fit. */
+void rdt_verbs_gids_text(const verbs_offer_rail_t *offer, char *text, size_t bytes);
 
 /* verbs_data.c */
 rdt_status_t rdt_verbs_send(rdt_conn_t *conn, rdt_lane_t lane, const void *hdr, const void *data,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Two ranks agree on a connection: over the socket of the handshake each side offers its queue pairs and
- * its inbox, moves to the peer's, and says how that went. Where a GID turns out to be unusable, both
- * begin again with their next ones; who asks for another round uses up a GID, so there are not many. */
+/* Two ranks agree on a connection: over the socket of the handshake each side offers its queue pairs, its GIDs
+ * and its inbox. Both make the same list of the pairs of GIDs that may work, try the first, and say how
+ * that went; where one of them cannot use it, both go on to the next, for each rail by itself. So a pair
+ * that works is found where there is one, and the number of rounds is that of the longest list at most. */
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -21,52 +22,83 @@ typedef struct verbs_offer {
     verbs_offer_rail_t rails[VERBS_MAX_RAILS];
 } verbs_offer_t;
 
-_Static_assert(sizeof(verbs_offer_t) == 16 + VERBS_MAX_RAILS * 32, "a wire format has no padding");
+_Static_assert(sizeof(verbs_offer_t) == 16 + VERBS_MAX_RAILS * 148, "a wire format has no padding");
 
-enum { VERDICT_JOINED = 1, VERDICT_NEXT_GID, VERDICT_FAILED };
+/* A verdict is this and a bit for each rail that its sender has moved to the pair of the round. */
+#define VERDICT 0xa0u
+_Static_assert(VERBS_MAX_RAILS <= 4, "a verdict is a byte");
 
-/* One round, in this order, and whether it was the last. */
+#define GIDS_BYTES 100 /* of one port, in an error */
+#define REMEDY \
+    ": give both ports addresses that reach each other, or choose others with RDMATRAIN_GID_INDEX"
+
+/* Both say and hear their offers once, and then verdicts. */
 typedef enum phase { SAYS_OFFER, HEARS_OFFER, SAYS_VERDICT, HEARS_VERDICT, JOINED } phase_t;
+
+typedef struct rail_joining {
+    verbs_gid_pair_t pairs[VERBS_MAX_PAIRS];
+    uint32_t num_pairs, pair;  /* the one of this round */
+    char why[RDT_ERROR_BYTES]; /* this rank could not use the last that it could not use; or "" */
+} rail_joining_t;
 
 struct verbs_joining {
     phase_t phase;
-    uint32_t num_rounds;
     size_t done; /* bytes of what the phase says or hears */
     verbs_offer_t mine, theirs;
     uint8_t verdict, their_verdict;
-    uint32_t gid_choice[VERBS_MAX_RAILS];
+    uint8_t joined; /* rails that both have moved, as bits */
+    rail_joining_t rails[VERBS_MAX_RAILS];
 };
 
 /* -- offers -- */
 
-static rdt_status_t fill_rail(const verbs_ctx_t *ctx, verbs_conn_t *conn, uint32_t r)
+static rdt_status_t read_gid(const verbs_rail_t *rail, uint8_t index, union ibv_gid *gid_p)
+{
+    if (rail->dev->api.query_gid(rail->dev->context, rail->port, index, gid_p) == 0) return RDT_OK;
+    return rdt_fail(RDT_IO_ERROR, "GID index %u of %s/%u cannot be read: %s", index, rail->name,
+                    rail->port, strerror(errno));
+}
+
+/* One that can be read is enough: what is gone since it was chosen is never paired. */
+static rdt_status_t fill_gids(const verbs_rail_t *rail, verbs_offer_rail_t *offer)
+{
+    rdt_status_t result = RDT_OK;
+    bool any = false;
+
+    offer->num_gids = rail->num_gids;
+    for (uint32_t i = 0; i < rail->num_gids; i++) {
+        union ibv_gid gid;
+        rdt_status_t st = read_gid(rail, rail->gid_index[i], &gid);
+
+        any |= st == RDT_OK;
+        if (st == RDT_OK)
+            memcpy(offer->gids[i], &gid, sizeof(gid));
+        else
+            result = st;
+    }
+    return any ? RDT_OK : result;
+}
+
+static rdt_status_t fill_rail(const verbs_ctx_t *ctx, const verbs_conn_t *conn, uint32_t r)
 {
     const verbs_rail_t *rail = &ctx->rails[r];
     verbs_offer_rail_t *offer = &conn->joining->mine.rails[r];
-    uint8_t index = rail->gid_index[conn->joining->gid_choice[r]];
     uint8_t mtu = (uint8_t)rail->attr.active_mtu;
-    union ibv_gid gid;
 
     /* enum ibv_mtu: 1 is 256 bytes, and each one more doubles it. */
     while (ctx->options.mtu > 0 && mtu > IBV_MTU_256 && (128u << mtu) > ctx->options.mtu)
         mtu--;
-    if (rail->dev->api.query_gid(rail->dev->context, rail->port, index, &gid) != 0)
-        return rdt_fail(RDT_IO_ERROR, "GID index %u of %s/%u cannot be read: %s", index, rail->name,
-                        rail->port, strerror(errno));
     *offer = (verbs_offer_rail_t){.qpn = conn->qps[r].qp->qp_num,
                                   .rkey = conn->qps[r].mr->rkey,
                                   .lid = rail->attr.lid,
                                   .mtu = mtu,
                                   .link_layer = rail->attr.link_layer};
-    memcpy(offer->gid, &gid, sizeof(offer->gid));
-    conn->qps[r].gid_index = index;
-    conn->qps[r].gid = gid;
     if (getrandom(&offer->psn, sizeof(offer->psn), 0) < 0) offer->psn = conn->index;
     offer->psn &= PSN_MASK;
-    return RDT_OK;
+    return fill_gids(rail, offer);
 }
 
-static rdt_status_t make_offer(const verbs_ctx_t *ctx, verbs_conn_t *conn)
+static rdt_status_t make_offer(const verbs_ctx_t *ctx, const verbs_conn_t *conn)
 {
     rdt_status_t st = RDT_OK;
 
@@ -77,100 +109,157 @@ static rdt_status_t make_offer(const verbs_ctx_t *ctx, verbs_conn_t *conn)
     return st;
 }
 
+static bool is_sane_rail(const verbs_offer_rail_t *rail)
+{
+    return rail->mtu >= IBV_MTU_256 && rail->mtu <= IBV_MTU_4096 && rail->qpn <= PSN_MASK &&
+           rail->psn <= PSN_MASK && rail->num_gids > 0 && rail->num_gids <= VERBS_MAX_GIDS;
+}
+
 static bool is_sane(const verbs_offer_t *offer)
 {
     if (offer->num_rails == 0 || offer->num_rails > VERBS_MAX_RAILS || offer->slots != VERBS_SLOTS)
         return false;
     for (uint32_t r = 0; r < offer->num_rails; r++)
-        if (offer->rails[r].mtu < IBV_MTU_256 || offer->rails[r].mtu > IBV_MTU_4096 ||
-            offer->rails[r].qpn > PSN_MASK || offer->rails[r].psn > PSN_MASK)
-            return false;
+        if (!is_sane_rail(&offer->rails[r])) return false;
     return true;
 }
 
-static rdt_status_t take_offer(verbs_ctx_t *ctx, verbs_conn_t *conn)
+/* Both know when the list is at its end, as both have heard all verdicts. */
+static rdt_status_t no_pair_left(const verbs_ctx_t *ctx, const verbs_conn_t *conn, uint32_t r)
+{
+    const verbs_joining_t *j = conn->joining;
+    const rail_joining_t *each = &j->rails[r];
+    char here[GIDS_BYTES], there[GIDS_BYTES];
+    const char *why = each->why, *remedy = REMEDY;
+
+    if (each->num_pairs == 0) why = "no two are of one kind";
+    if (why[0] == '\0') {
+        why = "it cannot move a queue pair to this rank's: its own error says why";
+        remedy = "";
+    }
+    rdt_verbs_gids_text(&j->mine.rails[r], here, sizeof(here));
+    rdt_verbs_gids_text(&j->theirs.rails[r], there, sizeof(there));
+    return rdt_fail(each->why[0] != '\0' ? RDT_IO_ERROR : RDT_PEER_REFUSED,
+                    "no GID of %.31s/%u (%s) can be used with one of its (%s): %s%s",
+                    ctx->rails[r].name, ctx->rails[r].port, here, there, why, remedy);
+}
+
+static bool is_lower(const verbs_ctx_t *ctx, const verbs_conn_t *conn)
+{
+    return ctx->base.cfg.rank < conn->base.peer;
+}
+
+static rdt_status_t take_rail(const verbs_ctx_t *ctx, verbs_conn_t *conn, uint32_t r)
+{
+    const verbs_offer_rail_t *mine = &conn->joining->mine.rails[r],
+                             *theirs = &conn->joining->theirs.rails[r];
+    rail_joining_t *each = &conn->joining->rails[r];
+
+    if (theirs->link_layer != mine->link_layer)
+        return rdt_fail(RDT_PEER_REFUSED, "rail %u is RoCE on one side and InfiniBand on the other",
+                        r);
+    conn->qps[r].rkey = theirs->rkey;
+    each->num_pairs = is_lower(ctx, conn) ? rdt_verbs_pair_gids(mine, theirs, each->pairs)
+                                          : rdt_verbs_pair_gids(theirs, mine, each->pairs);
+    return each->num_pairs > 0 ? RDT_OK : no_pair_left(ctx, conn, r);
+}
+
+static rdt_status_t take_offer(const verbs_ctx_t *ctx, verbs_conn_t *conn)
 {
     const verbs_offer_t *theirs = &conn->joining->theirs;
+    rdt_status_t st = RDT_OK;
 
     if (!is_sane(theirs))
         return rdt_fail(RDT_PROTOCOL, "what it offers is not understood by this version");
     conn->num_rails = ctx->num_rails < theirs->num_rails ? ctx->num_rails : theirs->num_rails;
-    for (uint32_t r = 0; r < conn->num_rails; r++) {
-        if (theirs->rails[r].link_layer != ctx->rails[r].attr.link_layer)
-            return rdt_fail(RDT_PEER_REFUSED,
-                            "rail %u is RoCE on one side and InfiniBand on the other", r);
-        conn->qps[r].rkey = theirs->rails[r].rkey;
-    }
+    for (uint32_t r = 0; r < conn->num_rails && st == RDT_OK; r++)
+        st = take_rail(ctx, conn, r);
     conn->peer_inbox = theirs->inbox;
-    return RDT_OK;
+    return st;
 }
 
 /* -- verdicts -- */
 
-static bool has_next_gid(const verbs_ctx_t *ctx, const verbs_joining_t *j, uint32_t r)
+/* The peer was told a GID when it was offered: who has another one now would not be found there. */
+static rdt_status_t choose_gids(const verbs_ctx_t *ctx, verbs_conn_t *conn, uint32_t r)
 {
-    return j->gid_choice[r] + 1 < ctx->rails[r].num_gids;
+    const verbs_joining_t *j = conn->joining;
+    const verbs_rail_t *rail = &ctx->rails[r];
+    verbs_gid_pair_t pair = j->rails[r].pairs[j->rails[r].pair];
+    uint8_t mine = is_lower(ctx, conn) ? pair.lower : pair.higher,
+            theirs = is_lower(ctx, conn) ? pair.higher : pair.lower;
+    verbs_qp_t *qp = &conn->qps[r];
+    rdt_status_t st;
+
+    qp->gid_index = rail->gid_index[mine];
+    st = read_gid(rail, qp->gid_index, &qp->gid);
+    if (st != RDT_OK) return st;
+    if (memcmp(&qp->gid, j->mine.rails[r].gids[mine], sizeof(qp->gid)) != 0)
+        return rdt_fail(RDT_IO_ERROR, "GID index %u of %s/%u has changed since it was offered",
+                        qp->gid_index, rail->name, rail->port);
+    memcpy(&qp->peer_gid, j->theirs.rails[r].gids[theirs], sizeof(qp->peer_gid));
+    qp->mtu = j->mine.rails[r].mtu < j->theirs.rails[r].mtu ? j->mine.rails[r].mtu
+                                                            : j->theirs.rails[r].mtu;
+    return RDT_OK;
 }
 
-/* The verdict of this side on what the two have offered. */
-static void join_rails(verbs_ctx_t *ctx, verbs_conn_t *conn)
+/* This rank's part of a round. */
+static void try_rails(verbs_ctx_t *ctx, verbs_conn_t *conn)
 {
     verbs_joining_t *j = conn->joining;
 
-    j->verdict = VERDICT_JOINED;
+    j->verdict = (uint8_t)(VERDICT | j->joined);
     for (uint32_t r = 0; r < conn->num_rails; r++) {
-        if (rdt_verbs_qp_join(ctx, conn, r, j->gid_choice[r], &j->mine.rails[r],
-                              &j->theirs.rails[r]) == RDT_OK)
+        rdt_status_t st;
+
+        if ((j->joined & 1u << r) != 0) continue;
+        st = choose_gids(ctx, conn, r);
+        if (st == RDT_OK)
+            st = rdt_verbs_qp_join(ctx, conn, r, &j->mine.rails[r], &j->theirs.rails[r]);
+        if (st == RDT_OK) {
+            j->verdict |= (uint8_t)(1u << r);
             continue;
-        j->verdict = has_next_gid(ctx, j, r) ? VERDICT_NEXT_GID : VERDICT_FAILED;
-        return;
+        }
+        conn->qps[r].mtu = 0; /* this way is none */
+        memcpy(j->rails[r].why, rdt_last_error(), sizeof(j->rails[r].why));
     }
-}
-
-/* Both sides go on to their next GIDs, as the two of a pair are of one kind: where one's IPv4 address
- * cannot be used, the other's would not be reached from IPv6. */
-static rdt_status_t start_again(verbs_ctx_t *ctx, verbs_conn_t *conn)
-{
-    verbs_joining_t *j = conn->joining;
-
-    for (uint32_t r = 0; r < conn->num_rails; r++) {
-        rdt_status_t st = rdt_verbs_qp_reset(ctx, conn, r);
-
-        if (st != RDT_OK) return st;
-        if (has_next_gid(ctx, j, r)) j->gid_choice[r]++;
-    }
-    if (++j->num_rounds > 2 * VERBS_MAX_GIDS)
-        return rdt_fail(RDT_PROTOCOL, "it asks for more rounds than it can have GIDs");
-    j->phase = SAYS_OFFER;
-    return make_offer(ctx, conn);
+    j->phase = SAYS_VERDICT;
 }
 
 static rdt_status_t answer(verbs_ctx_t *ctx, verbs_conn_t *conn)
 {
-    verbs_joining_t *j = conn->joining;
     rdt_status_t st = take_offer(ctx, conn);
 
-    if (st != RDT_OK) return st;
-    join_rails(ctx, conn);
-    j->phase = SAYS_VERDICT;
-    if (j->verdict != VERDICT_FAILED) return RDT_OK;
-    /* Not by rdt_sock_push: the last error is to say why this side could not join. */
-    (void)send(conn->sock, &j->verdict, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
-    return RDT_IO_ERROR;
+    if (st == RDT_OK) try_rails(ctx, conn);
+    return st;
 }
 
-static rdt_status_t judge(verbs_ctx_t *ctx, verbs_conn_t *conn)
+static rdt_status_t go_to_next_pairs(verbs_ctx_t *ctx, verbs_conn_t *conn)
 {
     verbs_joining_t *j = conn->joining;
 
-    if (j->their_verdict == VERDICT_FAILED)
-        return rdt_fail(RDT_PEER_REFUSED,
-                        "it cannot move a queue pair to this rank's: its own error "
-                        "says why");
-    if (j->their_verdict != VERDICT_JOINED && j->their_verdict != VERDICT_NEXT_GID)
+    for (uint32_t r = 0; r < conn->num_rails; r++) {
+        rdt_status_t st;
+
+        if ((j->joined & 1u << r) != 0) continue;
+        if (++j->rails[r].pair == j->rails[r].num_pairs) return no_pair_left(ctx, conn, r);
+        st = rdt_verbs_qp_reset(ctx, conn, r);
+        if (st != RDT_OK) return st;
+    }
+    try_rails(ctx, conn);
+    return RDT_OK;
+}
+
+/* What both have moved stays so; a peer may not take that back. */
+static rdt_status_t judge(verbs_ctx_t *ctx, verbs_conn_t *conn)
+{
+    verbs_joining_t *j = conn->joining;
+    uint32_t all = (1u << conn->num_rails) - 1, theirs = j->their_verdict ^ VERDICT;
+
+    if ((theirs & ~all) != 0 || (j->joined & ~theirs) != 0)
         return rdt_fail(RDT_PROTOCOL, "its verdict is not understood by this version");
-    if (j->their_verdict != VERDICT_JOINED || j->verdict != VERDICT_JOINED)
-        return start_again(ctx, conn);
+    j->joined = (uint8_t)(j->verdict & theirs);
+    if (j->joined != all) return go_to_next_pairs(ctx, conn);
     j->phase = JOINED;
     return RDT_OK;
 }

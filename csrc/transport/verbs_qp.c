@@ -90,7 +90,7 @@ static uint8_t timeout_of(uint64_t retry_ns)
 }
 
 static struct ibv_ah_attr path_to(const verbs_ctx_t *ctx, const verbs_rail_t *rail,
-                                  uint8_t gid_index, const verbs_offer_rail_t *theirs)
+                                  const verbs_qp_t *qp, const verbs_offer_rail_t *theirs)
 {
     struct ibv_ah_attr ah = {.dlid = theirs->lid,
                              .sl = (uint8_t)ctx->options.sl,
@@ -99,27 +99,28 @@ static struct ibv_ah_attr path_to(const verbs_ctx_t *ctx, const verbs_rail_t *ra
                                           theirs->lid == 0};
 
     if (ah.is_global) {
-        memcpy(&ah.grh.dgid, theirs->gid, sizeof(ah.grh.dgid));
-        ah.grh.sgid_index = gid_index;
+        ah.grh.dgid = qp->peer_gid;
+        ah.grh.sgid_index = qp->gid_index;
         ah.grh.hop_limit = HOP_LIMIT;
         ah.grh.traffic_class = (uint8_t)ctx->options.tc;
     }
     return ah;
 }
 
-static int to_rtr(verbs_ctx_t *ctx, verbs_conn_t *conn, uint32_t r, uint8_t gid_index,
-                  const verbs_offer_rail_t *mine, const verbs_offer_rail_t *theirs)
+static int to_rtr(verbs_ctx_t *ctx, verbs_conn_t *conn, uint32_t r,
+                  const verbs_offer_rail_t *theirs)
 {
     const verbs_rail_t *rail = &ctx->rails[r];
+    const verbs_qp_t *qp = &conn->qps[r];
     struct ibv_qp_attr attr = {.qp_state = IBV_QPS_RTR,
-                               .path_mtu = mine->mtu < theirs->mtu ? mine->mtu : theirs->mtu,
+                               .path_mtu = qp->mtu,
                                .dest_qp_num = theirs->qpn,
                                .rq_psn = theirs->psn,
                                .max_dest_rd_atomic = 1,
                                .min_rnr_timer = MIN_RNR_TIMER,
-                               .ah_attr = path_to(ctx, rail, gid_index, theirs)};
+                               .ah_attr = path_to(ctx, rail, qp, theirs)};
 
-    return rail->dev->api.modify_qp(conn->qps[r].qp, &attr,
+    return rail->dev->api.modify_qp(qp->qp, &attr,
                                     IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN |
                                         IBV_QP_RQ_PSN | IBV_QP_MAX_DEST_RD_ATOMIC |
                                         IBV_QP_MIN_RNR_TIMER);
@@ -141,13 +142,11 @@ static int to_rts(verbs_ctx_t *ctx, verbs_conn_t *conn, uint32_t r, uint32_t psn
 }
 
 rdt_status_t rdt_verbs_qp_join(verbs_ctx_t *ctx, verbs_conn_t *conn, uint32_t r,
-                               uint32_t gid_choice, const verbs_offer_rail_t *mine,
-                               const verbs_offer_rail_t *theirs)
+                               const verbs_offer_rail_t *mine, const verbs_offer_rail_t *theirs)
 {
     const verbs_rail_t *rail = &ctx->rails[r];
-    uint8_t gid_index = rail->gid_index[gid_choice];
     const char *state = "RTR";
-    int err = to_rtr(ctx, conn, r, gid_index, mine, theirs);
+    int err = to_rtr(ctx, conn, r, theirs);
 
     if (err == 0) {
         state = "RTS";
@@ -155,7 +154,7 @@ rdt_status_t rdt_verbs_qp_join(verbs_ctx_t *ctx, verbs_conn_t *conn, uint32_t r,
     }
     if (err == 0) return RDT_OK;
     return rdt_fail(RDT_IO_ERROR, "a queue pair of %s/%u with GID index %u to %s: %s", rail->name,
-                    rail->port, gid_index, state, strerror(err));
+                    rail->port, conn->qps[r].gid_index, state, strerror(err));
 }
 
 rdt_status_t rdt_verbs_post_recvs(verbs_ctx_t *ctx, verbs_conn_t *conn, uint32_t r, uint32_t num)

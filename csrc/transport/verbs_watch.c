@@ -136,7 +136,7 @@ static void check_gids(verbs_ctx_t *ctx, uint32_t r)
         const verbs_qp_t *qp = &conn->qps[r];
         union ibv_gid gid;
 
-        if (r >= conn->num_rails) continue;
+        if (r >= conn->num_rails || qp->mtu == 0) continue;
         if (rail->dev->api.query_gid(rail->dev->context, rail->port, qp->gid_index, &gid) == 0 &&
             memcmp(&gid, &qp->gid, sizeof(gid)) == 0)
             continue;

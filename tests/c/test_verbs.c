@@ -254,25 +254,47 @@ static void *try_to_connect(void *arg)
     return NULL;
 }
 
+/* What each rank is opened with. */
+typedef struct ends {
+    const char *rails[2], *scripts[2];
+} ends_t;
+
+static void open_ends(side_t *sides, const ends_t *ends)
+{
+    char args[2][ARG_BYTES];
+
+    for (int r = 0; r < 2; r++)
+        snprintf(args[r], ARG_BYTES, "rails=%s" ADDR " fake=%s", ends->rails[r],
+                 ends->scripts[r] != NULL ? ends->scripts[r] : "");
+    open_pair_with(sides, &rdt_verbs_ops, args[0], args[1]);
+}
+
+/* Neither joins; what each says is left in attempts. */
+static void fail_to_join(const ends_t *ends, attempt_t *attempts)
+{
+    side_t sides[2] = {0};
+
+    open_ends(sides, ends);
+    for (int r = 0; r < 2; r++) {
+        attempts[r] = (attempt_t){.side = &sides[r]};
+        pthread_create(&sides[r].thread, NULL, try_to_connect, &attempts[r]);
+    }
+    for (int r = 0; r < 2; r++) {
+        pthread_join(sides[r].thread, NULL);
+        sides[r].ops->close(sides[r].ctx); /* as who failed does */
+        CHECK(attempts[r].st < 0, "rank %d has joined", r);
+    }
+}
+
 /* Rank 0 cannot join for that reason, and rank 1 is told that its peer could not. */
 static void fails_to_connect(const char *rails, const char *script, const char *word)
 {
-    char args[2][ARG_BYTES];
-    side_t sides[2] = {0};
-    attempt_t attempts[2] = {{.side = &sides[0]}, {.side = &sides[1]}};
+    ends_t ends = {{rails, rails}, {script}};
+    attempt_t attempts[2];
 
-    snprintf(args[0], ARG_BYTES, "rails=%s" ADDR " fake=%s", rails, script);
-    snprintf(args[1], ARG_BYTES, "rails=%s" ADDR " fake=", rails);
-    open_pair_with(sides, &rdt_verbs_ops, args[0], args[1]);
-    for (int r = 0; r < 2; r++)
-        pthread_create(&sides[r].thread, NULL, try_to_connect, &attempts[r]);
-    pthread_join(sides[0].thread, NULL);
-    sides[0].ops->close(sides[0].ctx); /* as who failed does */
-    pthread_join(sides[1].thread, NULL);
-    sides[1].ops->close(sides[1].ctx);
-    CHECK(attempts[0].st < 0 && strstr(attempts[0].text, word) != NULL, "%s: %s", script,
-          attempts[0].text);
-    CHECK(attempts[1].st < 0 && strstr(attempts[1].text, "rank 0") != NULL, "%s", attempts[1].text);
+    fail_to_join(&ends, attempts);
+    CHECK(strstr(attempts[0].text, word) != NULL, "%s: %s", script, attempts[0].text);
+    CHECK(strstr(attempts[1].text, "rank 0") != NULL, "%s", attempts[1].text);
 }
 
 static void a_gid_that_cannot_be_used_is_replaced(void)
@@ -280,8 +302,168 @@ static void a_gid_that_cannot_be_used_is_replaced(void)
     works_with("fake0/1/1,3", "rtr=19@1");
     works_with("fake0/1/1+fake1/1/1,3", "rtr=19@3");
     works_with("fake0/1/1,3,2", "rtr=19@1"); /* by the next one: the last is of nobody's use */
+    works_with("fake0/1/1,3", "gid=22@1");   /* of another namespace since it was chosen */
     fails_to_connect("fake0/1/1,3", "rtr=19@1;rtr=110@3", "GID index 3 to RTR");
     fails_to_connect("fake0/1/1", "gid=22@1", "GID index 1");
+    fails_to_connect("fake0/1/1,3", "gid=22@1;rtr=19@3", "GID index 3 to RTR");
+}
+
+/* The ranks join, exchange messages, and use these GIDs of their last rails. */
+static void joins_over(const ends_t *ends, uint8_t first, uint8_t second)
+{
+    uint8_t want[2] = {first, second};
+    side_t sides[2] = {0};
+
+    open_ends(sides, ends);
+    connect_sides(sides);
+    exchange(sides, 100);
+    for (int r = 0; r < 2; r++) {
+        const verbs_conn_t *conn = (const verbs_conn_t *)sides[r].conn,
+                           *peer = (const verbs_conn_t *)sides[1 - r].conn;
+        const verbs_qp_t *qp = &conn->qps[conn->num_rails - 1],
+                         *other = &peer->qps[conn->num_rails - 1];
+
+        CHECK(qp->gid_index == want[r], "%s and %s: rank %d has GID index %u", ends->rails[0],
+              ends->rails[1], r, qp->gid_index);
+        CHECK(memcmp(&qp->peer_gid, &other->gid, sizeof(qp->peer_gid)) == 0, "another GID");
+    }
+    close_pair(sides);
+}
+
+/* The same, with the two ranks' parts exchanged as well. */
+static void joins_either_way(const ends_t *ends, uint8_t first, uint8_t second)
+{
+    ends_t other = {{ends->rails[1], ends->rails[0]}, {ends->scripts[1], ends->scripts[0]}};
+
+    joins_over(ends, first, second);
+    joins_over(&other, second, first);
+}
+
+/* Of the GIDs of the fake 0 is link-local, 1 is IPv4, 3 is IPv6. */
+static void gids_of_one_kind_are_found(void)
+{
+    const char *one = "fake0/1/1", *v4v6 = "fake1/1/1,3", *v6v4 = "fake0/1/3,1";
+
+    joins_either_way(&(ends_t){{"fake0/1/3", v4v6}, {0}}, 3, 3);
+    joins_either_way(&(ends_t){{one, "fake1/1/0,3,1"}, {0}}, 1, 1);
+    joins_either_way(&(ends_t){{"fake0/1/1,3", "fake1/1/3,0"}, {0}}, 3, 3);
+    joins_either_way(&(ends_t){{"fake0/1/1,3,0", "fake1/1/0"}, {0}}, 0, 0);
+    joins_over(&(ends_t){{v6v4, v4v6}, {0}}, 3,
+               3); /* each prefers another: as the lower rank does */
+    joins_over(&(ends_t){{v4v6, v6v4}, {0}}, 1, 1);
+    joins_over(&(ends_t){{"fake0/1/1,0,3", "fake1/1/3,0"}, {0}}, 0, 0);
+}
+
+static void gids_that_cannot_be_used_are_passed_over_by_both(void)
+{
+    joins_either_way(&(ends_t){{"fake0/1/1,3,0", "fake1/1/1,3,0"}, {"rtr=19@1", "rtr=110@3"}}, 0,
+                     0);
+    joins_either_way(&(ends_t){{"fake0/1/3,1", "fake1/1/1,3"}, {"rtr=19@1"}}, 3, 3);
+    joins_either_way(&(ends_t){{"fake0/1/3,1", "fake1/1/1,3"}, {"rtr=19@3"}}, 1, 1);
+    /* The first rail joins in the first round, and stays as it is while the second goes on. */
+    joins_either_way(&(ends_t){{"fake0/1/0+fake1/1/1,3,0", "fake2/1/0+fake3/1/1,3,0"},
+                               {"rtr=19@1", "rtr=110@3"}},
+                     0, 0);
+    joins_either_way(&(ends_t){{"fake0/1/0+fake1/1/1,3", "fake2/1/0+fake3/1/3"}, {0}}, 3, 3);
+    joins_either_way(&(ends_t){{"fake0/1/0+fake1/1/1,3", "fake2/1/0+fake3/1/1,3"}, {"rtr=19@1"}}, 3,
+                     3);
+    joins_over(&(ends_t){{"fake0/1/1,3", "fake1/1/3"}, {"lid=5", "lid=6"}}, 1, 3); /* by LID */
+}
+
+/* Both say what both have, and what can be done. */
+static void says_that_none_fits(const ends_t *ends, const char *first, const char *second,
+                                const char *word)
+{
+    attempt_t attempts[2];
+
+    fail_to_join(ends, attempts);
+    for (int r = 0; r < 2; r++) {
+        CHECK(strstr(attempts[r].text, first) != NULL, "no %s: %s", first, attempts[r].text);
+        CHECK(strstr(attempts[r].text, second) != NULL, "no %s: %s", second, attempts[r].text);
+    }
+    CHECK(strstr(attempts[0].text, word) != NULL, "no %s: %s", word, attempts[0].text);
+    CHECK(strstr(attempts[0].text, "RDMATRAIN_GID_INDEX") != NULL, "no remedy: %s",
+          attempts[0].text);
+}
+
+static void where_no_gids_fit_both_ends_are_named(void)
+{
+    const char *v4 = "(IPv4 10.0.0.1)", *v6 = "(IPv6 fd00:0:0:1::1)";
+    attempt_t attempts[2];
+
+    says_that_none_fits(&(ends_t){{"fake0/1/1", "fake1/1/3"}, {0}}, v4, v6, "of one kind");
+    says_that_none_fits(&(ends_t){{"fake1/1/3", "fake0/1/1"}, {0}}, v4, v6, "of one kind");
+    says_that_none_fits(&(ends_t){{"fake0/1/0", "fake1/1/3,2"}, {0}},
+                        "(link-local fe80::200:ff:fe00:0)", v6, "of one kind");
+    says_that_none_fits(&(ends_t){{"fake0/1/1,0", "fake1/1/3,1"}, {"rtr=110@1"}},
+                        "(IPv4 10.0.0.1, link-local fe80::200:ff:fe00:0)",
+                        "(IPv6 fd00:0:0:1::1, IPv4 10.0.1.1)",
+                        "GID index 1 to RTR: Connection timed out");
+    fail_to_join(&(ends_t){{"fake0/1/1", "fake1/1/1"}, {"rtr=110@1"}}, attempts);
+    CHECK(attempts[0].st == RDT_IO_ERROR && attempts[1].st == RDT_PEER_REFUSED, "%s; %s",
+          attempts[0].text, attempts[1].text);
+    CHECK(strstr(attempts[1].text, "its own error says why") != NULL, "%s", attempts[1].text);
+    fail_to_join(&(ends_t){{"fake0/1/3,3,3,3,3,3,3,3", "fake1/1/1"}, {0}}, attempts);
+    CHECK(strstr(attempts[0].text, " ...) can be used") != NULL, "%s", attempts[0].text);
+    fail_to_join(&(ends_t){{"fake0/1/1,1,1,1,1,1,1,1", "fake1/1/1,1,1,1,1,1,1,1"}, {"rtr=19@1"}},
+                 attempts); /* the longest list */
+    CHECK(strstr(attempts[1].text, "its own error says why") != NULL, "%s", attempts[1].text);
+}
+
+/* An offer of GIDs of these kinds: 0 for one that cannot be read. */
+static verbs_offer_rail_t offer_of(uint32_t num, uint32_t kinds)
+{
+    static const uint8_t starts[][12] = {
+        {0}, {[10] = 0xff, [11] = 0xff}, {0xfe, 0xbf, [11] = 1}, {0xfe, 0xc0, [11] = 1}};
+    verbs_offer_rail_t offer = {.num_gids = num, .link_layer = IBV_LINK_LAYER_ETHERNET};
+
+    for (uint32_t i = 0; i < num; i++) {
+        uint32_t kind = kinds >> 2 * i & 3;
+
+        memcpy(offer.gids[i], starts[kind], sizeof(starts[kind]));
+        offer.gids[i][15] = kind != 0;
+    }
+    return offer;
+}
+
+/* All that match, once each, what both prefer first. */
+static void check_pairs(uint32_t num, uint32_t others, uint32_t kinds, uint32_t other_kinds)
+{
+    verbs_offer_rail_t lower = offer_of(num, kinds), higher = offer_of(others, other_kinds);
+    verbs_gid_pair_t pairs[VERBS_MAX_PAIRS];
+    uint32_t num_pairs = rdt_verbs_pair_gids(&lower, &higher, pairs), num_matching = 0;
+
+    for (uint32_t i = 0; i < num * others; i++) {
+        uint32_t kind = kinds >> 2 * (i / others) & 3;
+
+        num_matching += kind != 0 && kind == (other_kinds >> 2 * (i % others) & 3);
+    }
+    CHECK_EQ(num_pairs, num_matching);
+    for (uint32_t i = 0; i < num_pairs; i++) {
+        verbs_gid_pair_t p = pairs[i];
+
+        CHECK((kinds >> 2 * p.lower & 3) == (other_kinds >> 2 * p.higher & 3), "of other kinds");
+        if (i == 0) continue;
+        CHECK(pairs[i - 1].lower + pairs[i - 1].higher < p.lower + p.higher ||
+                  (pairs[i - 1].lower + pairs[i - 1].higher == p.lower + p.higher &&
+                   pairs[i - 1].lower < p.lower),
+              "out of order, or twice");
+    }
+}
+
+static void all_pairs_of_gids_are_in_the_list(void)
+{
+    uint32_t random = 5;
+
+    for (uint32_t num = 1; num <= VERBS_MAX_GIDS; num++)
+        for (uint32_t others = 1; others <= VERBS_MAX_GIDS; others++)
+            for (int i = 0; i < 50; i++) {
+                uint32_t kinds = random = random * 1664525u + 1013904223u;
+
+                random = random * 1664525u + 1013904223u;
+                check_pairs(num, others, kinds >> 8, random >> 8);
+            }
+    check_pairs(VERBS_MAX_GIDS, VERBS_MAX_GIDS, 0x5555, 0x5555);
 }
 
 static int (*real_query_gid)(struct ibv_context *, uint8_t, int, union ibv_gid *);
@@ -291,21 +473,21 @@ static int query_gid(struct ibv_context *context, uint8_t port, int index, union
 {
     int err = real_query_gid(context, port, index, gid);
 
-    if (err == 0 && gid_has_changed) gid->raw[15] ^= 0x55;
+    if (err == 0 && gid_has_changed && index == 1) gid->raw[15] ^= 0x55;
     return err;
 }
 
-/* Ranks that meet when they first need each other: the offer of rank 0 is out when its GID changes. */
-static void a_gid_that_changes_while_two_join_is_seen(void)
+/* Ranks that meet when they first need each other: the offer of rank 0 is out when its GID 1 changes. */
+static void change_a_gid_while_two_join(side_t *sides, const char *rails)
 {
-    side_t sides[2] = {{.lazy = true}, {.lazy = true}};
     const uint8_t hdr[RDT_HDR_BYTES] = {0};
     uint64_t deadline = rdt_now_ns() + LIMIT_NS;
     verbs_ctx_t *ctx;
     verbs_dev_t *dev;
 
-    connect_pair_with(sides, &rdt_verbs_ops,
-                      "rails=fake0/1/1" ADDR " fake=", "rails=fake1/1/1" ADDR " fake=");
+    sides[0].lazy = sides[1].lazy = true;
+    open_ends(sides, &(ends_t){{rails, "fake1/1/1,3"}, {0}});
+    connect_sides(sides);
     ctx = (verbs_ctx_t *)sides[0].ctx;
     dev = ctx->rails[0].dev;
     real_query_gid = dev->api.query_gid;
@@ -318,14 +500,30 @@ static void a_gid_that_changes_while_two_join_is_seen(void)
     CHECK_EQ(ctx->num_joining, 1);
     gid_has_changed = true;
     atomic_fetch_add(&dev->gid_changes, 1);
-    while (sides[0].conn->status == RDT_OK && rdt_now_ns() < deadline) {
-        sides[0].ops->check(sides[0].ctx);
-        sides[0].ops->poll(sides[0].ctx);
-        sides[1].ops->poll(sides[1].ctx);
-    }
+    while (sides[0].conn->status == RDT_OK && sides[0].conn->unjoined && rdt_now_ns() < deadline)
+        turn(sides);
+    turn(sides);
+    gid_has_changed = false;
+}
+
+static void a_gid_that_changes_while_two_join_is_seen(void)
+{
+    side_t sides[2] = {0};
+
+    change_a_gid_while_two_join(sides, "fake0/1/1");
     CHECK(sides[0].conn->status == RDT_IO_ERROR && strstr(sides[0].conn->detail, "GID") != NULL,
           "%s", sides[0].conn->detail);
-    gid_has_changed = false;
+    close_pair(sides);
+}
+
+/* The one that is used is as it was. */
+static void a_gid_that_changes_while_two_join_is_replaced(void)
+{
+    side_t sides[2] = {0};
+
+    change_a_gid_while_two_join(sides, "fake0/1/1,3");
+    exchange(sides, 100);
+    CHECK_EQ(((const verbs_conn_t *)sides[0].conn)->qps[0].gid_index, 3);
     close_pair(sides);
 }
 
@@ -684,8 +882,13 @@ int main(void)
     counts_of_work_requests_wrap();
     silence_is_probed_on_every_rail();
     limits_of_the_device_are_kept();
+    all_pairs_of_gids_are_in_the_list();
     a_gid_that_cannot_be_used_is_replaced();
+    gids_of_one_kind_are_found();
+    gids_that_cannot_be_used_are_passed_over_by_both();
+    where_no_gids_fit_both_ends_are_named();
     a_gid_that_changes_while_two_join_is_seen();
+    a_gid_that_changes_while_two_join_is_replaced();
     every_completion_status_is_said_in_words();
     what_the_device_refuses_or_reports_ends_the_connection();
     a_device_that_is_hidden_is_lost();

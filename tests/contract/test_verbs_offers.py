@@ -9,10 +9,10 @@ import pytest
 import wire_peer
 from group import LISTENS, call, run_threads
 from verbs_offer import (
-    FAILED,
+    CANNOT,
     INFINIBAND,
     JOINED,
-    NEXT_GID,
+    MAX_GIDS,
     OFFER,
     OFFER_BYTES,
     RAIL,
@@ -33,13 +33,16 @@ UNKNOWN = "not understood by this version"
 MISTAKES = {
     "no rails": (({"num_rails": 0}, OFFER_BYTES, b""), "PROTOCOL", UNKNOWN),
     "other slots": (({"slots": 9}, OFFER_BYTES, b""), "PROTOCOL", UNKNOWN),
+    "no GIDs": (({"num_gids": 0}, OFFER_BYTES, b""), "PROTOCOL", UNKNOWN),
+    "too many GIDs": (({"num_gids": MAX_GIDS + 1}, OFFER_BYTES, b""), "PROTOCOL", UNKNOWN),
     "InfiniBand": (
         ({"link_layer": INFINIBAND}, OFFER_BYTES, b""),
         "PEER_REFUSED",
         "RoCE on one side and InfiniBand on the other",
     ),
     "wrong verdict": (({}, OFFER_BYTES, b"\x09"), "PROTOCOL", "its verdict is not understood"),
-    "cannot join": (({}, OFFER_BYTES, bytes([FAILED])), "PEER_REFUSED", "its own error says why"),
+    "a rail too many": (({}, OFFER_BYTES, b"\xa3"), "PROTOCOL", "its verdict is not understood"),
+    "cannot join": (({}, OFFER_BYTES, bytes([CANNOT])), "PEER_REFUSED", "its own error says why"),
     "leaves in an offer": (({}, 50, None), "PEER_LOST", "closed the connection"),
     "leaves without a verdict": (
         ({}, OFFER_BYTES, None),
@@ -88,11 +91,15 @@ class Stranger:
         return sock
 
     def meet(self, **changes):
-        """The socket, and an offer with these fields on the device that rank 0 offers."""
+        """The socket, and an offer with these fields of rank 0's own GID and queue pair."""
         sock = self.prove()
-        theirs = wire_peer.hear(sock, OFFER_BYTES)
-        gid, qpn, *_ = RAIL.unpack_from(theirs, OFFER.size)
-        return sock, pack_offer(gid, 4096, **({"qpn": qpn} | changes))
+        gids, qpn = self.hear_offer(sock)
+        return sock, pack_offer(gids, 4096, **({"qpn": qpn} | changes))
+
+    def hear_offer(self, sock):
+        """The GIDs and the queue pair of rank 0."""
+        gids, num_gids, qpn, *_ = RAIL.unpack_from(wire_peer.hear(sock, OFFER_BYTES), OFFER.size)
+        return gids[: 16 * num_gids], qpn
 
 
 @pytest.fixture(params=[False, True], ids=["at once", "when needed"])
@@ -149,25 +156,29 @@ def test_an_offer_may_come_in_pieces(stranger):
             for byte in offer:
                 sock.sendall(bytes([byte]))
             assert wire_peer.hear(sock, 1) == bytes([JOINED])
-            sock.sendall(bytes([FAILED]))
+            sock.sendall(bytes([CANNOT]))
             assert stranger.ended.wait(SOON_S)
 
     assert "its own error says why" in str(outcome_of(stranger, part).error)
 
 
-def test_one_who_asks_for_ever_more_rounds_is_given_up(stranger):
+def test_one_who_always_refuses_is_asked_of_each_pair_once(stranger):
+    rounds = []
+
     def part():
-        sock, offer = stranger.meet()
+        sock = stranger.prove()
         sock.settimeout(SHORT_S)
-        with sock, contextlib.suppress(OSError):  # rank 0 says no more
-            while not stranger.ended.is_set():
-                sock.sendall(offer + bytes([NEXT_GID]))
-                wire_peer.hear(sock, 1 + OFFER_BYTES)  # a verdict, and the next offer
+        with sock, contextlib.suppress(TimeoutError):  # rank 0 says no more
+            gid, qpn = stranger.hear_offer(sock)
+            sock.sendall(pack_offer(gid * MAX_GIDS, 4096, qpn=qpn) + bytes([CANNOT]) * 100)
+            while verdict := wire_peer.hear(sock, 1):
+                rounds.append(verdict)
 
     ours = outcome_of(stranger, part)
-    assert ours.error.status == "PROTOCOL", ours.error
-    assert "more rounds" in str(ours.error)
+    assert ours.error.status == "PEER_REFUSED", ours.error
+    assert "its own error says why" in str(ours.error)
     assert ours.seconds < SOON_S
+    assert rounds == [bytes([JOINED])] * MAX_GIDS
 
 
 def test_who_is_needed_joins_in_the_timeout_of_the_group():

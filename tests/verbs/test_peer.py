@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import wire_peer
 from ranks import ipv4_index, listen_arg, resources, wait_for_device
-from verbs_offer import FAILED, JOINED, OFFER_BYTES, SLOTS
+from verbs_offer import CANNOT, JOINED, OFFER_BYTES, SLOTS
 
 from rdmatrain import _core
 from rdmatrain.errors import CommError
@@ -283,6 +283,8 @@ OFFERS = {
     "rails of zeros": (offer_and(lambda p: p.offer(num_rails=2)), "PROTOCOL", UNKNOWN),
     "other slots": (offer_and(lambda p: p.offer(slots=1 << 31)), "PROTOCOL", UNKNOWN),
     "wide QPN": (offer_and(lambda p: p.offer(qpn=1 << 24)), "PROTOCOL", UNKNOWN),
+    "no GIDs": (offer_and(lambda p: p.offer(num_gids=0)), "PROTOCOL", UNKNOWN),
+    "too many GIDs": (offer_and(lambda p: p.offer(num_gids=9)), "PROTOCOL", UNKNOWN),
     "no such MTU": (offer_and(lambda p: p.offer(mtu=6)), "PROTOCOL", UNKNOWN),
     "InfiniBand": (
         offer_and(lambda p: p.offer(link_layer=e.IBV_LINK_LAYER_INFINIBAND)),
@@ -300,7 +302,7 @@ OFFERS = {
     ),
     "verdict 0": (offer_and(lambda p: p.offer(), b"\0"), "PROTOCOL", "its verdict is not"),
     "refused": (
-        offer_and(lambda p: p.offer(), bytes([FAILED])),
+        offer_and(lambda p: p.offer(), bytes([CANNOT])),
         "PEER_REFUSED",
         "it cannot move a queue pair to this rank's",
     ),

@@ -82,8 +82,12 @@ class Peer:
         text = wire_peer.hear(self.sock, OFFER_BYTES)
         _, slots, self.inbox = OFFER.unpack_from(text)
         assert slots == SLOTS
-        gid, self.qpn, self.their_psn, self.rkey, _, mtu, _ = RAIL.unpack_from(text, OFFER.size)
-        self.their_gid, self.mtu = gid, min(mtu, e.IBV_MTU_1024)
+        gids, num, self.qpn, self.their_psn, self.rkey, _, mtu, _ = RAIL.unpack_from(
+            text, OFFER.size
+        )
+        assert num == 1
+        self.their_gid = gids[:16]
+        self.mtu = min(mtu, e.IBV_MTU_1024)
 
     def move_qp(self):
         """To RTS, towards what rank 0 has offered."""

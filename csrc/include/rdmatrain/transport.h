@@ -27,7 +27,7 @@
 #define RDT_WIRE_BYTES 128 /* largest address that a context publishes */
 #define RDT_TOKEN_BYTES 16 /* incarnation of the group: a stale or foreign peer is refused by it */
 #define RDT_LABEL_BYTES 96 /* "host, pid" of a peer, for error texts */
-#define RDT_DETAIL_BYTES 256
+#define RDT_DETAIL_BYTES 400
 #define RDT_DATA_ALIGN 64 /* alignment of received data */
 #define RDT_SLEEP_FDS 16  /* that a context watches, besides one for each connection */
 
