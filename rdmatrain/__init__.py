@@ -91,11 +91,14 @@ def get_stats(group: object = None) -> dict[str, Any]:
     Returns:
         ``rank`` and ``world``; ``peers``, a dictionary for each other rank: its ``rank``,
         ``transport``, ``why``, ``fell_back`` (it is tcp, though one of the two has RDMA devices),
-        ``rails`` (the RDMA ports used, in words), ``device`` and ``gid_index`` of the first of
-        them (else None), and counters; ``totals`` of the counters.
+        ``rails`` (the RDMA ports used, in words, with the GID that the two ranks use and the MTU
+        of the way between them), ``device`` and ``gid_index`` of the first of them (else None),
+        and counters; ``totals`` of the counters.
         These are bytes of data, without headers: ``sent_bytes``, ``received_bytes``, and
         ``staged_bytes``, the part of both that the CPU copied between a tensor and memory of the
         transport. They move while collectives run.
+        In groups of more than 16 ranks two of them join when they first need each other: until
+        then the GID is the one that is tried first, and the MTU this rank's.
 
     Raises:
         ValueError: the group has no rdmatrain backend for CPU tensors.

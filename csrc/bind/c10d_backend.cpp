@@ -90,7 +90,7 @@ std::string Backend::transport(int rank) const
     return rdt_comm_transport(comm, static_cast<uint32_t>(rank));
 }
 
-std::map<std::string, uint64_t> Backend::stats(int rank) const
+rdt_peer_stats_t Backend::stats(int rank) const
 {
     CommOwner::User user(*owner_);
     rdt_peer_stats_t stats;
@@ -98,9 +98,7 @@ std::map<std::string, uint64_t> Backend::stats(int rank) const
     if (user.comm() == nullptr) throw_status(RDT_CLOSED, "the process group was destroyed");
     rdt_status_t st = rdt_comm_stats(user.comm(), static_cast<uint32_t>(rank), &stats);
     if (st != RDT_OK) throw_status(st, rdt_last_error());
-    return {{"sent_bytes", stats.sent_bytes},
-            {"received_bytes", stats.received_bytes},
-            {"staged_bytes", stats.staged_bytes}};
+    return stats;
 }
 
 void Backend::startCoalescing()

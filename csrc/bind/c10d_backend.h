@@ -97,8 +97,8 @@ class Backend : public c10d::Backend
 
     /* Name of the transport that joins this rank to another one. */
     std::string transport(int rank) const;
-    /* Counters of the bytes that this rank exchanged with another one. */
-    std::map<std::string, uint64_t> stats(int rank) const;
+    /* What this rank exchanged with another one, and over which ports. */
+    rdt_peer_stats_t stats(int rank) const;
     const std::string &note() const { return note_; }
 
     /* These never throw: a throw would leave c10d skipping every later collective in silence. */

@@ -40,6 +40,26 @@ static c10::intrusive_ptr<GroupOptions> copy_options(const GroupOptions &options
     return c10::make_intrusive<GroupOptions>(options);
 }
 
+static py::dict stats_of(const rdmatrain::Backend &backend, int rank)
+{
+    rdt_peer_stats_t stats = backend.stats(rank);
+    py::list rails;
+
+    for (uint32_t i = 0; i < stats.num_rails; i++) {
+        const rdt_rail_t &rail = stats.rails[i];
+        auto bytes = [](const uint8_t *gid) {
+            return py::bytes(reinterpret_cast<const char *>(gid), RDT_GID_BYTES);
+        };
+
+        rails.append(py::dict(py::arg("gid_index") = rail.gid_index, py::arg("mtu") = rail.mtu,
+                              py::arg("gid") = bytes(rail.gid),
+                              py::arg("peer_gid") = bytes(rail.peer_gid)));
+    }
+    return py::dict(py::arg("sent_bytes") = stats.sent_bytes,
+                    py::arg("received_bytes") = stats.received_bytes,
+                    py::arg("staged_bytes") = stats.staged_bytes, py::arg("rails") = rails);
+}
+
 PYBIND11_MODULE(_c10d, module)
 {
     module.doc() = "The c10d::Backend over rdmatrain._core; built for one torch minor.";
@@ -62,8 +82,8 @@ PYBIND11_MODULE(_c10d, module)
         .def("get_error", &rdmatrain::Backend::getError, "How the group is: torch's ErrorType.")
         .def("transport", &rdmatrain::Backend::transport, py::arg("rank"),
              "Name of the transport that joins this rank to another one.")
-        .def("stats", &rdmatrain::Backend::stats, py::arg("rank"),
-             "Bytes that this rank exchanged with another one: sent, received and staged.")
+        .def("stats", &stats_of, py::arg("rank"),
+             "As _core.Comm.stats() tells it of one rank, without its transport.")
         .def_property_readonly("note", &rdmatrain::Backend::note, "What was kept with it.");
     module.def("set_factory", &rdmatrain::set_factory, py::arg("factory"),
                "Set what makes a backend of a store, a rank, a number of ranks and options.");

@@ -276,16 +276,35 @@ static PyObject *comm_transport(CommObject *self, PyObject *arg)
     return PyUnicode_FromString(rdt_comm_transport(self->comm, rank));
 }
 
+static PyObject *rails_of(const rdt_peer_stats_t *stats)
+{
+    PyObject *list = PyList_New(0);
+
+    for (uint32_t i = 0; list != NULL && i < stats->num_rails; i++) {
+        const rdt_rail_t *rail = &stats->rails[i];
+        PyObject *item = Py_BuildValue("{s:I,s:I,s:y#,s:y#}", "gid_index", rail->gid_index, "mtu",
+                                       rail->mtu, "gid", rail->gid, (Py_ssize_t)RDT_GID_BYTES,
+                                       "peer_gid", rail->peer_gid, (Py_ssize_t)RDT_GID_BYTES);
+
+        if (item == NULL || PyList_Append(list, item) < 0) Py_CLEAR(list);
+        Py_XDECREF(item);
+    }
+    return list;
+}
+
 static PyObject *stats_of(const rdt_comm_t *comm, uint32_t rank)
 {
     rdt_peer_stats_t stats;
+    PyObject *rails;
 
     if (rdt_comm_stats(comm, rank, &stats) != RDT_OK)
         return raise_status(RDT_BAD_ARG, rdt_last_error());
-    return Py_BuildValue("{s:s,s:K,s:K,s:K}", "transport", rdt_comm_transport(comm, rank),
+    rails = rails_of(&stats);
+    if (rails == NULL) return NULL;
+    return Py_BuildValue("{s:s,s:K,s:K,s:K,s:N}", "transport", rdt_comm_transport(comm, rank),
                          "sent_bytes", (unsigned long long)stats.sent_bytes, "received_bytes",
                          (unsigned long long)stats.received_bytes, "staged_bytes",
-                         (unsigned long long)stats.staged_bytes);
+                         (unsigned long long)stats.staged_bytes, "rails", rails);
 }
 
 static PyObject *comm_stats(CommObject *self, PyObject *Py_UNUSED(unused))
@@ -387,7 +406,8 @@ static PyMethodDef comm_methods[] = {
      "stats($self)\n--\n\nWhat went to and came from each rank so far: a dict a rank.\n\n"
      "transport; sent_bytes and received_bytes, of data in messages; staged_bytes, how much of "
      "this the CPU copied between a tensor and memory of the transport. A rank's own entry, and "
-     "what ranks of a host read from each other's tensors, count as nothing."},
+     "what ranks of a host read from each other's tensors, count as nothing. rails: of verbs, once "
+     "the two have joined, for each port gid_index, gid, peer_gid, and mtu, the path's in bytes."},
     {"post", (PyCFunction)(void (*)(void))comm_post, METH_VARARGS | METH_KEYWORDS,
      "post($self, coll, dtype='uint8', op='SUM', *, in_=None, out=None, peer=0, tag=0, factor=0.0, "
      "shape=None, in_counts=None, out_counts=None, timeout=None, background=False)\n--\n\n"

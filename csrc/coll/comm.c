@@ -300,6 +300,7 @@ rdt_status_t rdt_comm_stats(const rdt_comm_t *comm, uint32_t peer, rdt_peer_stat
     stats_p->sent_bytes = atomic_load_explicit(&conn->sent_bytes, memory_order_relaxed);
     stats_p->received_bytes = atomic_load_explicit(&conn->received_bytes, memory_order_relaxed);
     stats_p->staged_bytes = atomic_load_explicit(&conn->staged_bytes, memory_order_relaxed);
+    if (conn->ops->rails != NULL) stats_p->num_rails = conn->ops->rails(conn, stats_p->rails);
     return RDT_OK;
 }
 

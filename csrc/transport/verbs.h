@@ -46,7 +46,7 @@
 #include "transport/lazy.h"
 
 #define VERBS_SLOTS 8 /* of a lane's inbox; a power of two */
-#define VERBS_MAX_RAILS 4
+#define VERBS_MAX_RAILS RDT_MAX_RAILS
 #define VERBS_MAX_GIDS 8      /* to try, of a rail */
 #define VERBS_NAME_BYTES 64   /* of a device */
 #define VERBS_DATA_OFFSET 128 /* of a slot: the head lies right before its data */
@@ -243,7 +243,8 @@ typedef struct verbs_conn {
     int sock;                 /* -1 before the peer was met */
     verbs_joining_t *joining; /* owned; while the two agree */
     verbs_qp_t qps[VERBS_MAX_RAILS];
-    uint32_t num_rails; /* the smaller number of both ends */
+    uint32_t num_rails;  /* the smaller number of both ends */
+    _Atomic bool joined; /* set after all that rdt_verbs_rails tells */
     verbs_lane_t lanes[RDT_NUM_LANES];
     uint8_t *memory; /* inbox, then its twin for what goes out */
     size_t memory_bytes, slot_bytes;
@@ -275,6 +276,7 @@ rdt_status_t rdt_verbs_connect(rdt_ctx_t *ctx, const rdt_peer_t *peers, uint32_t
 /* Of one that is not made yet: see rdt_lazy_need. */
 void rdt_verbs_need(verbs_conn_t *conn, bool dials);
 void rdt_verbs_expect(rdt_conn_t *conn);
+uint32_t rdt_verbs_rails(const rdt_conn_t *conn, rdt_rail_t *rails);
 bool rdt_verbs_let_in(rdt_ctx_t *ctx);
 /* Meets and joins whom this rank or its peers need, as far as it gets. */
 void rdt_verbs_join_some(verbs_ctx_t *ctx);

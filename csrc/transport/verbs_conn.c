@@ -108,6 +108,22 @@ static void joined(verbs_conn_t *conn)
     conn->base.unjoined = false;
     conn->ended = false;
     conn->active_ns = rdt_now_ns();
+    atomic_store_explicit(&conn->joined, true, memory_order_release); /* with rdt_verbs_rails */
+}
+
+uint32_t rdt_verbs_rails(const rdt_conn_t *base, rdt_rail_t *rails)
+{
+    const verbs_conn_t *conn = (const verbs_conn_t *)base;
+
+    if (!atomic_load_explicit(&conn->joined, memory_order_acquire)) return 0;
+    for (uint32_t r = 0; r < conn->num_rails; r++) {
+        const verbs_qp_t *qp = &conn->qps[r];
+
+        rails[r] = (rdt_rail_t){.gid_index = qp->gid_index, .mtu = 128u << qp->mtu};
+        memcpy(rails[r].gid, &qp->gid, RDT_GID_BYTES);
+        memcpy(rails[r].peer_gid, &qp->peer_gid, RDT_GID_BYTES);
+    }
+    return conn->num_rails;
 }
 
 /* -- all at once -- */

@@ -257,6 +257,7 @@ const rdt_transport_ops_t rdt_verbs_ops = {
     .connect = rdt_verbs_connect,
     .cut = rdt_verbs_cut,
     .revoke = rdt_verbs_revoke,
+    .rails = rdt_verbs_rails,
     .close = verbs_close,
     .send = rdt_verbs_send,
     .expose = rdt_verbs_expose,

@@ -18,7 +18,7 @@ from torch._C import _distributed_c10d as c10d
 from rdmatrain import _core
 from rdmatrain.comm import recorder
 from rdmatrain.comm.bootstrap import Place, Turn, connect, forming
-from rdmatrain.comm.pairs import facts_of
+from rdmatrain.comm.facts import facts_of, peers_of
 from rdmatrain.comm.trace import Group
 from rdmatrain.config import inherited_environment, load_settings, master_addr, unknown_settings
 from rdmatrain.secret import load_secret
@@ -145,7 +145,7 @@ def _join(turn: Turn, store: Any, options: Any) -> Any:
     # While Python still runs: later a progress thread that comes upon a callback written in Python
     # would end the process with SIGABRT, as it does with other backends.
     atexit.register(extension.close_all)  # however often: closing twice does nothing
-    note = json.dumps(facts_of(turn.pairs, turn.rails))
+    note = json.dumps(facts_of(turn.pairs, turn.rails, comm.number()))
     return extension.Backend(store, turn.place.rank, turn.place.world, comm.detach(), options, note)
 
 
@@ -179,11 +179,7 @@ def stats_of(group: Any) -> dict[str, Any]:
     """See :func:`rdmatrain.get_stats`."""
     group = _group(group)
     backend = _backend_of(group)
-    peers = [
-        facts | backend.stats(facts["rank"])
-        for facts in json.loads(backend.note)
-        if facts["rank"] != group.rank()
-    ]
+    peers = peers_of(json.loads(backend.note), backend.stats)
     totals = {name: sum(peer[name] for peer in peers) for name in COUNTERS}
     return {"rank": group.rank(), "world": group.size(), "peers": peers, "totals": totals}
 

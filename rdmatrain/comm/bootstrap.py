@@ -34,6 +34,7 @@ from typing import Any, Protocol
 
 from rdmatrain import __version__, _core
 from rdmatrain.comm import host, rdma
+from rdmatrain.comm.facts import facts_of, log_rechoices
 from rdmatrain.comm.hello import Hello, compare, new_nonce, proof_of, token_of
 from rdmatrain.comm.pairs import Member, Offer, Pair, choose_pair, describe, host_gbps, needs_offers
 from rdmatrain.comm.tuning import parse_tuning, tuning_text, whole_table
@@ -308,6 +309,7 @@ def _listen_and_connect(
         for other, wire, pair in zip(hellos, wires, turn.pairs, strict=True)
     ]
     comm.connect(peers, max(turn.deadline - monotonic(), 0.0))
+    log_rechoices(facts_of(turn.pairs, turn.rails, comm.number()), comm.stats())
     return comm
 
 
@@ -340,7 +342,8 @@ def _exchange_offers(turn: Turn, settings: Settings, hellos: Sequence[Hello]) ->
     found = rdma.find_rails(settings)
     neighbours = [near.rank for near in _neighbours(turn.place, hellos)]
     place = host.local_place(turn.place.rank, neighbours)
-    turn.rails = rdma.rails_of(found.rails, *place, own=settings.device_list.own)
+    rails = rdma.rails_of(found.rails, *place, own=settings.device_list.own)
+    turn.rails = rdma.limited(rails, settings)
     mine = Offer(
         ports={str(rail.port): rail.gbps for rail in turn.rails},
         link_layer=turn.rails[0].port.link_layer if turn.rails else "",
@@ -387,10 +390,9 @@ def _listen(comm: _core.Comm, turn: Turn, settings: Settings, *, one_host: bool)
     for transport in sorted(needed & {"tcp", "verbs"}):
         argument = ""
         try:
-            address = host.listen_address(settings.addr, place.master_addr, one_host=one_host)
-            argument = address
+            argument = host.listen_address(settings.addr, place.master_addr, one_host=one_host)
             if transport == "verbs":
-                argument = rdma.listen_argument(turn.rails, address, settings)
+                argument = rdma.listen_argument(turn.rails, argument, settings)
             wires[transport] = comm.listen(transport, argument).hex()
         except (BootstrapError, CommError) as error:
             where = f"listening on {argument}: " if argument else ""

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rdmatrain.comm.rdma import Rail
 from rdmatrain.config import Settings
@@ -148,33 +147,8 @@ def host_gbps(members: Sequence[Member]) -> float:
     return min(sum(ports.values()) for ports in hosts.values()) or ASSUMED_GBPS
 
 
-def facts_of(pairs: Sequence[Pair], rails: Sequence[Rail]) -> list[dict[str, Any]]:
-    """Return what :func:`rdmatrain.get_stats` tells of each pair, besides counters.
-
-    Args:
-        pairs: by rank of the peer.
-        rails: the ports of the rank whose pairs they are.
-
-    """
-    facts = []
-    for peer, pair in enumerate(pairs):
-        used = rails[: pair.num_rails]
-        facts.append(
-            {
-                "rank": peer,
-                "transport": pair.transport,
-                "why": pair.why,
-                "fell_back": pair.fell_back,
-                "device": str(used[0].port) if used else None,
-                "gid_index": used[0].gid.index if used else None,
-                "rails": [str(rail) for rail in used],
-            }
-        )
-    return facts
-
-
 def describe(pairs: Sequence[Pair], rank: int, rails: Sequence[Rail]) -> str:
-    """Return the line that says how a rank is joined to its peers.
+    """Return the line that says how a rank is to be joined to its peers.
 
     Args:
         pairs: by rank of the peer.

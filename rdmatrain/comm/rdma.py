@@ -9,7 +9,7 @@ InfiniBand has its LID, and its first GID.
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rdmatrain import _core
@@ -44,7 +44,7 @@ class Rail:
         port: which one.
         gids: entries of its GID table that address it, the best first; the others are for when
             the way from there to a peer cannot be found.
-        mtu: its active MTU in bytes.
+        mtu: its active MTU in bytes, or less where the user limits it.
         gbps: its speed in Gbit/s.
 
     """
@@ -60,7 +60,12 @@ class Rail:
         return self.gids[0]
 
     def __str__(self) -> str:
-        return f"{self.port} gid {self.gid.index} {self.gid.kind} {self.gid.address} MTU {self.mtu}"
+        return rail_text(str(self.port), self.gid, self.mtu)
+
+
+def rail_text(port: str, gid: Gid, mtu: int) -> str:
+    """Return the words for a port and the way it is used."""
+    return f"{port} gid {gid.index} {gid.kind} {gid.address} MTU {mtu}"
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,13 @@ def rails_of(
     if len(rails) <= local_rank:
         return (rails[local_rank % len(rails)],) if rails else ()
     return tuple(rails[local_rank::local_ranks][:MAX_RAILS])
+
+
+def limited(rails: Sequence[Rail], settings: Settings) -> tuple[Rail, ...]:
+    """Return the ports with no larger MTU than the user wants."""
+    if not settings.mtu:
+        return tuple(rails)
+    return tuple(replace(rail, mtu=min(rail.mtu, int(settings.mtu))) for rail in rails)
 
 
 def listen_argument(rails: Sequence[Rail], address: str, settings: Settings) -> str:

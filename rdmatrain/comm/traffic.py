@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rdmatrain.comm import recorder
+from rdmatrain.comm.facts import peers_of
 from rdmatrain.comm.trace import Group
 
 
@@ -48,7 +49,5 @@ def _peers_of(group: Group) -> tuple[dict[str, Any], ...] | None:
         backend = found._get_backend(torch.device(device))
         backend = getattr(backend, "wrapped_pg", backend)  # under TORCH_DISTRIBUTED_DEBUG=DETAIL
         if isinstance(backend, load_extension().Backend):
-            facts = json.loads(backend.note)
-            others = [fact for fact in facts if fact["rank"] != group.rank]
-            return tuple(fact | backend.stats(fact["rank"]) for fact in others)
+            return tuple(peers_of(json.loads(backend.note), backend.stats))
     return None

@@ -44,6 +44,12 @@ def preference(gid: Gid) -> int:
     return 2 if address in _UNIQUE_LOCAL else 1
 
 
+def address_text(gid: bytes) -> str:
+    """Return the address that a GID of 16 bytes is."""
+    address = ipaddress.IPv6Address(gid)
+    return str(address.ipv4_mapped or address)
+
+
 def _places(source: Source, folder: str) -> list[int]:
     """Return the numbers that name what is in a folder; other names are not the kernel's."""
     return [int(name) for name in source.names(folder) if _PLACE.fullmatch(name)]
@@ -68,11 +74,10 @@ def _read_gid(source: Source, port: str, index: int, link_layer: str) -> Gid | N
     digits = attribute(source, f"{port}/gids/{index}").replace(":", "")
     if not re.fullmatch("[0-9a-f]{32}", digits) or not digits.strip("0"):
         return None
-    address = ipaddress.IPv6Address(bytes.fromhex(digits))
     kind = attribute(source, f"{port}/gid_attrs/types/{index}").removeprefix("IB/")
     return Gid(
         index=index,
-        address=str(address.ipv4_mapped or address),
+        address=address_text(bytes.fromhex(digits)),
         kind=INFINIBAND if link_layer == "InfiniBand" else kind,
         netdev=attribute(source, f"{port}/gid_attrs/ndevs/{index}"),
     )

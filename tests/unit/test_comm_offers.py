@@ -11,7 +11,7 @@ import test_comm_bootstrap
 from test_comm_bootstrap import MemoryStore, Rank, places, sum_of
 
 from rdmatrain import _core
-from rdmatrain.comm import host, rdma
+from rdmatrain.comm import bootstrap, host, rdma
 from rdmatrain.comm.rdma import Rail, Search
 from rdmatrain.config import RankEnv, Settings
 from rdmatrain.discovery.model import Gid, Port
@@ -23,8 +23,8 @@ NOTHING = Search((), "there is no RDMA device", present=False)
 DOWN = Search((), "mlx5_0/1: the port is DOWN", present=True)
 
 
-def usable(*devices: str, index: int = 3, gbps: float = 100.0) -> Search:
-    gids = (Gid(index, "10.0.0.1", "RoCE v2"),)
+def usable(*devices: str, gbps: float = 100.0) -> Search:
+    gids = (Gid(3, "10.0.0.1", "RoCE v2"),)
     rails = (Rail(Port(d, 1, "ACTIVE", "Ethernet", ()), gids, 4096, gbps) for d in devices)
     return Search(tuple(rails), "", present=True)
 
@@ -44,6 +44,27 @@ class NotingComm:
 
     def connect(self, peers: list[tuple[str, bytes, str]], timeout: float) -> None:
         self.peers = [(transport, wire) for transport, wire, _ in peers]
+
+    def number(self) -> int:
+        return 0
+
+    def stats(self) -> list[dict[str, Any]]:
+        return [{"rails": []} for _ in self.peers]
+
+
+GIDS = (Gid(1, "10.0.0.1", "RoCE v2"), Gid(3, "fd00::1", "RoCE v2"))
+
+
+def on_fakes(monkeypatch: pytest.MonkeyPatch, script: str = "") -> Callable[..., Search]:
+    """Have verbs use the fake of csrc/ibv; returns what makes a search that found these of it."""
+    real = rdma.listen_argument
+    monkeypatch.setattr(rdma, "listen_argument", lambda *given: f"{real(*given)} fake={script}")
+
+    def found(*devices: str, gbps: float = 100.0) -> Search:
+        ports = (Port(device, 1, "ACTIVE", "Ethernet", GIDS) for device in devices)
+        return Search(tuple(Rail(port, GIDS, 4096, gbps) for port in ports), "", present=True)
+
+    return found
 
 
 @pytest.fixture
@@ -99,13 +120,6 @@ def test_hosts_with_rdma_listen_on_their_ports_and_are_joined_by_verbs(
             assert wire == (b"" if peer == me else f"{transport} of {peer}".encode())
 
 
-@pytest.fixture
-def fake_ports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let ports be those of csrc/ibv/ibv_fake.h."""
-    real = rdma.listen_argument
-    monkeypatch.setattr(rdma, "listen_argument", lambda *given: f"{real(*given)} fake=")
-
-
 @pytest.mark.parametrize(
     ("right", "net"),
     [
@@ -136,10 +150,11 @@ def test_ranks_reckon_with_the_network_that_all_hosts_have(
 
 
 def test_ranks_whose_ports_differ_in_rate_agree_and_meet(
-    form: Callable[..., list[Rank]], have: Have, fake_ports: None
+    form: Callable[..., list[Rank]], have: Have, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The core refuses a peer with another table."""
-    have({"a": usable("fake0", index=1), "b": usable("fake1", index=1, gbps=400.0)})
+    found = on_fakes(monkeypatch)
+    have({"a": found("fake0"), "b": found("fake1", gbps=400.0)})
     settings = Settings(addr="127.0.0.1")
     ranks = [Rank(p, settings, h) for p, h in zip(places(2), "ab", strict=True)]
     form(MemoryStore(), *ranks)
@@ -151,10 +166,10 @@ def test_ranks_whose_ports_differ_in_rate_agree_and_meet(
 
 
 def test_groups_over_fake_devices_have_right_sums(
-    form: Callable[..., list[Rank]], have: Have, fake_ports: None
+    form: Callable[..., list[Rank]], have: Have, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left, right = usable("fake0", "fake1", "fake2", index=1), usable("fake3", index=1)
-    have({"left": left, "right": right, "plain": NOTHING})
+    found = on_fakes(monkeypatch)
+    have({"left": found("fake0", "fake1", "fake2"), "right": found("fake3"), "plain": NOTHING})
     settings = Settings(addr="127.0.0.1")
     hosts = ["left", "left", "right", "plain"]
     ranks = [Rank(p, settings, h) for p, h in zip(places(4), hosts, strict=True)]
@@ -165,6 +180,33 @@ def test_groups_over_fake_devices_have_right_sums(
     assert joined[2] == ["verbs", "verbs", "self", "tcp"]
     assert sum_of(ranks) == [bytearray([15])] * 4
     for rank in ranks:
+        rank.comm.close()
+
+
+@pytest.mark.parametrize("eager_ranks", [16, 1])
+def test_a_gid_that_is_replaced_is_logged_by_both_once_they_have_joined(
+    form: Callable[..., list[Rank]],
+    have: Have,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    eager_ranks: int,
+) -> None:
+    found = on_fakes(monkeypatch, "rtr=ENODEV@1")
+    have({"left": found("fake0"), "right": found("fake1")})
+    monkeypatch.setattr(bootstrap, "EAGER_RANKS", eager_ranks)
+    settings = Settings(addr="127.0.0.1", arena="off", mtu="1024")
+    ranks = [Rank(p, settings, h) for p, h in zip(places(2), ("left", "right"), strict=True)]
+    with caplog.at_level("INFO", "rdmatrain"):
+        form(MemoryStore(), *ranks)
+    assert [rank.error for rank in ranks] == [None, None]
+    first = [line for line in caplog.messages if "gid 1 RoCE v2 10.0.0.1 MTU 1024" in line]
+    assert len(first) == 2
+    replaced = sorted(line[:24] for line in caplog.messages if "not gid 1" in line)
+    both = ["rank 0 of 2: to rank 1 v", "rank 1 of 2: to rank 0 v"]
+    assert replaced == (both if eager_ranks > 1 else [])
+    assert sum_of(ranks) == [bytearray([3])] * 2
+    for me, rank in enumerate(ranks):
+        assert [each["gid_index"] for each in rank.comm.stats()[1 - me]["rails"]] == [3]
         rank.comm.close()
 
 

@@ -11,7 +11,6 @@ from rdmatrain.comm.pairs import (
     Pair,
     choose_pair,
     describe,
-    facts_of,
     host_gbps,
     needs_offers,
 )
@@ -215,21 +214,3 @@ def test_the_log_line_of_a_large_group_is_short() -> None:
         "rank 5 of 512: shm to ranks 4, 6, 7 (same host); "
         "tcp to ranks 0 to 3, 8 to 511 (neither can use RDMA: there is no RDMA device)"
     )
-
-
-def test_facts_for_programs_name_the_ports_that_a_pair_uses() -> None:
-    pairs = [Pair("self", ""), Pair("shm", "same host"), Pair("verbs", "both can use RDMA", 2)]
-    _, near, far = facts_of(pairs, [rail("mlx5_0"), rail("mlx5_2"), rail("mlx5_4")])
-    assert near == {
-        "rank": 1,
-        "transport": "shm",
-        "why": "same host",
-        "fell_back": False,
-        "device": None,
-        "gid_index": None,
-        "rails": [],
-    }
-    assert (far["rank"], far["device"], far["gid_index"]) == (2, "mlx5_0/1", 1)
-    assert far["rails"] == [
-        f"{device}/1 gid 1 RoCE v2 10.0.0.1 MTU 4096" for device in ("mlx5_0", "mlx5_2")
-    ]

@@ -1,13 +1,14 @@
 """Ports and GIDs are chosen by test; whatever is not chosen has a reason."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fake_rdma import V1, V2, FakeVerbs, write_port
 
 from rdmatrain.comm import rdma
-from rdmatrain.comm.rdma import Search, find_rails, listen_argument, rails_of
+from rdmatrain.comm.rdma import Search, find_rails, limited, listen_argument, rails_of
 from rdmatrain.config import Settings
 from rdmatrain.discovery import probes
 from rdmatrain.discovery.source import Tree
@@ -297,3 +298,13 @@ def test_the_transport_is_told_rails_address_and_what_is_set(tmp_path: Path) -> 
     assert listen_argument(rails[:1], "fd00::9", marked) == (
         "rails=mlx5_0/1/1 addr=fd00::9 tc=106 sl=0 pkey=1 mtu=1024 retry=8000"
     )
+
+
+@pytest.mark.parametrize(("wanted", "mtu"), [("", 4096), ("1024", 1024), ("4096", 4096)])
+def test_the_mtu_that_is_said_is_no_larger_than_wanted(
+    tmp_path: Path, wanted: str, mtu: int
+) -> None:
+    rails = found(tmp_path, write_machine(tmp_path, "mlx5_0/1")).rails
+    assert [rail.mtu for rail in limited(rails, Settings(mtu=wanted))] == [mtu]
+    small = [replace(rail, mtu=512) for rail in rails]
+    assert [rail.mtu for rail in limited(small, Settings(mtu=wanted))] == [512]

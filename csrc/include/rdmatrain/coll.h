@@ -88,6 +88,9 @@ typedef struct rdt_peer_stats {
     uint64_t sent_bytes, received_bytes; /* of data, without headers */
     uint64_t
         staged_bytes; /* of these: copied by the CPU between a tensor and a transport's memory */
+    /* Over which ports, where it is verbs, once the two have joined: 0 before, see lazy of rdt_comm_cfg_t. */
+    uint32_t num_rails;
+    rdt_rail_t rails[RDT_MAX_RAILS];
 } rdt_peer_stats_t;
 
 /* A snapshot, all 0 for the rank itself. BAD_ARG. Any thread; a driver may be counting meanwhile. */

@@ -22,6 +22,7 @@
 
 #include "rdmatrain/dmabuf.h"
 #include "rdmatrain/status.h"
+#include "rdmatrain/types.h"
 
 #define RDT_HDR_BYTES 72   /* header of a message, opaque to the transport */
 #define RDT_WIRE_BYTES 128 /* largest address that a context publishes */
@@ -137,6 +138,9 @@ struct rdt_transport_ops {
     rdt_status_t (*adopt)(rdt_ctx_t *ctx, const rdt_dmabuf_t *memory);
     /* Nothing of it is under way, and no peer puts anything there any more. */
     void (*disown)(rdt_ctx_t *ctx, const void *addr);
+    /* Optional (NULL): the rails of a connection that has joined, at most RDT_MAX_RAILS, and how many; 0
+     * before. They never change. Any thread. */
+    uint32_t (*rails)(const rdt_conn_t *conn, rdt_rail_t *rails);
     /* Frees the context with its connections. Data already flushed still reaches a living peer. */
     void (*close)(rdt_ctx_t *ctx);
 

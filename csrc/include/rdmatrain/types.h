@@ -5,12 +5,23 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "rdmatrain/status.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+#define RDT_MAX_RAILS 4 /* of a pair of ranks */
+#define RDT_GID_BYTES 16
+
+/* A port of a NIC that joins two ranks, and how: of verbs. */
+typedef struct rdt_rail {
+    uint32_t gid_index; /* of this rank's port */
+    uint32_t mtu;       /* of the path, in bytes */
+    uint8_t gid[RDT_GID_BYTES], peer_gid[RDT_GID_BYTES];
+} rdt_rail_t;
 
 /* name, bytes. Of the float8 kinds, F8E8M0FNU is a bare exponent. Complex numbers are pairs, real part
  * first. */
