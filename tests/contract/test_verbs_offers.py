@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 import wire_peer
-from group import LISTENS, call, run_threads
+from group import LISTENS, call, on_fake, run_threads
 from verbs_offer import (
     CANNOT,
     INFINIBAND,
@@ -55,11 +55,11 @@ MISTAKES = {
 class Stranger:
     """Rank 1 as a socket; rank 0 is real, and listens."""
 
-    def __init__(self, lazy, timeout=None):
+    def __init__(self, lazy, timeout=None, listen=LISTEN):
         self.token = os.urandom(16)
         self.comm = _core.Comm(0, 2, self.token, lazy=lazy, timeout=timeout)
         self.lazy = lazy
-        self.wire = self.comm.listen("verbs", LISTEN)
+        self.wire = self.comm.listen("verbs", listen)
         # Nobody answers there: it is the stranger who dials, however soon rank 0 would.
         self.listener, at = wire_peer.listen()
         self.peers = [("verbs", self.wire, "ours"), ("verbs", at + bytes(1), "host h")]
@@ -179,6 +179,24 @@ def test_one_who_always_refuses_is_asked_of_each_pair_once(stranger):
     assert "its own error says why" in str(ours.error)
     assert ours.seconds < SOON_S
     assert rounds == [bytes([JOINED])] * MAX_GIDS
+
+
+def test_one_who_takes_back_that_a_rail_has_joined_breaks_the_protocol():
+    stranger = Stranger(lazy=False, listen=on_fake("fake0/1/1+fake1/1/1,3"))
+
+    def part():
+        with stranger.prove() as sock:
+            sock.sendall(wire_peer.hear(sock, OFFER_BYTES))  # rank 0's own will do
+            assert wire_peer.hear(sock, 1) == b"\xa3"
+            sock.sendall(b"\xa1")  # the first rail has joined, the second goes on
+            assert wire_peer.hear(sock, 1) == b"\xa3"
+            sock.sendall(b"\xa2")
+            assert stranger.ended.wait(SOON_S)
+
+    ours = outcome_of(stranger, part)
+    stranger.close()
+    assert ours.error.status == "PROTOCOL", ours.error
+    assert "its verdict is not understood" in str(ours.error)
 
 
 def test_who_is_needed_joins_in_the_timeout_of_the_group():
