@@ -81,7 +81,12 @@ STEPS = (
     Step("recorder", (f"{BUILT}test_recorder", "bench")),
     Step("arena", (f"{BUILT}bench_alloc_replay", "benchmarks/traces/gpt-0.4m.csv")),
     Step("nothing-left", ("benchmarks/nothing_left.py", "--times", "2")),
-    Step("launcher-faults", ("benchmarks/launcher_faults.py", "--json", JSON), 900.0, waits=True),
+    Step(
+        "launcher-faults",
+        ("benchmarks/launcher_faults.py", "--restarts", "2", "--json", JSON),
+        900.0,
+        waits=True,
+    ),
     Step(
         "restarts",
         ("benchmarks/restarts.py", "--times=3", "--kills=2", "--terms=2", "--json", JSON),
