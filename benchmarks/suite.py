@@ -31,9 +31,10 @@ JSON, SVG = "{json}", "{svg}"  # stand for the files of a step's records, and of
 BUILT = "build/c-plain/tests/c/"  # programs of the C tests' build
 ALL_S = 1200.0  # that all steps together may take
 RDMATRAIN = ("-m", "rdmatrain.cli", "bench")
+MEASURE = ("--measure", "--ranks", "2,8,16,64", "--bytes", "64,1M")
 CONNECT = ("--setup-ranks", "2,8,32,128,256", "--kinds", "lazy,verbs,hash")
-CONNECT_TCP = ("--setup-ranks", "2,8,32,96", "--kinds", "tcp")  # its store waits 5 s with more
-PREDICT = ("--validate", "--simulate", "--gpus", "8,256,16384", "--svg", SVG)
+CONNECT_TCP = ("--setup-ranks", "2,8,32,64", "--kinds", "tcp")  # its store waits 5 s with more
+PREDICT = ("--validate", "--simulate", "--gpus", "8,16384", "--svg", SVG)
 GUEST = ("tests/vm/vm_run.py", "--limit-s", "420", ".venv/bin/python")
 WAITING_AT_ONCE = 2
 children: set["subprocess.Popen[bytes]"] = set()  # steps that run
@@ -65,17 +66,17 @@ STEPS = (
     Step("intra-host", ("benchmarks/intra_host.py", "--quick", "--rounds", "1", "--json", JSON)),
     Step("limit", (*RDMATRAIN, "limit", "--json", JSON)),
     Step("train", (*RDMATRAIN, "train", "--json", JSON)),
-    Step("scale", (*RDMATRAIN, "scale", "--measure", "--bytes", "64,1M", "--json", JSON)),
+    Step("scale", (*RDMATRAIN, "scale", *MEASURE, "--json", JSON)),
     Step("connect", (*RDMATRAIN, "scale", "--setup", *CONNECT, "--json", JSON)),
     Step("connect-tcp", (*RDMATRAIN, "scale", "--setup", *CONNECT_TCP, "--json", JSON)),
     Step("simulation", (*RDMATRAIN, "scale", *PREDICT, "--json", JSON), missing=engine.why_not),
     Step("two-hosts", ("benchmarks/two_hosts.py", "--json", JSON)),
     Step("verbs", (*GUEST, "benchmarks/verbs.py", "--json", JSON), 480.0, guest=True),
-    Step("wire", (*GUEST, "benchmarks/wire.py", "--rounds=3", "--json", JSON), 480.0, guest=True),
+    Step("wire", (*GUEST, "benchmarks/wire.py", "--rounds=2", "--json", JSON), 480.0, guest=True),
     Step("two-guests", ("-m", "pytest", "-q", "-s", "--thorough", "tests/vm")),
     Step("launcher", ("benchmarks/launch_overhead.py", "--rounds", "5", "--json", JSON)),
     Step("output", ("benchmarks/output_rate.py", "--rounds", "1", "--json", JSON)),
-    Step("false-alarms", ("benchmarks/false_alarms.py", "--minutes", "1", "--json", JSON)),
+    Step("false-alarms", ("benchmarks/false_alarms.py", "--minutes", "0.5", "--json", JSON)),
     Step("doctor", ("benchmarks/doctor_times.py", "--json", JSON)),
     Step("listener", ("benchmarks/listener_flood.py", "--connections=10000", "--json", JSON)),
     Step("recorder", (f"{BUILT}test_recorder", "bench")),
@@ -89,13 +90,14 @@ STEPS = (
     ),
     Step(
         "restarts",
-        ("benchmarks/restarts.py", "--times=3", "--kills=2", "--terms=2", "--json", JSON),
+        ("benchmarks/restarts.py", "--times=2", "--kills=1", "--terms=2", "--json", JSON),
         waits=True,
     ),
     Step("fault-corpus", ("benchmarks/fault_corpus.py", "--json", JSON), waits=True),
     Step(
         "checkpoint-faults",
         ("benchmarks/checkpoint_faults.py", "--flips", "500", "--kills", "2", "--json", JSON),
+        waits=True,
     ),
 )
 

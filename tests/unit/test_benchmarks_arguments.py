@@ -92,7 +92,12 @@ def test_only_steps_that_wait_are_made_at_once() -> None:
     assert [step for group in groups for step in group] == list(suite.STEPS)
     assert {len(group) for group in groups if not group[0].waits} == {1}
     (together,) = [group for group in groups if group[0].waits]
-    assert [step.name for step in together] == ["launcher-faults", "restarts", "fault-corpus"]
+    assert [step.name for step in together] == [
+        "launcher-faults",
+        "restarts",
+        "fault-corpus",
+        "checkpoint-faults",
+    ]
 
 
 LEAVES = """
