@@ -117,8 +117,8 @@ def test_snapshots_may_begin_with_the_mark_of_utf8(tmp_path: Path) -> None:
     ("args", "says"),
     [
         (["-F", SNAPSHOT, "-F", FIXTURES / "slices.yaml"], b"goes with no other file"),
-        (["--tuning", "--json"], b"--ranks and --hosts"),
-        (["--tuning", "-F", "none"], b"--ranks and --hosts"),
+        (["--tuning", "--json"], b"--tuning goes with --ranks, --hosts"),
+        (["--tuning", "-F", "none"], b"--tuning goes with --ranks, --hosts"),
     ],
 )
 def test_what_does_not_go_together_is_refused(args: list[str | Path], says: bytes) -> None:
