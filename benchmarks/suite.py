@@ -72,7 +72,7 @@ STEPS = (
     Step("simulation", (*RDMATRAIN, "scale", *PREDICT, "--json", JSON), missing=engine.why_not),
     Step("two-hosts", ("benchmarks/two_hosts.py", "--json", JSON)),
     Step("verbs", (*GUEST, "benchmarks/verbs.py", "--json", JSON), 480.0, guest=True),
-    Step("wire", (*GUEST, "benchmarks/wire.py", "--rounds=2", "--json", JSON), 480.0, guest=True),
+    Step("wire", (*GUEST, "benchmarks/wire.py", "--rounds=3", "--json", JSON), 480.0, guest=True),
     Step("two-guests", ("-m", "pytest", "-q", "-s", "--thorough", "tests/vm")),
     Step("launcher", ("benchmarks/launch_overhead.py", "--rounds", "5", "--json", JSON)),
     Step("output", ("benchmarks/output_rate.py", "--rounds", "1", "--json", JSON)),
