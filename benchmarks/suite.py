@@ -33,8 +33,8 @@ ALL_S = 1200.0  # that all steps together may take
 RDMATRAIN = ("-m", "rdmatrain.cli", "bench")
 MEASURE = ("--measure", "--ranks", "2,8,16,64", "--bytes", "64,1M")
 CONNECT = ("--setup-ranks", "2,8,32,128,256", "--kinds", "lazy,verbs,hash")
-CONNECT_TCP = ("--setup-ranks", "2,8,32,64", "--kinds", "tcp")  # its store waits 5 s with more
-PREDICT = ("--validate", "--simulate", "--gpus", "8,16384", "--svg", SVG)
+CONNECT_TCP = ("--setup-ranks", "2,8,32", "--kinds", "tcp")
+PREDICT = ("--validate", "--simulate", "--gpus", "8,16384", "--fabric", "rail", "--svg", SVG)
 GUEST = ("tests/vm/vm_run.py", "--limit-s", "420", ".venv/bin/python")
 WAITING_AT_ONCE = 2
 children: set["subprocess.Popen[bytes]"] = set()  # steps that run
@@ -74,7 +74,7 @@ STEPS = (
     Step("verbs", (*GUEST, "benchmarks/verbs.py", "--json", JSON), 480.0, guest=True),
     Step("wire", (*GUEST, "benchmarks/wire.py", "--rounds=3", "--json", JSON), 480.0, guest=True),
     Step("two-guests", ("-m", "pytest", "-q", "-s", "--thorough", "tests/vm")),
-    Step("launcher", ("benchmarks/launch_overhead.py", "--rounds", "5", "--json", JSON)),
+    Step("launcher", ("benchmarks/launch_overhead.py", "--rounds", "3", "--json", JSON)),
     Step("output", ("benchmarks/output_rate.py", "--rounds", "1", "--json", JSON)),
     Step("false-alarms", ("benchmarks/false_alarms.py", "--minutes", "0.5", "--json", JSON)),
     Step("doctor", ("benchmarks/doctor_times.py", "--json", JSON)),
