@@ -2,7 +2,6 @@
 /* Memory of devices, a GPU's for instance, which a NIC reads and writes where it lies. Such an extent is of one
  * context, has offsets that no arena has, and is forgotten only with the context: peers keep its keys. */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"

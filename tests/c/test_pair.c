@@ -26,11 +26,18 @@
 
 static const uint64_t sizes[NUM_SIZES] = {1, 5000, 100000, 300000};
 
+/* What a GPU has: addresses at which a CPU faults. The test looks through another mapping. */
+typedef struct device {
+    int fd;
+    uint8_t *addr, *seen;
+} device_t;
+
 typedef struct side {
     rdt_pair_t *pair;
     uint8_t wire[RDT_COMM_WIRE_BYTES];
     uint32_t wire_len, number;
     bool pings;
+    device_t device;
     const struct side *other;
     pthread_t thread;
 } side_t;
@@ -65,35 +72,36 @@ static void *be_side(void *arg)
     return NULL;
 }
 
-static void what_is_sent_arrives(const char *transport, const char *arg, bool pings)
+/* Opens both sides, and has each do that in a thread. */
+static void with_both(side_t *sides, const char *transport, const char *arg, void *(*body)(void *))
 {
-    side_t sides[2] = {{.number = 0, .other = &sides[1], .pings = pings},
-                       {.number = 1, .other = &sides[0], .pings = pings}};
-
     for (uint32_t s = 0; s < 2; s++) {
         rdt_pair_cfg_t cfg = {.transport = transport, .arg = arg, .side = s};
 
+        sides[s].number = s;
+        sides[s].other = &sides[1 - s];
         CHECK(rdt_pair_open(&cfg, &sides[s].pair) == RDT_OK, "%s", rdt_last_error());
         sides[s].wire_len = rdt_pair_address(sides[s].pair, sides[s].wire);
     }
     for (int s = 0; s < 2; s++)
-        pthread_create(&sides[s].thread, NULL, be_side, &sides[s]);
+        pthread_create(&sides[s].thread, NULL, body, &sides[s]);
     for (int s = 0; s < 2; s++)
         pthread_join(sides[s].thread, NULL);
     for (int s = 0; s < 2; s++)
         rdt_pair_close(sides[s].pair);
 }
 
+static void what_is_sent_arrives(const char *transport, const char *arg, bool pings)
+{
+    side_t sides[2] = {{.pings = pings}, {.pings = pings}};
+
+    with_both(sides, transport, arg, be_side);
+}
+
 /* -- memory of a device -- */
 
 #define DEVICE_BYTES (512u << 10) /* of a side, in halves */
 #define DEVICE_OFFSET 8192u       /* in its dmabuf */
-
-/* What a GPU has: addresses at which a CPU faults. The test looks through another mapping. */
-typedef struct device {
-    int fd;
-    uint8_t *addr, *seen;
-} device_t;
 
 static device_t make_device(void)
 {
@@ -126,15 +134,6 @@ static rdt_dmabuf_t dmabuf_of(const device_t *device, size_t nbytes)
         .fd = device->fd, .offset = DEVICE_OFFSET, .addr = device->addr, .len = 2 * nbytes};
 }
 
-typedef struct device_side {
-    rdt_pair_t *pair;
-    uint8_t wire[RDT_COMM_WIRE_BYTES];
-    uint32_t wire_len, number;
-    device_t device;
-    const struct device_side *other;
-    pthread_t thread;
-} device_side_t;
-
 static void expect_no_look(rdt_pair_t *pair, rdt_pair_op_t op, bool check)
 {
     rdt_pair_run_t what = {.op = op, .calls = 1, .check = check, .timeout_ns = LIMIT_NS};
@@ -148,7 +147,7 @@ static void expect_no_look(rdt_pair_t *pair, rdt_pair_op_t op, bool check)
 static void *write_devices(void *arg)
 {
     static const size_t nbytes[] = {1, 64, 5000, DEVICE_BYTES / 2};
-    device_side_t *side = arg;
+    side_t *side = arg;
 
     CHECK(rdt_pair_connect(side->pair, side->other->wire, side->other->wire_len, LIMIT_NS) ==
               RDT_OK,
@@ -164,7 +163,7 @@ static void *write_devices(void *arg)
         CHECK(rdt_pair_reserve_dmabuf(side->pair, &memory) == RDT_OK, "%s", rdt_last_error());
         expect_no_look(side->pair, RDT_PAIR_PINGPONG, false);
         expect_no_look(side->pair, RDT_PAIR_WRITE, true);
-        run(&(side_t){.pair = side->pair, .number = side->number}, RDT_PAIR_WRITE, false);
+        run(side, RDT_PAIR_WRITE, false);
         for (size_t i = 0; i < DEVICE_BYTES; i++) {
             bool came = side->number == 1 && i >= nbytes[n] && i < 2 * nbytes[n];
             uint8_t want = came ? device_value(0, i - nbytes[n]) : device_value(side->number, i);
@@ -174,31 +173,19 @@ static void *write_devices(void *arg)
         }
     }
     CHECK(rdt_pair_reserve(side->pair, sizes[1]) == RDT_OK, "%s", rdt_last_error());
-    run(&(side_t){.pair = side->pair, .number = side->number}, RDT_PAIR_WRITE, true);
+    run(side, RDT_PAIR_WRITE, true);
     return NULL;
 }
 
 static void memory_of_devices_is_written_where_it_lies(const char *script)
 {
-    device_side_t sides[2] = {{.number = 0, .other = &sides[1]}, {.number = 1, .other = &sides[0]}};
+    side_t sides[2] = {{.device = make_device()}, {.device = make_device()}};
     char arg[128];
 
     snprintf(arg, sizeof(arg), "rails=fake0/1/1 addr=127.0.0.1 fake=%s", script);
-    for (uint32_t s = 0; s < 2; s++) {
-        rdt_pair_cfg_t cfg = {.transport = "verbs", .arg = arg, .side = s};
-
-        sides[s].device = make_device();
-        CHECK(rdt_pair_open(&cfg, &sides[s].pair) == RDT_OK, "%s", rdt_last_error());
-        sides[s].wire_len = rdt_pair_address(sides[s].pair, sides[s].wire);
-    }
+    with_both(sides, "verbs", arg, write_devices);
     for (int s = 0; s < 2; s++)
-        pthread_create(&sides[s].thread, NULL, write_devices, &sides[s]);
-    for (int s = 0; s < 2; s++)
-        pthread_join(sides[s].thread, NULL);
-    for (int s = 0; s < 2; s++) {
-        rdt_pair_close(sides[s].pair);
         free_device(&sides[s].device);
-    }
     CHECK_EQ(rdt_ibv_fake_live(), 0);
 }
 
