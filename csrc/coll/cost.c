@@ -50,13 +50,20 @@ static uint64_t flat_ns(const rdt_grid_t *grid, uint64_t bytes, const rdt_tuning
     return one_shot ? once : 2 * once;
 }
 
-static uint64_t by_host_ns(const rdt_grid_t *grid, uint64_t bytes, const rdt_tuning_t *tuning)
+/* At each level a rank's piece becomes smaller; that of all ranks of a host is what the network carries. */
+static uint64_t levels_ns(const rdt_levels_t *levels, uint64_t bytes, const rdt_tuning_t *tuning)
 {
-    const uint64_t near = ranks_per_host(grid), hosts = grid->num_hosts;
-    const uint64_t once = exchange_ns(memory_of(tuning), near - 1, (near - 1) * bytes / near) +
-                          exchange_ns(network_of(tuning), hosts - 1, (hosts - 1) * bytes / hosts);
+    uint64_t once = 0;
 
-    return bytes > 0 ? 2 * once : once; /* a barrier ends where the results would begin to come */
+    for (uint32_t i = 0; i < levels->num; i++) {
+        const bool is_host = levels->has_host && i == 0;
+        const uint64_t others = levels->sizes[i] - 1;
+
+        once += exchange_ns(is_host ? memory_of(tuning) : network_of(tuning), others,
+                            others * bytes / levels->sizes[i]);
+        if (!is_host) bytes /= levels->sizes[i];
+    }
+    return once;
 }
 
 /* Each stage sends one message with data, and one without to whom it gets data from. */
@@ -70,26 +77,44 @@ static uint64_t gather_ns(const rdt_grid_t *grid, uint64_t bytes, const rdt_tuni
 
 const char *rdt_way_name(rdt_way_t way)
 {
-    static const char *const names[RDT_NUM_WAYS] = {
-        [RDT_WAY_FLAT] = "flat", [RDT_WAY_BY_HOST] = "by_host", [RDT_WAY_GATHER] = "gather"};
+    static const char *const names[RDT_NUM_WAYS] = {[RDT_WAY_FLAT] = "flat",
+                                                    [RDT_WAY_BY_HOST] = "by_host",
+                                                    [RDT_WAY_GATHER] = "gather",
+                                                    [RDT_WAY_HALVING] = "halving"};
 
     return (unsigned)way < RDT_NUM_WAYS ? names[way] : "unknown";
 }
 
+rdt_levels_t rdt_way_levels(rdt_way_t way, const rdt_grid_t *grid, const rdt_tuning_t *tuning)
+{
+    return way == RDT_WAY_HALVING
+               ? rdt_levels_halving(grid, tuning->net_latency, tuning->net_message)
+               : rdt_levels_by_host(grid);
+}
+
 bool rdt_way_fits(rdt_way_t way, const rdt_grid_t *grid, uint64_t bytes, const rdt_tuning_t *tuning)
 {
+    rdt_levels_t levels;
+
     if (way == RDT_WAY_BY_HOST) return grid->num_hosts > 1 && grid->per_host > 1;
     if (way == RDT_WAY_GATHER)
         return grid->world > 2 && bytes <= tuning->chunk && grid->world * bytes <= MAX_GATHER_BYTES;
-    return true;
+    if (way == RDT_WAY_FLAT) return true;
+    levels = rdt_way_levels(way, grid, tuning);
+    return grid->per_host > 0 && levels.num > 1U + levels.has_host;
 }
 
 uint64_t rdt_way_cost_ns(rdt_way_t way, const rdt_grid_t *grid, uint64_t bytes,
                          const rdt_tuning_t *tuning)
 {
-    if (way == RDT_WAY_BY_HOST) return by_host_ns(grid, bytes, tuning);
+    rdt_levels_t levels;
+    uint64_t once;
+
+    if (way == RDT_WAY_FLAT) return flat_ns(grid, bytes, tuning);
     if (way == RDT_WAY_GATHER) return gather_ns(grid, bytes, tuning);
-    return flat_ns(grid, bytes, tuning);
+    levels = rdt_way_levels(way, grid, tuning);
+    once = levels_ns(&levels, bytes, tuning);
+    return bytes > 0 ? 2 * once : once; /* a barrier ends where the results would begin to come */
 }
 
 rdt_way_t rdt_way_choose(const rdt_grid_t *grid, uint64_t bytes, const rdt_tuning_t *tuning)

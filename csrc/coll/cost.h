@@ -12,6 +12,7 @@
  *   flat, two phases    2: L-1,  (L-1) n/N each    2: N-L,  L (N-L) n/N each
  *   by_host             2: L-1,  (L-1) n/L each    2: H-1,  (H-1) n/H each
  *   gather                                         log2 N: 2,  in all L (N-1) n
+ *   halving             2: L-1,  (L-1) n/L each    2 of each level of h: h-1,  in all 2 (H-1) n/H
  */
 #ifndef RDT_COLL_COST_H
 #define RDT_COLL_COST_H
@@ -19,7 +20,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "coll/layout.h"
+#include "coll/levels.h"
 #include "rdmatrain/tuning.h"
 
 /* What is added in the order of the ranks has the same bits in flat and in gather. */
@@ -27,13 +28,17 @@ typedef enum rdt_way {
     RDT_WAY_FLAT,    /* every rank with every other: the plan's one shot, or two phases */
     RDT_WAY_BY_HOST, /* in the host, then between hosts each rank its own shard, then in the host */
     RDT_WAY_GATHER,  /* in log2 N stages every rank gets all inputs, and reduces them itself */
+    RDT_WAY_HALVING, /* as by_host, but the hosts in several levels, each of some of them */
 } rdt_way_t;
 
 /* "flat", ...; tuning.way is 1 + way, and 0 for what costs least. */
 const char *rdt_way_name(rdt_way_t way);
 
+/* Of by_host and halving, where they fit: the levels that a call goes through. */
+rdt_levels_t rdt_way_levels(rdt_way_t way, const rdt_grid_t *grid, const rdt_tuning_t *tuning);
 /* What the way can do for so many bytes: by_host wants several hosts with as many ranks each, two at
- * least; gather keeps all inputs, which must be small. */
+ * least; halving hosts with as many ranks each, which are no prime number; gather keeps all inputs, which
+ * must be small. */
 bool rdt_way_fits(rdt_way_t way, const rdt_grid_t *grid, uint64_t bytes,
                   const rdt_tuning_t *tuning);
 uint64_t rdt_way_cost_ns(rdt_way_t way, const rdt_grid_t *grid, uint64_t bytes,

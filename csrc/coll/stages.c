@@ -27,17 +27,19 @@ static cut_t cut_of(uint64_t count, uint32_t num, uint32_t i, size_t elem_bytes)
     return cut;
 }
 
-static cut_t own_cut(const rdt_stages_t *st)
+/* What is left to this rank after some levels, of the whole. */
+static cut_t left_after(const rdt_stages_t *st, uint32_t num_levels)
 {
-    const rdt_members_t *host = &st->layout->host;
+    const size_t bytes = rdt_dtype_bytes(st->whole->dtype);
+    cut_t left = {0, st->whole->count};
 
-    return cut_of(st->whole->count, host->num, host->me, rdt_dtype_bytes(st->whole->dtype));
-}
+    for (uint32_t level = 0; level < num_levels; level++) {
+        const uint32_t place = rdt_levels_place(&st->levels, st->layout, level);
+        const cut_t cut = cut_of(left.count, st->levels.sizes[level], place, bytes);
 
-/* The own cut of the own cut: where a rail reduces partial sums of another type. */
-static cut_t rail_cut(const rdt_stages_t *st, uint32_t i)
-{
-    return cut_of(own_cut(st).count, st->layout->rail.num, i, rdt_dtype_bytes(st->whole->dtype));
+        left = (cut_t){left.first + cut.first, cut.count};
+    }
+    return left;
 }
 
 static uint8_t *output_at(const rdt_stages_t *st, uint64_t first)
@@ -50,13 +52,25 @@ static rdt_dtype_t partial_dtype(const rdt_stages_t *st)
     return rdt_partial_dtype(st->whole->dtype, st->whole->op);
 }
 
+static bool has_levels(const rdt_stages_t *st)
+{
+    return st->way == RDT_WAY_BY_HOST || st->way == RDT_WAY_HALVING;
+}
+
 static bool has_partials(const rdt_stages_t *st)
 {
-    return st->way == RDT_WAY_BY_HOST && st->whole->coll == RDT_ALL_REDUCE &&
+    return has_levels(st) && st->whole->coll == RDT_ALL_REDUCE &&
            partial_dtype(st) != st->whole->dtype;
 }
 
-/* -- by_host -- */
+/* Where a partial result lies: in scratch, which has what the first level leaves, or in the output. */
+static uint8_t *partial_at(const rdt_stages_t *st, uint64_t first)
+{
+    if (!has_partials(st)) return output_at(st, first);
+    return st->scratch + (first - left_after(st, 1).first) * rdt_dtype_bytes(partial_dtype(st));
+}
+
+/* -- by_host, halving -- */
 
 static void set_shard(rdt_stages_t *st, bool in, uint32_t i, uint8_t *at, uint64_t count)
 {
@@ -73,98 +87,66 @@ static void set_shard(rdt_stages_t *st, bool in, uint32_t i, uint8_t *at, uint64
     }
 }
 
-/* Every rank of the host reduces its cut of all their inputs, in place or into partial sums. */
-static void reduce_in_host(rdt_stages_t *st)
+static rdt_step_t step_of(const rdt_stages_t *st, uint32_t level)
 {
     const rdt_call_t *whole = st->whole;
-    const size_t bytes = rdt_dtype_bytes(whole->dtype);
-    const cut_t own = own_cut(st);
 
-    st->members = st->layout->host;
-    st->step = rdt_step_first(st->kernels, whole->dtype, whole->op, whole->factor);
+    if (level == 0) return rdt_step_first(st->kernels, whole->dtype, whole->op, whole->factor);
+    if (level + 1 < st->levels.num) return rdt_step_middle(st->kernels, whole->dtype, whole->op);
+    return rdt_step_last(st->kernels, whole->dtype, whole->op, st->layout->grid.world);
+}
+
+/* Of what the level before has left to them, each member reduces a cut of all their partial results, or
+ * of their inputs: in place, or into partial results of another type, or, at last, from these. */
+static void reduce_at(rdt_stages_t *st, uint32_t level)
+{
+    const rdt_call_t *whole = st->whole;
+    const cut_t all = left_after(st, level), own = left_after(st, level + 1);
+    const bool is_last = level + 1 == st->levels.num;
+    uint8_t *from = level == 0 ? (uint8_t *)(uintptr_t)whole->in : partial_at(st, all.first);
+
+    st->members = rdt_levels_members(&st->levels, st->layout, level, st->met);
+    st->step = step_of(st, level);
+    st->call.dtype = st->step.from;
+    if (is_last && !has_partials(st)) {
+        st->call.count = all.count;
+        st->call.in = st->call.out = from;
+        return;
+    }
     st->call.coll = RDT_REDUCE_SCATTER;
     st->call.count = own.count;
-    st->call.out = has_partials(st) ? st->scratch : output_at(st, own.first);
+    st->call.out = is_last ? output_at(st, own.first) : partial_at(st, own.first);
     for (uint32_t i = 0; i < st->members.num; i++) {
-        const cut_t cut = cut_of(whole->count, st->members.num, i, bytes);
+        const cut_t cut = cut_of(all.count, st->members.num, i, rdt_dtype_bytes(whole->dtype));
 
-        set_shard(st, true, i, (uint8_t *)(uintptr_t)whole->in + cut.first * bytes, cut.count);
+        set_shard(st, true, i, from + cut.first * rdt_dtype_bytes(st->call.dtype), cut.count);
     }
 }
 
-static void reduce_on_rail(rdt_stages_t *st)
+static void gather_at(rdt_stages_t *st, uint32_t level)
 {
-    const rdt_call_t *whole = st->whole;
-    const cut_t own = own_cut(st);
+    const cut_t all = left_after(st, level);
 
-    st->members = st->layout->rail;
-    st->step = rdt_step_last(st->kernels, whole->dtype, whole->op, st->layout->grid.world);
-    st->call.coll = RDT_ALL_REDUCE;
-    st->call.count = own.count;
-    st->call.in = st->call.out = output_at(st, own.first);
-    if (!has_partials(st)) return;
-    st->call.coll = RDT_REDUCE_SCATTER;
-    st->call.dtype = partial_dtype(st);
-    st->call.count = rail_cut(st, st->members.me).count;
-    st->call.out = output_at(st, own.first + rail_cut(st, st->members.me).first);
-    for (uint32_t i = 0; i < st->members.num; i++) {
-        const cut_t cut = rail_cut(st, i);
-
-        set_shard(st, true, i, st->scratch + cut.first * rdt_dtype_bytes(st->call.dtype),
-                  cut.count);
-    }
-}
-
-static void gather_on_rail(rdt_stages_t *st)
-{
-    const uint64_t base = own_cut(st).first;
-
-    st->members = st->layout->rail;
+    st->members = rdt_levels_members(&st->levels, st->layout, level, st->met);
     st->call.coll = RDT_ALL_GATHER;
     for (uint32_t i = 0; i < st->members.num; i++) {
-        const cut_t cut = rail_cut(st, i);
+        const cut_t cut = cut_of(all.count, st->members.num, i, rdt_dtype_bytes(st->whole->dtype));
 
-        set_shard(st, false, i, output_at(st, base + cut.first), cut.count);
+        set_shard(st, false, i, output_at(st, all.first + cut.first), cut.count);
     }
-}
-
-static void gather_in_host(rdt_stages_t *st)
-{
-    const rdt_call_t *whole = st->whole;
-
-    st->members = st->layout->host;
-    st->call.coll = RDT_ALL_GATHER;
-    for (uint32_t i = 0; i < st->members.num; i++) {
-        const cut_t cut = cut_of(whole->count, st->members.num, i, rdt_dtype_bytes(whole->dtype));
-
-        set_shard(st, false, i, output_at(st, cut.first), cut.count);
-    }
-}
-
-/* What an all_gather gives is this rank's own piece of the output. */
-static void give_own_piece(rdt_stages_t *st)
-{
     st->call.in = st->out_shards[st->members.me];
     st->call.count = st->out_counts[st->members.me];
 }
 
-static void set_by_host(rdt_stages_t *st)
+/* Up the levels, and down again: to the last one twice where it only reduces. */
+static void set_level(rdt_stages_t *st)
 {
-    const bool last = st->at + 1 == st->num;
-
-    if (st->whole->coll == RDT_BARRIER) {
-        st->members = last ? st->layout->rail : st->layout->host;
-    } else if (st->at == 0) {
-        reduce_in_host(st);
-    } else if (st->at == 1) {
-        reduce_on_rail(st);
-    } else if (last) {
-        gather_in_host(st);
-        give_own_piece(st);
-    } else {
-        gather_on_rail(st);
-        give_own_piece(st);
-    }
+    if (st->whole->coll == RDT_BARRIER)
+        st->members = rdt_levels_members(&st->levels, st->layout, st->at, st->met);
+    else if (st->at < st->levels.num)
+        reduce_at(st, st->at);
+    else
+        gather_at(st, st->num - 1 - st->at);
 }
 
 /* -- gather -- */
@@ -177,11 +159,11 @@ static void set_gather(rdt_stages_t *st)
     const uint64_t bytes = st->whole->count * rdt_dtype_bytes(st->whole->dtype);
     uint32_t from = 2; /* its index among the members: this rank, who gets, who gives */
 
-    st->neighbours[0] = all->me;
-    st->neighbours[1] = (all->me + all->num - have) % all->num;
-    st->neighbours[2] = (all->me + have) % all->num;
-    if (st->neighbours[2] == st->neighbours[1]) from = 1;
-    st->members = (rdt_members_t){st->neighbours, from + 1, 0};
+    st->met[0] = all->me;
+    st->met[1] = (all->me + all->num - have) % all->num;
+    st->met[2] = (all->me + have) % all->num;
+    if (st->met[2] == st->met[1]) from = 1;
+    st->members = (rdt_members_t){st->met, from + 1, 0};
     if (st->whole->coll == RDT_BARRIER) return;
     st->call.coll = RDT_ALL_TO_ALL;
     for (uint32_t i = 0; i <= from; i++) {
@@ -213,8 +195,9 @@ static uint32_t num_stages(const rdt_stages_t *st)
     uint32_t num = 0;
 
     if (st->way == RDT_WAY_FLAT) return 1;
-    if (st->way == RDT_WAY_BY_HOST)
-        return st->whole->coll == RDT_BARRIER ? 2 : 3 + has_partials(st);
+    if (has_levels(st))
+        return st->whole->coll == RDT_BARRIER ? st->levels.num
+                                              : 2 * st->levels.num - 1 + has_partials(st);
     while ((1u << num) < st->layout->all.num)
         num++;
     return num;
@@ -228,15 +211,15 @@ static void set_stage(rdt_stages_t *st)
     st->step = rdt_step_only(st->kernels, whole->dtype, whole->op, whole->factor);
     if (st->way == RDT_WAY_FLAT)
         st->members = st->layout->all;
-    else if (st->way == RDT_WAY_BY_HOST)
-        set_by_host(st);
+    else if (has_levels(st))
+        set_level(st);
     else
         set_gather(st);
 }
 
 static size_t needed_bytes(const rdt_stages_t *st)
 {
-    if (has_partials(st)) return own_cut(st).count * rdt_dtype_bytes(partial_dtype(st));
+    if (has_partials(st)) return left_after(st, 1).count * rdt_dtype_bytes(partial_dtype(st));
     if (st->way == RDT_WAY_GATHER)
         return st->layout->all.num * st->whole->count * rdt_dtype_bytes(st->whole->dtype);
     return 0;
@@ -274,6 +257,7 @@ rdt_status_t rdt_stages_begin(rdt_stages_t *st, const rdt_call_t *whole)
 
     st->whole = whole;
     st->way = is_staged ? rdt_way_choose(&st->layout->grid, bytes, st->tuning) : RDT_WAY_FLAT;
+    if (has_levels(st)) st->levels = rdt_way_levels(st->way, &st->layout->grid, st->tuning);
     st->num = num_stages(st);
     st->at = 0;
     status = take_scratch(st, needed_bytes(st));
@@ -297,7 +281,8 @@ rdt_status_t rdt_stages_open(const rdt_layout_t *layout, const rdt_kernels_t *ke
                              const rdt_tuning_t *tuning, rdt_stages_t *stages_p)
 {
     const size_t world = layout->grid.world;
-    void *arrays = malloc(world * 4 * sizeof(uint64_t));
+    const size_t num_met = world > 3 ? world : 3;
+    void *arrays = malloc(world * 4 * sizeof(uint64_t) + num_met * sizeof(uint32_t));
 
     if (arrays == NULL) return rdt_fail(RDT_NO_MEMORY, "stages of %zu ranks: out of memory", world);
     *stages_p = (rdt_stages_t){.layout = layout, .kernels = kernels, .tuning = tuning};
@@ -305,6 +290,7 @@ rdt_status_t rdt_stages_open(const rdt_layout_t *layout, const rdt_kernels_t *ke
     stages_p->out_shards = (void **)arrays + world;
     stages_p->in_counts = (uint64_t *)arrays + 2 * world;
     stages_p->out_counts = (uint64_t *)arrays + 3 * world;
+    stages_p->met = (uint32_t *)((uint64_t *)arrays + 4 * world);
     return RDT_OK;
 }
 

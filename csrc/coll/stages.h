@@ -3,16 +3,19 @@
  * transport: where buffers lie, and who takes part.
  *
  *   flat      1 stage: the call itself, by all ranks.
- *   by_host   all_reduce in the host by shards; of its shard among the ranks with the same place on
- *             each host (a rail); all_gather in the host. Sums are made by rank in each host, and then
- *             over the hosts in the order of their first ranks.
+ *   by_host   an all_reduce by levels (coll/levels.h): at each one, a reduce_scatter of what is left to a
+ *             rank among those that it meets there; at the last one an all_reduce; and back, an all_gather
+ *             at each. Its levels are the ranks of a host, and those with the same place on each host (a
+ *             rail). Sums are made by rank in each host, and then over the hosts in the order of their
+ *             first ranks.
+ *   halving   the same with more levels of hosts: over neighbours first, and then over what they made.
  *   gather    log2 N stages: in stage k a rank passes the first 2^k inputs that it has to the rank 2^k
  *             before it, and has twice as many then; after the last one it reduces all N in the order
  *             of the ranks, as a single stage would. For any N (Bruck's all-gather).
  *
- * What by_host adds up in a host is, for types that are accumulated in a wider one, a partial sum in
- * that one (reduce/partial.h): the rail is then a reduce_scatter of these and an all_gather of results.
- * A barrier goes through the same stages without data, but for the last of by_host, which nobody needs.
+ * What a level adds up is, for types that are accumulated in a wider one, a partial sum in that one
+ * (reduce/partial.h), up to the last level, which is then a reduce_scatter of these and an all_gather of
+ * results. A barrier goes through the levels once, without data.
  *
  * A message is taken for the stage that it was sent in: each pair of ranks exchanges a number of
  * messages in each stage that both know, on a lane that is FIFO. Any two ranks that differ in their
@@ -33,7 +36,8 @@ typedef struct rdt_stages {
     /* of the active collective */
     const rdt_call_t *whole;
     rdt_way_t way;
-    uint32_t num, at; /* stages, and the current one */
+    rdt_levels_t levels; /* of by_host and halving */
+    uint32_t num, at;    /* stages, and the current one */
     /* the current stage: a call of its members, whose shards are by their order */
     rdt_call_t call;
     rdt_members_t members;
@@ -45,7 +49,7 @@ typedef struct rdt_stages {
     const void **in_shards; /* these four: world entries each */
     void **out_shards;
     uint64_t *in_counts, *out_counts;
-    uint32_t neighbours[3]; /* members of a stage of gather */
+    uint32_t *met; /* members of a stage: world entries, three at least */
 } rdt_stages_t;
 
 /* Borrows all three. NO_MEMORY. */

@@ -55,6 +55,11 @@ rdt_step_t rdt_step_first(const rdt_kernels_t *kernels, rdt_dtype_t dtype, rdt_r
     return step;
 }
 
+rdt_step_t rdt_step_middle(const rdt_kernels_t *kernels, rdt_dtype_t dtype, rdt_redop_t op)
+{
+    return rdt_step_only(kernels, rdt_partial_dtype(dtype, op), plain_op(op), 1);
+}
+
 rdt_step_t rdt_step_last(const rdt_kernels_t *kernels, rdt_dtype_t dtype, rdt_redop_t op,
                          uint32_t num_ranks)
 {

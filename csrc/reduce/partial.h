@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A reduction in steps: first over the ranks of each host, then over what the hosts have made.
+/* A reduction in steps: first over some ranks, such as those of a host, then over what they have made.
  *
  * What is between two steps is in the type that the reduction accumulates in, so that half types are
  * still rounded once, at the end; AVG divides there, too, by the number of all the ranks. */
@@ -33,6 +33,8 @@ typedef struct rdt_step {
 /* op is one that has a meaning for the dtype of the call. num_ranks: of all the steps together. */
 rdt_step_t rdt_step_first(const rdt_kernels_t *kernels, rdt_dtype_t dtype, rdt_redop_t op,
                           double factor);
+/* Between the first one and the last one. */
+rdt_step_t rdt_step_middle(const rdt_kernels_t *kernels, rdt_dtype_t dtype, rdt_redop_t op);
 rdt_step_t rdt_step_last(const rdt_kernels_t *kernels, rdt_dtype_t dtype, rdt_redop_t op,
                          uint32_t num_ranks);
 /* The only step: with the plain kernel, which divides by the number of its sources. */

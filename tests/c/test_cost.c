@@ -84,7 +84,7 @@ static rdt_tuning_t easy(void)
 static void costs_are_those_of_the_table(void)
 {
     const rdt_tuning_t tuning = easy();
-    const rdt_grid_t grid = {.world = 4, .num_hosts = 2, .per_host = 2};
+    const rdt_grid_t grid = {.world = 4, .num_hosts = 2, .per_host = 2}, four = {8, 4, 2};
 
     /* 1 message in the host with 8 bytes; 2 to the other one, of 2 ranks: 32 bytes. */
     CHECK_EQ(rdt_way_cost_ns(RDT_WAY_FLAT, &grid, 8, &tuning), 10 + 1 + 8 + 1000 + 200 + 320);
@@ -96,24 +96,80 @@ static void costs_are_those_of_the_table(void)
              2 * (10 + 1 + 500 + 1000 + 100 + 5000));
     /* 2 stages; the 2 ranks of a host each send what they have of 3 inputs. */
     CHECK_EQ(rdt_way_cost_ns(RDT_WAY_GATHER, &grid, 8, &tuning), 2 * 1200 + 480);
+    /* 4 hosts in levels of 2: 500 bytes to one, of 2 ranks, then 250. */
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_HALVING, &four, 1000, &tuning),
+             2 * (10 + 1 + 500 + 1000 + 100 + 5000 + 1000 + 100 + 2500));
     /* A barrier has no second half. */
     CHECK_EQ(rdt_way_cost_ns(RDT_WAY_BY_HOST, &grid, 0, &tuning), 10 + 1 + 1000 + 100);
+}
+
+static void check_levels(rdt_levels_t got, bool has_host, uint32_t num, const uint32_t *sizes)
+{
+    CHECK_EQ(got.has_host, has_host);
+    CHECK_EQ(got.num, num);
+    for (uint32_t i = 0; i < num; i++)
+        CHECK_EQ(got.sizes[i], sizes[i]);
+}
+
+/* A level costs an exchange and a message for each rank that is met, here 10 and 1, or 1 and 10. */
+static void hosts_are_cut_into_the_levels_that_cost_least(void)
+{
+    const rdt_grid_t of_1 = {128, 128, 1}, of_8 = {96, 12, 8}, many = {4096, 4096, 1};
+    const rdt_grid_t prime = {26, 13, 2}, twice = {94, 94, 1};
+
+    check_levels(rdt_levels_halving(&of_1, 10, 1), false, 2, (const uint32_t[]){16, 8});
+    check_levels(rdt_levels_halving(&of_1, 1, 10), false, 7,
+                 (const uint32_t[]){2, 2, 2, 2, 2, 2, 2});
+    check_levels(rdt_levels_halving(&of_1, 2, 1), false, 4, (const uint32_t[]){4, 4, 4, 2});
+    check_levels(rdt_levels_halving(&of_8, 10, 1), true, 3, (const uint32_t[]){8, 4, 3});
+    check_levels(rdt_levels_halving(&of_8, 1, 10), true, 4, (const uint32_t[]){8, 3, 2, 2});
+    check_levels(rdt_levels_halving(&many, 25000, 4000), false, 4, (const uint32_t[]){8, 8, 8, 8});
+    check_levels(rdt_levels_halving(&twice, 10, 1), false, 2, (const uint32_t[]){47, 2});
+    check_levels(rdt_levels_halving(&prime, 10, 1), true, 2, (const uint32_t[]){2, 13});
+    check_levels(rdt_levels_by_host(&of_8), true, 2, (const uint32_t[]){8, 12});
+}
+
+/* Hosts 0 to 5 in levels of 3 and 2, two ranks each: rank 9 is the second one of host 4. */
+static void members_of_a_level_differ_in_it_alone(void)
+{
+    const uint32_t hosts[] = {0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5};
+    const rdt_layout_t layout = layout_of(hosts, 12, 9);
+    const rdt_levels_t levels = rdt_levels_halving(&layout.grid, 10, 1);
+    uint32_t ranks[12];
+    rdt_members_t met = rdt_levels_members(&levels, &layout, 0, ranks);
+
+    check_levels(levels, true, 3, (const uint32_t[]){2, 3, 2});
+    check_members(&met, (const uint32_t[]){8, 9}, 2, 1);
+    met = rdt_levels_members(&levels, &layout, 1, ranks);
+    check_members(&met, (const uint32_t[]){7, 9, 11}, 3, 1);
+    met = rdt_levels_members(&levels, &layout, 2, ranks);
+    check_members(&met, (const uint32_t[]){3, 9}, 2, 1);
+    rdt_layout_free((rdt_layout_t *)&layout);
 }
 
 static void the_cheapest_way_is_taken(void)
 {
     rdt_tuning_t tuning = easy();
     const rdt_grid_t small = {4, 2, 2}, uneven = {5, 2, 0}, wide = {64, 64, 1}, one = {4, 1, 4};
+    const rdt_grid_t prime = {61, 61, 1}, four = {4, 4, 1};
 
     CHECK_EQ(rdt_way_choose(&small, 8, &tuning), RDT_WAY_FLAT);
     CHECK_EQ(rdt_way_choose(&small, 1000, &tuning), RDT_WAY_BY_HOST);
     CHECK_EQ(rdt_way_choose(&uneven, 1000, &tuning), RDT_WAY_FLAT);
-    /* 63 messages of 100 ns against 6 stages of 1200 ns: more, but for a message of 200. */
-    CHECK_EQ(rdt_way_choose(&wide, 0, &tuning), RDT_WAY_GATHER);
-    CHECK_EQ(rdt_way_choose(&wide, 8, &tuning), RDT_WAY_GATHER);
-    tuning.net_message = 10;
-    CHECK_EQ(rdt_way_choose(&wide, 8, &tuning), RDT_WAY_FLAT);
+    /* A barrier: 63 messages of 100 ns, 6 stages of 1200 ns, or 2 levels with 7 messages, 1700 ns each;
+     * an all_reduce goes through the levels twice, and has less to move in them. */
+    CHECK_EQ(rdt_way_choose(&wide, 0, &tuning), RDT_WAY_HALVING);
+    CHECK_EQ(rdt_way_choose(&wide, 1 << 30, &tuning), RDT_WAY_HALVING);
+    CHECK_EQ(rdt_way_choose(&wide, 8, &tuning), RDT_WAY_HALVING);
+    /* Where a message costs 200 ns, 60 of them are 12000 ns, 6 stages 8400 ns, and there are no levels. */
+    tuning.net_message = 200;
+    CHECK_EQ(rdt_way_choose(&prime, 8, &tuning), RDT_WAY_GATHER);
+    tuning.net_message = 10; /* 63 of them are less than an exchange more */
+    CHECK_EQ(rdt_way_choose(&wide, 0, &tuning), RDT_WAY_FLAT);
     CHECK_EQ(rdt_way_choose(&one, 1 << 30, &tuning), RDT_WAY_FLAT);
+    tuning.net_message = 100;
+    CHECK_EQ(rdt_way_choose(&prime, 1 << 30, &tuning), RDT_WAY_FLAT);
+    CHECK_EQ(rdt_way_choose(&four, 1 << 30, &tuning), RDT_WAY_FLAT);
 }
 
 /* 16 hosts of one rank, 4096 bytes each. */
@@ -131,17 +187,18 @@ static void what_verbs_costs_is_another_row(void)
     CHECK_EQ(verbs.host_latency, tcp.host_latency);
     CHECK_EQ(rdt_way_cost_ns(RDT_WAY_FLAT, &hosts, 4096, &verbs),
              2 * (2500 + 15 * 400 + 15 * 256 * 1000 / 49000));
-    CHECK_EQ(rdt_way_choose(&hosts, 4096, &tcp), RDT_WAY_FLAT);
+    CHECK_EQ(rdt_way_choose(&hosts, 4096, &tcp), RDT_WAY_HALVING);
     CHECK_EQ(rdt_way_choose(&hosts, 4096, &verbs), RDT_WAY_GATHER);
     rdt_tuning_verbs(&verbs, 25000);
     CHECK_EQ(verbs.net_bandwidth, 3062);
-    CHECK_EQ(rdt_way_choose(&hosts, 4096, &verbs), RDT_WAY_FLAT);
+    CHECK_EQ(rdt_way_choose(&hosts, 4096, &verbs), RDT_WAY_HALVING);
 }
 
 static void what_the_table_says_is_done_where_it_fits(void)
 {
     rdt_tuning_t tuning = easy();
     const rdt_grid_t grid = {4, 2, 2}, uneven = {5, 2, 0}, one = {4, 1, 4};
+    const rdt_grid_t six = {6, 6, 1}, four_uneven = {5, 4, 0};
 
     tuning.way = 1 + RDT_WAY_FLAT;
     CHECK_EQ(rdt_way_choose(&grid, 1 << 20, &tuning), RDT_WAY_FLAT);
@@ -151,7 +208,12 @@ static void what_the_table_says_is_done_where_it_fits(void)
     tuning.way = 1 + RDT_WAY_GATHER;
     CHECK_EQ(rdt_way_choose(&one, 1000, &tuning), RDT_WAY_GATHER);
     CHECK_EQ(rdt_way_choose(&grid, tuning.chunk + 1, &tuning), RDT_WAY_FLAT);
-    tuning.way = 4;
+    tuning.way = 1 + RDT_WAY_HALVING;
+    CHECK_EQ(rdt_way_choose(&grid, 1 << 20, &tuning),
+             RDT_WAY_FLAT); /* 2 hosts are a prime number */
+    CHECK_EQ(rdt_way_choose(&six, 8, &tuning), RDT_WAY_HALVING);
+    CHECK_EQ(rdt_way_choose(&four_uneven, 8, &tuning), RDT_WAY_FLAT);
+    tuning.way = 5;
     CHECK_EQ(rdt_tuning_check(&tuning), RDT_BAD_ARG);
     tuning.way = 0;
     tuning.net_bandwidth = 0;
@@ -163,6 +225,8 @@ int main(void)
     rails_join_the_same_places_of_hosts();
     every_rail_has_the_hosts_in_the_same_order();
     hosts_that_differ_in_ranks_are_not_alike();
+    hosts_are_cut_into_the_levels_that_cost_least();
+    members_of_a_level_differ_in_it_alone();
     costs_are_those_of_the_table();
     the_cheapest_way_is_taken();
     what_verbs_costs_is_another_row();

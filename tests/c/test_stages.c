@@ -20,11 +20,14 @@ static uint32_t hosts[MAX_WORLD], world;
 static float in[MAX_WORLD][MAX_COUNT], out[MAX_WORLD][MAX_COUNT], moved[MAX_WORLD][MAX_COUNT];
 static uint32_t known[MAX_WORLD]; /* of whom a rank has heard, by way of others too */
 
-static void open_group(uint32_t num_hosts, uint32_t per_host, rdt_way_t way)
+/* many: of halving, rather many levels than many messages. */
+static void open_group(uint32_t num_hosts, uint32_t per_host, rdt_way_t way, bool many)
 {
     world = num_hosts * per_host;
     tuning = rdt_tuning_default(world);
     tuning.way = 1 + way;
+    tuning.net_latency = many ? 0 : 1000000;
+    tuning.net_message = 1000;
     for (uint32_t r = 0; r < world; r++)
         hosts[r] = r % num_hosts; /* hosts take turns */
     for (uint32_t r = 0; r < world; r++) {
@@ -169,6 +172,50 @@ static float sum_by_host(uint32_t num_hosts, uint64_t i)
     return sum;
 }
 
+/* What halving makes of so many hosts: where an exchange costs most, and where a message does. */
+static const struct {
+    uint32_t num_hosts, few[3], many[5]; /* sizes of levels, and 0 */
+} halvings[] = {
+    {4, {2, 2}, {2, 2}},        {6, {3, 2}, {3, 2}},     {8, {4, 2}, {2, 2, 2}},
+    {9, {3, 3}, {3, 3}},        {12, {4, 3}, {3, 2, 2}}, {14, {7, 2}, {7, 2}},
+    {16, {4, 4}, {2, 2, 2, 2}}, {18, {6, 3}, {3, 3, 2}}, {24, {6, 4}, {3, 2, 2, 2}},
+};
+
+/* The sum of a level's members, each the sum of a level before it: they begin at host. */
+static float sum_by_levels(const uint32_t *sizes, uint32_t num_levels, uint32_t num_hosts,
+                           uint32_t host, uint64_t i)
+{
+    uint32_t stride = 1;
+    float sum;
+
+    if (num_levels == 0) {
+        sum = number(host, i);
+        for (uint32_t r = host + num_hosts; r < world; r += num_hosts)
+            sum += number(r, i);
+        return sum;
+    }
+    for (uint32_t level = 0; level + 1 < num_levels; level++)
+        stride *= sizes[level];
+    sum = sum_by_levels(sizes, num_levels - 1, num_hosts, host, i);
+    for (uint32_t m = 1; m < sizes[num_levels - 1]; m++)
+        sum += sum_by_levels(sizes, num_levels - 1, num_hosts, host + m * stride, i);
+    return sum;
+}
+
+static float sum_by_halving(uint32_t num_hosts, bool many, uint64_t i)
+{
+    size_t h = 0;
+    const uint32_t *sizes;
+    uint32_t num = 0, max = many ? 5 : 3;
+
+    while (halvings[h].num_hosts != num_hosts)
+        h++;
+    sizes = many ? halvings[h].many : halvings[h].few;
+    while (num < max && sizes[num] != 0)
+        num++;
+    return sum_by_levels(sizes, num, num_hosts, 0, i);
+}
+
 static float sum_by_rank(uint64_t i)
 {
     float sum = number(0, i);
@@ -178,11 +225,18 @@ static float sum_by_rank(uint64_t i)
     return sum;
 }
 
-static void float_sums(uint32_t num_hosts, uint32_t per_host, rdt_way_t way, uint64_t count)
+static float wanted(rdt_way_t way, bool many, uint32_t num_hosts, uint64_t i)
+{
+    if (way == RDT_WAY_HALVING) return sum_by_halving(num_hosts, many, i);
+    return way == RDT_WAY_BY_HOST ? sum_by_host(num_hosts, i) : sum_by_rank(i);
+}
+
+static void float_sums(uint32_t num_hosts, uint32_t per_host, rdt_way_t way, bool many,
+                       uint64_t count)
 {
     rdt_call_t call = {.coll = RDT_ALL_REDUCE, .dtype = RDT_F32, .op = RDT_SUM, .count = count};
 
-    open_group(num_hosts, per_host, way);
+    open_group(num_hosts, per_host, way, many);
     for (int in_place = 0; in_place < 2; in_place++) {
         for (uint32_t r = 0; r < world; r++)
             for (uint64_t i = 0; i < count; i++)
@@ -190,7 +244,7 @@ static void float_sums(uint32_t num_hosts, uint32_t per_host, rdt_way_t way, uin
         play(&call, in_place ? out : in, out, sizeof(out[0]));
         for (uint32_t r = 0; r < world; r++)
             for (uint64_t i = 0; i < count; i++) {
-                float want = way == RDT_WAY_BY_HOST ? sum_by_host(num_hosts, i) : sum_by_rank(i);
+                float want = wanted(way, many, num_hosts, i);
 
                 CHECK(out[r][i] == want,
                       "%u x %u, %s: element %llu of %llu of rank %u is %g, not %g", num_hosts,
@@ -202,16 +256,17 @@ static void float_sums(uint32_t num_hosts, uint32_t per_host, rdt_way_t way, uin
 }
 
 /* Small integers are exact; the average is one of halves. */
-static void half_averages(uint32_t num_hosts, uint32_t per_host, uint64_t count)
+static void half_averages(uint32_t num_hosts, uint32_t per_host, rdt_way_t way, bool many,
+                          uint64_t count)
 {
     rdt_call_t call = {.coll = RDT_ALL_REDUCE, .dtype = RDT_BF16, .op = RDT_AVG, .count = count};
     uint16_t *ins = (uint16_t *)in, *outs = (uint16_t *)out;
 
-    open_group(num_hosts, per_host, RDT_WAY_BY_HOST);
+    open_group(num_hosts, per_host, way, many);
     for (uint32_t r = 0; r < world; r++)
         for (uint64_t i = 0; i < count; i++)
             ins[r * 2 * MAX_COUNT + i] = rdt_f32_to_bf16((float)((r * 7 + i * 3) % 11));
-    CHECK_EQ(play(&call, in, out, sizeof(in[0])), 4);
+    CHECK_EQ(play(&call, in, out, sizeof(in[0])), 2 * stages[0].levels.num);
     for (uint32_t r = 0; r < world; r++)
         for (uint64_t i = 0; i < count; i++) {
             float sum = 0;
@@ -226,12 +281,14 @@ static void half_averages(uint32_t num_hosts, uint32_t per_host, uint64_t count)
 static void barriers(uint32_t num_hosts, uint32_t per_host, rdt_way_t way)
 {
     rdt_call_t call = {.coll = RDT_BARRIER, .dtype = RDT_U8};
-    uint32_t log = 0;
+    uint32_t log = 0, num;
 
-    open_group(num_hosts, per_host, way);
+    open_group(num_hosts, per_host, way, true);
     while ((1u << log) < world)
         log++;
-    CHECK_EQ(play(&call, in, out, sizeof(in[0])), way == RDT_WAY_BY_HOST ? 2 : log);
+    num = play(&call, in, out, sizeof(in[0]));
+    if (way == RDT_WAY_BY_HOST) CHECK_EQ(num, 2);
+    if (way == RDT_WAY_GATHER) CHECK_EQ(num, log);
     for (uint32_t r = 0; r < world; r++)
         CHECK(known[r] == (1u << world) - 1, "rank %u of %u knows of %#x", r, world, known[r]);
     close_group();
@@ -241,7 +298,7 @@ static void other_collectives_are_one_stage_of_all(void)
 {
     rdt_call_t call = {.coll = RDT_BROADCAST, .dtype = RDT_F32, .count = 100, .peer = 2};
 
-    open_group(2, 2, RDT_WAY_BY_HOST);
+    open_group(2, 2, RDT_WAY_BY_HOST, false);
     for (uint32_t r = 0; r < world; r++) {
         CHECK_EQ(rdt_stages_begin(&stages[r], &call), RDT_OK);
         CHECK_EQ(stages[r].members.num, 4);
@@ -251,24 +308,39 @@ static void other_collectives_are_one_stage_of_all(void)
     close_group();
 }
 
+static const uint64_t counts[] = {0, 1, 15, 16, 17, 64, 65, 333, MAX_COUNT};
+#define NUM_COUNTS (sizeof(counts) / sizeof(counts[0]))
+
+static void halvings_of(uint32_t num_hosts)
+{
+    for (uint32_t per_host = 1; num_hosts * per_host <= MAX_WORLD; per_host++) {
+        for (size_t c = 0; c < NUM_COUNTS; c++)
+            for (int many = 0; many < 2; many++) {
+                float_sums(num_hosts, per_host, RDT_WAY_HALVING, many, counts[c]);
+                half_averages(num_hosts, per_host, RDT_WAY_HALVING, many, counts[c]);
+            }
+        barriers(num_hosts, per_host, RDT_WAY_HALVING);
+    }
+}
+
 int main(void)
 {
-    static const uint64_t counts[] = {0, 1, 15, 16, 17, 64, 65, 333, MAX_COUNT};
-
     rdt_kernels_get(rdt_reduce_best_isa(), &kernels);
     for (uint32_t h = 2; h <= 5; h++)
         for (uint32_t l = 2; h * l <= MAX_WORLD && l <= 4; l++) {
-            for (size_t c = 0; c < sizeof(counts) / sizeof(counts[0]); c++) {
-                float_sums(h, l, RDT_WAY_BY_HOST, counts[c]);
-                half_averages(h, l, counts[c]);
+            for (size_t c = 0; c < NUM_COUNTS; c++) {
+                float_sums(h, l, RDT_WAY_BY_HOST, false, counts[c]);
+                half_averages(h, l, RDT_WAY_BY_HOST, false, counts[c]);
             }
             barriers(h, l, RDT_WAY_BY_HOST);
         }
     for (uint32_t n = 3; n <= MAX_WORLD; n++) {
-        for (size_t c = 0; c < sizeof(counts) / sizeof(counts[0]); c++)
-            float_sums(n, 1, RDT_WAY_GATHER, counts[c]);
+        for (size_t c = 0; c < NUM_COUNTS; c++)
+            float_sums(n, 1, RDT_WAY_GATHER, false, counts[c]);
         barriers(n, 1, RDT_WAY_GATHER);
     }
+    for (size_t h = 0; h < sizeof(halvings) / sizeof(halvings[0]); h++)
+        halvings_of(halvings[h].num_hosts);
     other_collectives_are_one_stage_of_all();
     return 0;
 }

@@ -1,9 +1,10 @@
-"""Ranks of several hosts: sums made host by host, in stages, whatever joins the ranks.
+"""Ranks of several hosts: sums made host by host, or over levels of hosts, in stages, whatever joins the ranks.
 
 What joins two ranks does not depend on their hosts here, so that every transport runs every stage;
 "mixed" is shm in each of two hosts and tcp between them.
 """
 
+import functools
 import random
 import threading
 import time
@@ -30,8 +31,22 @@ from rdmatrain.errors import CommError
 
 BY_HOST = {"way": 2}
 GATHER = {"way": 3}
+HALVING = {"way": 4}
 FLAT = {"way": 1}
-GRIDS = [(2, 2), (2, 3), (3, 2)]  # hosts and ranks of each
+# Hosts and ranks of each; what sums are made by; the sizes of the levels of hosts.
+GRIDS = [
+    pytest.param(2, 2, BY_HOST, (2,), id="2x2"),
+    pytest.param(2, 3, BY_HOST, (2,), id="2x3"),
+    pytest.param(3, 2, BY_HOST, (3,), id="3x2"),
+    pytest.param(4, 1, HALVING, (2, 2), id="4-by-levels"),
+    pytest.param(6, 1, HALVING, (3, 2), id="6-by-levels"),
+    pytest.param(4, 2, HALVING, (2, 2), id="4x2-by-levels"),
+]
+# Of four ranks.
+FOUR = [
+    pytest.param(2, BY_HOST, (2,), id="by_host"),
+    pytest.param(4, HALVING, (2, 2), id="halving"),
+]
 COUNTS = (0, 1, 17, 1000, 70001)
 # The others are one stage of all ranks on several hosts, too: see test_failures.py.
 STAGED = [what for what in DIFFERENCES if not what.startswith(("gather", "scatter"))]
@@ -39,12 +54,19 @@ STAGED = [what for what in DIFFERENCES if not what.startswith(("gather", "scatte
 SOME = ("mixed", "shm-arena", "tcp-arena-place", "fake-delay-slot", "fake-delay-place")
 
 
+ANY_WAY = pytest.mark.parametrize(
+    ("hosts", "tuning"),
+    [(2, BY_HOST), (2, GATHER), (4, HALVING)],
+    ids=["by_host", "gather", "halving"],
+)
+
+
 def in_turns(hosts, per_host):
     return [rank % hosts for rank in range(hosts * per_host)]
 
 
-def by_host(dtype, op, shares, hosts, factor=1.0):
-    """Sums by rank in each host, then over the hosts; wide, and rounded once."""
+def by_host(dtype, op, shares, hosts, sizes=None, factor=1.0):
+    """Sums by rank in each host, then over the hosts of each level; wide, and rounded once."""
     with np.errstate(all="ignore"):
         wide = [widen(dtype, share) for share in shares]
         if op == "PREMUL_SUM":
@@ -52,10 +74,12 @@ def by_host(dtype, op, shares, hosts, factor=1.0):
         parts = {}
         for share, host in zip(wide, hosts, strict=True):
             parts[host] = COMBINE[op](parts[host], share) if host in parts else share
-        first, *rest = parts.values()
-        for part in rest:
-            first = COMBINE[op](first, part)
-        return narrow(dtype, divided(first, len(shares)) if op == "AVG" else first)
+        sums = list(parts.values())
+        for size in sizes or [len(sums)]:
+            groups = [sums[first : first + size] for first in range(0, len(sums), size)]
+            sums = [functools.reduce(COMBINE[op], group) for group in groups]
+        (whole,) = sums
+        return narrow(dtype, divided(whole, len(shares)) if op == "AVG" else whole)
 
 
 def order_sensitive(dtype, world, count):
@@ -76,32 +100,32 @@ def all_reduce(group, dtype, op, shares, *, in_place=True, **kwargs):
 
 
 @pytest.mark.parametrize("transport", SOME)
-@pytest.mark.parametrize(("hosts", "per_host"), GRIDS)
-def test_every_dtype_and_reduction_by_host(connect, transport, hosts, per_host):
+@pytest.mark.parametrize(("hosts", "per_host", "tuning", "sizes"), GRIDS)
+def test_every_dtype_and_reduction_by_host(connect, transport, hosts, per_host, tuning, sizes):
     where = in_turns(hosts, per_host)
-    group = connect(transport, len(where), hosts=where, tuning=BY_HOST)
+    group = connect(transport, len(where), hosts=where, tuning=tuning)
     cells = [(dtype, op) for dtype in REDUCED for op in REDOPS]
     cells += [(dtype, op) for dtype in INTS for op in ("BAND", "BOR", "BXOR")]
     for i, (dtype, op) in enumerate(cells):
         shares = inputs(dtype, len(where), COUNTS[i % 4], salt=i)
-        want = by_host(dtype, op, shares, where)
+        want = by_host(dtype, op, shares, where, sizes)
         for rank, got in enumerate(all_reduce(group, dtype, op, shares, in_place=i % 2 == 0)):
             assert_same_bits(got, want, f"{dtype} {op} of {len(want)}, rank {rank}")
 
 
 @pytest.mark.parametrize("transport", SOME)
-@pytest.mark.parametrize(("hosts", "per_host"), GRIDS)
+@pytest.mark.parametrize(("hosts", "per_host", "tuning", "sizes"), GRIDS)
 @pytest.mark.parametrize("chunk_bytes", [0, 64])
 def test_sums_are_by_rank_in_each_host_and_then_over_the_hosts(
-    connect, transport, hosts, per_host, chunk_bytes
+    connect, transport, hosts, per_host, tuning, sizes, chunk_bytes
 ):
     where = in_turns(hosts, per_host)
     world = len(where)
-    tuning = {**BY_HOST, "direct": 0} if chunk_bytes else BY_HOST
+    tuning = {**tuning, "direct": 0} if chunk_bytes else tuning
     group = connect(transport, world, hosts=where, tuning=tuning, chunk_bytes=chunk_bytes)
     for count in COUNTS if not chunk_bytes else COUNTS[:-1]:
         shares = order_sensitive("float32", world, count)
-        want = by_host("float32", "SUM", shares, where)
+        want = by_host("float32", "SUM", shares, where, sizes)
         if count > 17:
             assert np.any(want != reduced("float32", "SUM", shares)), "the data cannot tell"
         for in_place in (True, False):
@@ -111,31 +135,38 @@ def test_sums_are_by_rank_in_each_host_and_then_over_the_hosts(
 
 
 @pytest.mark.parametrize("transport", SOME)
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_a_factor_is_multiplied_once_and_an_average_divided_once(connect, transport, dtype):
-    where = in_turns(2, 2)
-    group = connect(transport, 4, hosts=where, tuning=BY_HOST)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "int32"])
+@pytest.mark.parametrize(("hosts", "tuning", "sizes"), FOUR)
+def test_a_factor_is_multiplied_once_and_an_average_divided_once(
+    connect, transport, dtype, hosts, tuning, sizes
+):
+    where = in_turns(hosts, 4 // hosts)
+    group = connect(transport, 4, hosts=where, tuning=tuning)
     shares = inputs(dtype, 4, 20000)
-    for op in ("PREMUL_SUM", "AVG"):
-        want = by_host(dtype, op, shares, where, factor=0.3)
+    for op in ("PREMUL_SUM", "AVG") if dtype != "int32" else ("AVG",):
+        want = by_host(dtype, op, shares, where, sizes, factor=0.3)
         for rank, got in enumerate(all_reduce(group, dtype, op, shares, factor=0.3)):
             assert_same_bits(got, want, f"{op}, rank {rank}")
 
 
-def test_half_types_are_rounded_once_over_all_hosts(connect):
-    group = connect("mixed", 4, hosts=in_turns(2, 2), tuning=BY_HOST)
+@pytest.mark.parametrize(("hosts", "tuning", "sizes"), FOUR)
+def test_half_types_are_rounded_once_over_all_hosts(connect, hosts, tuning, sizes):
+    where = in_turns(hosts, 4 // hosts)
+    group = connect("mixed", 4, hosts=where, tuning=tuning)
     tiny = 2.0**-9 * (1 + np.arange(4000) % 4)  # below, at and above half a last place of 1
     reals = [np.ones(4000), tiny, tiny, tiny]
     shares = [(real.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16) for real in reals]
-    want = by_host("bfloat16", "SUM", shares, in_turns(2, 2))
+    want = by_host("bfloat16", "SUM", shares, where, sizes)
     each = [reduced("bfloat16", "SUM", [shares[host], shares[host + 2]]) for host in range(2)]
     assert np.any(reduced("bfloat16", "SUM", each) != want), "the data cannot tell"
     for got in all_reduce(group, "bfloat16", "SUM", shares):
         assert_same_bits(got, want, "bfloat16")
 
 
-def test_float8_bool_and_complex_by_host(connect):
-    group = connect("mixed", 4, hosts=in_turns(2, 2), tuning=BY_HOST)
+@pytest.mark.parametrize(("hosts", "tuning", "sizes"), FOUR)
+def test_float8_bool_and_complex_by_host(connect, hosts, tuning, sizes):
+    where = in_turns(hosts, 4 // hosts)
+    group = connect("mixed", 4, hosts=where, tuning=tuning)
     codes = np.array([0x00, 0x38, 0x40, 0x44, 0x48, 0x4A, 0x4C, 0x4E, 0x50], np.uint8)  # 0 to 8
     numbers = [(np.arange(999) + rank) % 3 for rank in range(4)]
     for got in all_reduce(group, "float8_e4m3fn", "SUM", [codes[n] for n in numbers]):
@@ -144,14 +175,14 @@ def test_float8_bool_and_complex_by_host(connect):
     for got in all_reduce(group, "bool", "BXOR", truths):
         assert_same_bits(got, truths[0] ^ truths[1] ^ truths[2] ^ truths[3], "bool")
     pairs = inputs("float16", 4, 2000)
-    want = by_host("float16", "AVG", pairs, in_turns(2, 2)).view(np.uint32)
+    want = by_host("float16", "AVG", pairs, where, sizes).view(np.uint32)
     halves = [pair.view(np.uint32) for pair in pairs]
     for got in all_reduce(group, "complex32", "AVG", halves):
         assert_same_bits(got, want, "complex32")
     shares = [(share.astype(np.complex64)) for share in inputs("complex64", 4, 1000)]
     real = [share.view(np.float32) for share in shares]
     for got in all_reduce(group, "complex64", "SUM", shares):
-        want = by_host("float32", "SUM", real, in_turns(2, 2)).view(np.complex64)
+        want = by_host("float32", "SUM", real, where, sizes).view(np.complex64)
         assert_same_bits(got, want, "complex64")
 
 
@@ -173,10 +204,12 @@ def test_a_gather_gives_the_bits_of_a_flat_all_reduce(connect, transport, world)
             assert_same_bits(got, reduced("bfloat16", op, shares, factor=factor), op)
 
 
-@pytest.mark.parametrize("tuning", [BY_HOST, GATHER], ids=["by_host", "gather"])
-def test_nobody_leaves_a_barrier_before_everybody_has_come(connect, tuning):
-    group = connect("mixed", 6, hosts=in_turns(2, 3), tuning=tuning)
-    for late in range(6):
+@ANY_WAY
+@pytest.mark.parametrize("per_host", [2, 3])
+def test_nobody_leaves_a_barrier_before_everybody_has_come(connect, hosts, tuning, per_host):
+    world = hosts * per_host
+    group = connect("mixed", world, hosts=in_turns(hosts, per_host), tuning=tuning)
+    for late in range(world):
         come = threading.Event()
 
         def body(comm, rank, late=late, come=come):
@@ -186,12 +219,13 @@ def test_nobody_leaves_a_barrier_before_everybody_has_come(connect, tuning):
             call(comm, "barrier")
             return come.is_set()
 
-        assert group.run(body) == [True] * 6
+        assert group.run(body) == [True] * world
 
 
-@pytest.mark.parametrize("hosts", [[0, 0, 1, 1, 1], [0, 1, 2, 3, 4], None])
-def test_groups_without_equal_hosts_reduce_in_the_order_of_the_ranks(connect, hosts):
-    group = connect("tcp", 5, hosts=hosts, tuning=BY_HOST)
+@pytest.mark.parametrize("hosts", [[0, 0, 1, 1, 1], [0, 1, 2, 3, 4], [0, 1, 2, 3, 3], None])
+@pytest.mark.parametrize("tuning", [BY_HOST, HALVING], ids=["by_host", "halving"])
+def test_groups_without_a_grid_of_hosts_reduce_in_the_order_of_the_ranks(connect, hosts, tuning):
+    group = connect("tcp", 5, hosts=hosts, tuning=tuning)
     shares = order_sensitive("float32", 5, 30000)
     for got in all_reduce(group, "float32", "SUM", shares):
         assert_same_bits(got, reduced("float32", "SUM", shares), f"{hosts}")
@@ -209,23 +243,25 @@ def test_flat_gives_bits_that_do_not_depend_on_the_hosts(connect):
 
 @pytest.mark.parametrize("what", STAGED)
 @pytest.mark.parametrize("odd_one", [0, 3])
-@pytest.mark.parametrize("tuning", [BY_HOST, GATHER], ids=["by_host", "gather"])
-def test_ranks_of_several_hosts_that_differ_all_get_both_calls(connect, tuning, what, odd_one):
+@ANY_WAY
+def test_ranks_of_several_hosts_that_differ_all_get_both_calls(
+    connect, hosts, tuning, what, odd_one
+):
     usual, other, usual_text, other_text = DIFFERENCES[what]
 
     def body(comm, rank):
         coll, dtype, op, kwargs = other if rank == odd_one else usual
         call(comm, coll, dtype, op, **kwargs)
 
-    group = connect("mixed", 4, hosts=in_turns(2, 2), tuning=tuning)
+    group = connect("mixed", 4, hosts=in_turns(hosts, 4 // hosts), tuning=tuning)
     for error in errors_of(group.outcomes(body), range(4)):
         assert usual_text in str(error) and other_text in str(error), error
 
 
-@pytest.mark.parametrize("tuning", [BY_HOST, GATHER], ids=["by_host", "gather"])
+@ANY_WAY
 @pytest.mark.parametrize("gone", [0, 3])
-def test_a_rank_that_leaves_is_named_on_every_host(connect, tuning, gone):
-    group = connect("mixed", 4, hosts=in_turns(2, 2), tuning=tuning)
+def test_a_rank_that_leaves_is_named_on_every_host(connect, hosts, tuning, gone):
+    group = connect("mixed", 4, hosts=in_turns(hosts, 4 // hosts), tuning=tuning)
 
     def body(comm, rank):
         if rank == gone:
@@ -240,8 +276,11 @@ def test_a_rank_that_leaves_is_named_on_every_host(connect, tuning, gone):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("round_", range(8))
-def test_a_rank_that_closes_in_any_stage_ends_all_the_others(connect, dtype, round_):
-    group = connect("mixed", 4, hosts=in_turns(2, 2), tuning=BY_HOST)
+@pytest.mark.parametrize(("hosts", "tuning", "sizes"), FOUR)
+def test_a_rank_that_closes_in_any_stage_ends_all_the_others(
+    connect, dtype, round_, hosts, tuning, sizes
+):
+    group = connect("mixed", 4, hosts=in_turns(hosts, 4 // hosts), tuning=tuning)
     gone = round_ % 4
     rng = random.Random(round_)
 
@@ -284,9 +323,10 @@ def test_ranks_that_count_other_hosts_refuse_each_other(transport):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
-def test_a_host_sends_little_more_than_its_share(connect, dtype):
-    where = [0, 0, 1, 1]
-    group = connect("tcp", 4, hosts=where, tuning=BY_HOST)
+@pytest.mark.parametrize(("hosts", "tuning", "sizes"), FOUR)
+def test_a_host_sends_little_more_than_its_share(connect, dtype, hosts, tuning, sizes):
+    where = [rank * hosts // 4 for rank in range(4)]
+    group = connect("tcp", 4, hosts=where, tuning=tuning)
     shares = inputs(dtype, 4, 1_000_003)
 
     def sent(comm, rank):
@@ -299,7 +339,7 @@ def test_a_host_sends_little_more_than_its_share(connect, dtype):
     before = group.run(sent)
     all_reduce(group, dtype, "SUM", shares)
     after = group.run(sent)
-    optimum = 2 * shares[0].nbytes * (2 - 1) / 2
-    for host in range(2):
+    optimum = 2 * shares[0].nbytes * (hosts - 1) / hosts
+    for host in range(hosts):
         used = sum(after[r] - before[r] for r in range(4) if where[r] == host)
         assert 0.99 * optimum <= used <= 1.1 * optimum, (host, used, optimum)

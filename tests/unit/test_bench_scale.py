@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import itertools
 import json
 import os
 import signal
@@ -74,6 +75,8 @@ def sent_by_ranks(group: Group, way: str, count: int) -> np.ndarray:
         (Group(6, 2), "by_host", COUNT),
         (Group(8, 4), "by_host", 16 * COUNT + 3),
         (Group(7, 1), "gather", COUNT),
+        (Group(6, 1), "halving", COUNT),
+        (Group(8, 2), "halving", 16 * COUNT + 3),
     ],
 )
 def test_the_plan_that_is_simulated_is_what_ranks_send(group, way, count):
@@ -101,6 +104,8 @@ def test_ways_that_do_not_fit_are_left_out():
     assert plans.fits(Group(16384, 8), "gather", 64)
     assert not plans.fits(Group(16384, 8), "gather", 128)  # all inputs: more than 1 MiB
     assert plans.fits(Group(2, 2), "flat", 64)
+    assert plans.fits(Group(32, 8), "halving", 64)
+    assert not plans.fits(Group(24, 8), "halving", 64)  # 3 hosts: a prime number
 
 
 @pytest.mark.parametrize("way", plans.WAYS)
@@ -304,12 +309,15 @@ def formed(kind, ranks, rounds):
     return setup.Setup(kind, ranks, 0.1, 0.2, 0.3, 0.4, 1.0, 0.0)
 
 
-def test_ranks_meet_few_for_a_small_all_reduce_and_all_for_a_large_one():
+def test_ranks_meet_few_for_a_small_all_reduce_and_for_a_large_one():
     found = setup.measure("lazy", 64, rounds=1)
-    # In stages each rank sends to whom is 1, 2, 4, ... behind it; a direct exchange is with all.
+    # In stages each rank sends to whom is 1, 2, 4, ... behind it; then in 2 levels of 8.
     staged = {frozenset((rank, (rank + (1 << i)) % 64)) for rank in range(64) for i in range(6)}
     assert found.pairs == len(staged) == 352
-    assert found.large_pairs == pytest.approx(64 * 63 / 2, abs=1)  # a socket may be on its way
+    every = itertools.combinations(range(64), 2)
+    levels = {frozenset((a, b)) for a, b in every if a // 8 == b // 8 or a % 8 == b % 8}
+    # A socket may be on its way.
+    assert found.large_pairs == pytest.approx(len(staged | levels), abs=1)
     assert report.setup_line(found).split()[6:8] == ["352", f"{found.large_pairs:.0f}"]
 
 

@@ -114,13 +114,19 @@ def way_of(ranks: int, hosts: int, nbytes: int, verbs_gbps: float) -> str:
 @pytest.mark.parametrize(
     ("ranks", "hosts", "nbytes", "ways"),
     [
-        # 2 phases of 15 messages, or 4 stages of 2 with 15 times the bytes: only 400 Gbit/s pay.
-        (16, 16, 4096, ("flat", "flat", "gather")),
+        # 2 x 2 levels of 3 messages, or 4 stages of 2 with 15 times the bytes: only 400 Gbit/s pay.
+        (16, 16, 4096, ("halving", "halving", "gather")),
+        # 2 phases of 6 messages: 7 hosts are no grid.
+        (7, 7, 1 << 20, ("flat", "flat", "flat")),
+        # 2 x 1 exchange with 3 messages in place of 2 x 2 with one each.
+        (4, 4, 1 << 20, ("flat", "flat", "flat")),
+        (128, 128, 64 << 10, ("halving", "halving", "halving")),
         # 8 messages over the network are dear, or cheaper than two more exchanges in the host.
         (16, 2, 256, ("by_host", "flat", "flat")),
         # 2 ranks of a host move less memory if both talk to both of the other: 49 GB/s have room.
         (4, 2, 1 << 20, ("by_host", "by_host", "flat")),
-        (128, 16, 1 << 20, ("by_host", "by_host", "by_host")),
+        (128, 16, 1 << 20, ("halving", "halving", "halving")),
+        (104, 13, 1 << 20, ("by_host", "by_host", "by_host")),
     ],
 )
 def test_the_way_of_an_all_reduce_follows_the_network(
@@ -130,7 +136,7 @@ def test_the_way_of_an_all_reduce_follows_the_network(
 
 
 @pytest.mark.parametrize(
-    "tuning", [{"chunk": 100}, {"chunk": 0}, {"block": 63}, {"way": 4}, {"net_bandwidth": 0}]
+    "tuning", [{"chunk": 100}, {"chunk": 0}, {"block": 63}, {"way": 5}, {"net_bandwidth": 0}]
 )
 def test_the_core_refuses_what_it_cannot_run_with(tuning: dict[str, int]) -> None:
     ((name, size),) = tuning.items()
@@ -185,7 +191,7 @@ def test_the_command_shows_what_joins_hosts_by_verbs_cost() -> None:
     assert rows(table)["net_bandwidth"] == ["12250", "verbs"]
     assert "  verbs 100 Gbit/s  ns: an exchange between hosts," in table
     fast = topo(*asked, "verbs", "--gbps", "400").output.split("\n\n")[1]
-    assert (ways_of(ways)[4096], ways_of(fast)[4096]) == ("flat", "gather")
+    assert (ways_of(ways)[4096], ways_of(fast)[4096]) == ("halving", "gather")
 
 
 def test_a_rate_that_nobody_says_is_the_one_that_a_group_assumes() -> None:

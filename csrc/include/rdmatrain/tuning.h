@@ -28,7 +28,8 @@ extern "C" {
     X(block, "what is reduced from all tensors before it is stored to all, while in a core's "     \
              "cache")                                                                              \
     X(way,                                                                                         \
-      "all_reduce and barrier on several hosts: 0 what costs least, 1 flat, 2 by_host, 3 gather")  \
+      "all_reduce and barrier on several hosts: 0 what costs least, 1 flat, 2 by_host, 3 gather, " \
+      "4 halving")                                                                                 \
     X(host_latency, "ns: an exchange between ranks of a host,")                                    \
     X(host_message, "ns: and for each message that a rank sends in it")                            \
     X(host_bandwidth, "MB/s: of each rank, to and from the memory of its host")                    \
@@ -51,7 +52,7 @@ RDT_API void rdt_tuning_verbs(rdt_tuning_t *tuning, uint64_t mbit_per_s);
 /* BAD_ARG, naming the field. */
 RDT_API rdt_status_t rdt_tuning_check(const rdt_tuning_t *tuning);
 
-#define RDT_NUM_WAYS 3
+#define RDT_NUM_WAYS 4
 
 /* A way of an all_reduce on several hosts. */
 typedef struct rdt_way_info {

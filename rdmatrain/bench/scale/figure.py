@@ -10,11 +10,12 @@ from rdmatrain.bench.scale.simulate import PER_HOST, Point
 from rdmatrain.bench.sizes import size_text
 from rdmatrain.errors import SettingError
 
-COLORS = {"flat": "#c4432b", "by_host": "#1f6feb", "gather": "#2a7f3f"}
+COLORS = {"flat": "#c4432b", "by_host": "#1f6feb", "gather": "#2a7f3f", "halving": "#8250df"}
 TEXTS = {
     "flat": "flat: every rank with every other, O(N) messages a rank",
     "by_host": "by_host: in the host, then N/8 hosts with each other",
     "gather": "gather: log2 N stages (small messages only)",
+    "halving": "halving: in the host, then over the hosts in levels",
 }
 LINES = {"fat-tree": ("-", "o"), "rail": ("--", "D")}
 INK, FAINT, GRID = "#24292f", "#57606a", "#e4e7ea"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rdmatrain import _core
 from rdmatrain.bench.scale.engine import Stage
 
-WAYS = ("flat", "by_host", "gather")
+WAYS = ("flat", "by_host", "gather", "halving")
 ITEM_BYTES = 4  # of float32
 Numbers = NDArray[Any]
 
