@@ -151,7 +151,7 @@ static rdt_hdr_t stage_hdr(const rdt_comm_t *comm, const rdt_work_t *work, rdt_k
 {
     rdt_hdr_t hdr = rdt_call_hdr(work, kind);
 
-    if (comm->stages.num > 1) hdr.stage = comm->stages.at;
+    if (comm->stages.num > 1 && hdr.coll != RDT_BROADCAST) hdr.stage = comm->stages.at;
     return hdr;
 }
 
@@ -172,11 +172,13 @@ static bool says_both_ways(const rdt_hdr_t *hdr)
     return hdr->coll == RDT_ALL_TO_ALL || hdr->coll == RDT_ALL_GATHER;
 }
 
-/* The size of the call as the peer is told: of what the two have in common where that differs. */
+/* The size of the call as the peer is told: of what the two have in common where that differs, as it does
+ * in no call that has stages. */
 static void say_sizes(const rdt_comm_t *comm, uint32_t to, rdt_hdr_t *hdr)
 {
     bool is_root = rdt_me(comm) == comm->plan.root;
 
+    if (comm->stages.num > 1) return;
     if (says_both_ways(hdr)) hdr->takes = taken(comm, to);
     if (hdr->coll == RDT_ALL_TO_ALL || hdr->coll == RDT_REDUCE_SCATTER ||
         (hdr->coll == RDT_SCATTER && is_root))
@@ -189,6 +191,7 @@ static void expect_sizes(const rdt_comm_t *comm, uint32_t from, rdt_hdr_t *hdr)
 {
     bool is_root = rdt_me(comm) == comm->plan.root;
 
+    if (comm->stages.num > 1) return;
     if (says_both_ways(hdr)) hdr->takes = given(comm, from);
     if (hdr->coll == RDT_ALL_TO_ALL || hdr->coll == RDT_ALL_GATHER ||
         (hdr->coll == RDT_GATHER && is_root))

@@ -62,7 +62,7 @@ typedef struct rdt_hdr {
     uint8_t kind, coll, dtype, op;
     union {
         uint32_t peer;
-        uint32_t stage; /* of an all_reduce or a barrier: 0, 1... */
+        uint32_t stage; /* of what has stages and no root: 0, 1... */
     };
     union {
         int32_t tag;

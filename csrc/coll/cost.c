@@ -39,15 +39,26 @@ static uint64_t ranks_per_host(const rdt_grid_t *grid)
     return (grid->world + grid->num_hosts - 1) / grid->num_hosts;
 }
 
-static uint64_t flat_ns(const rdt_grid_t *grid, uint64_t bytes, const rdt_tuning_t *tuning)
+/* Everything goes to everybody at once; else each rank, or the root, sends a part to each, which is then
+ * passed on, or reduced and given back. */
+static bool is_one_exchange(rdt_coll_t coll, uint64_t bytes, const rdt_tuning_t *tuning)
+{
+    if (coll == RDT_ALL_GATHER) return true;
+    if (coll == RDT_BROADCAST) return bytes < tuning->scatter;
+    return bytes <= tuning->one_shot && bytes <= tuning->chunk;
+}
+
+static uint64_t flat_ns(rdt_coll_t coll, const rdt_grid_t *grid, uint64_t bytes,
+                        const rdt_tuning_t *tuning)
 {
     const uint64_t near = ranks_per_host(grid), far = grid->world - near;
-    const bool one_shot = bytes <= tuning->one_shot && bytes <= tuning->chunk;
-    const uint64_t piece = one_shot ? bytes : (bytes + grid->world - 1) / grid->world;
-    const uint64_t once = exchange_ns(memory_of(tuning), near - 1, (near - 1) * piece) +
-                          exchange_ns(network_of(tuning), far, near * far * piece);
+    const bool once = is_one_exchange(coll, bytes, tuning);
+    const uint64_t piece = once ? bytes : (bytes + grid->world - 1) / grid->world;
+    const uint64_t senders = coll == RDT_BROADCAST && once ? 1 : near;
+    const uint64_t ns = exchange_ns(memory_of(tuning), near - 1, (near - 1) * piece) +
+                        exchange_ns(network_of(tuning), far, senders * far * piece);
 
-    return one_shot ? once : 2 * once;
+    return once ? ns : 2 * ns;
 }
 
 /* At each level a rank's piece becomes smaller; that of all ranks of a host is what the network carries. */
@@ -92,56 +103,82 @@ rdt_levels_t rdt_way_levels(rdt_way_t way, const rdt_grid_t *grid, const rdt_tun
                : rdt_levels_by_host(grid);
 }
 
-bool rdt_way_fits(rdt_way_t way, const rdt_grid_t *grid, uint64_t bytes, const rdt_tuning_t *tuning)
+static bool has_levels(rdt_way_t way, const rdt_grid_t *grid, const rdt_tuning_t *tuning)
 {
     rdt_levels_t levels;
 
     if (way == RDT_WAY_BY_HOST) return grid->num_hosts > 1 && grid->per_host > 1;
-    if (way == RDT_WAY_GATHER)
-        return grid->world > 2 && bytes <= tuning->chunk && grid->world * bytes <= MAX_GATHER_BYTES;
-    if (way == RDT_WAY_FLAT) return true;
     levels = rdt_way_levels(way, grid, tuning);
     return grid->per_host > 0 && levels.num > 1U + levels.has_host;
 }
 
-uint64_t rdt_way_cost_ns(rdt_way_t way, const rdt_grid_t *grid, uint64_t bytes,
+bool rdt_way_fits(rdt_way_t way, rdt_coll_t coll, const rdt_grid_t *grid, uint64_t bytes,
+                  const rdt_tuning_t *tuning)
+{
+    const bool reduces = coll == RDT_ALL_REDUCE || coll == RDT_BARRIER;
+
+    if (way == RDT_WAY_FLAT) return true;
+    if (way == RDT_WAY_GATHER)
+        return (reduces || coll == RDT_ALL_GATHER) && grid->world > 2 && bytes <= tuning->chunk &&
+               grid->world * bytes <= MAX_GATHER_BYTES;
+    return (reduces || coll == RDT_BROADCAST) && has_levels(way, grid, tuning);
+}
+
+uint64_t rdt_way_cost_ns(rdt_way_t way, rdt_coll_t coll, const rdt_grid_t *grid, uint64_t bytes,
                          const rdt_tuning_t *tuning)
 {
     rdt_levels_t levels;
     uint64_t once;
 
-    if (way == RDT_WAY_FLAT) return flat_ns(grid, bytes, tuning);
+    if (way == RDT_WAY_FLAT) return flat_ns(coll, grid, bytes, tuning);
     if (way == RDT_WAY_GATHER) return gather_ns(grid, bytes, tuning);
     levels = rdt_way_levels(way, grid, tuning);
     once = levels_ns(&levels, bytes, tuning);
-    return bytes > 0 ? 2 * once : once; /* a barrier ends where the results would begin to come */
+    return coll == RDT_BARRIER ? once : 2 * once;
 }
 
-rdt_way_t rdt_way_choose(const rdt_grid_t *grid, uint64_t bytes, const rdt_tuning_t *tuning)
+/* Of the ways that fit. */
+static rdt_way_t cheapest(rdt_coll_t coll, const rdt_grid_t *grid, uint64_t bytes,
+                          const rdt_tuning_t *tuning)
 {
-    const rdt_way_t said = (rdt_way_t)(tuning->way - 1); /* of 0: none that there is */
+    uint64_t least = rdt_way_cost_ns(RDT_WAY_FLAT, coll, grid, bytes, tuning);
     rdt_way_t best = RDT_WAY_FLAT;
 
-    if (tuning->way != 0) return rdt_way_fits(said, grid, bytes, tuning) ? said : RDT_WAY_FLAT;
-    for (int way = RDT_WAY_FLAT; grid->num_hosts > 1 && way < RDT_NUM_WAYS; way++)
-        if (rdt_way_fits((rdt_way_t)way, grid, bytes, tuning) &&
-            rdt_way_cost_ns((rdt_way_t)way, grid, bytes, tuning) <
-                rdt_way_cost_ns(best, grid, bytes, tuning))
-            best = (rdt_way_t)way;
+    for (int w = RDT_WAY_FLAT + 1; w < RDT_NUM_WAYS; w++) {
+        const rdt_way_t way = (rdt_way_t)w;
+        uint64_t cost;
+
+        if (!rdt_way_fits(way, coll, grid, bytes, tuning)) continue;
+        cost = rdt_way_cost_ns(way, coll, grid, bytes, tuning);
+        if (cost >= least) continue;
+        least = cost;
+        best = way;
+    }
     return best;
+}
+
+rdt_way_t rdt_way_choose(rdt_coll_t coll, const rdt_grid_t *grid, uint64_t bytes,
+                         const rdt_tuning_t *tuning)
+{
+    const rdt_way_t said = (rdt_way_t)(tuning->way - 1); /* of 0: none that there is */
+
+    if (tuning->way != 0)
+        return rdt_way_fits(said, coll, grid, bytes, tuning) ? said : RDT_WAY_FLAT;
+    return grid->num_hosts > 1 ? cheapest(coll, grid, bytes, tuning) : RDT_WAY_FLAT;
 }
 
 void rdt_tuning_ways(const rdt_tuning_t *tuning, uint32_t world, uint32_t num_hosts, uint64_t bytes,
                      rdt_way_info_t *ways)
 {
     const rdt_grid_t grid = {world, num_hosts, world % num_hosts == 0 ? world / num_hosts : 0};
+    const rdt_coll_t coll = bytes > 0 ? RDT_ALL_REDUCE : RDT_BARRIER;
 
     for (int w = 0; w < RDT_NUM_WAYS; w++) {
         const rdt_way_t way = (rdt_way_t)w;
 
         ways[w] = (rdt_way_info_t){.name = rdt_way_name(way),
-                                   .cost_ns = rdt_way_cost_ns(way, &grid, bytes, tuning),
-                                   .fits = rdt_way_fits(way, &grid, bytes, tuning),
-                                   .chosen = rdt_way_choose(&grid, bytes, tuning) == way};
+                                   .cost_ns = rdt_way_cost_ns(way, coll, &grid, bytes, tuning),
+                                   .fits = rdt_way_fits(way, coll, &grid, bytes, tuning),
+                                   .chosen = rdt_way_choose(coll, &grid, bytes, tuning) == way};
     }
 }

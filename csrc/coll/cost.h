@@ -1,18 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What an all_reduce or a barrier of ranks on several hosts costs in each way, and which way is taken:
- * pure arithmetic on what all ranks have alike, so that all take the same.
+/* What a collective of ranks on several hosts costs in each way, and which way is taken: pure arithmetic
+ * on what all ranks have alike, so that all take the same.
  *
  * A rank's exchange with m others of a level (the memory of its host, the network) costs
  *     latency + m * message + bytes / bandwidth
  * by the tuning table; bytes are the rank's own in memory, and those of all ranks of the host on the
  * network, which they share. For n bytes on H hosts with L ranks each, N = HL:
  *
- *   way                 exchanges in the host      exchanges between hosts
+ *   all_reduce          exchanges in the host      exchanges between hosts
  *   flat, one shot      1: L-1,  (L-1) n           1: N-L,  L (N-L) n
  *   flat, two phases    2: L-1,  (L-1) n/N each    2: N-L,  L (N-L) n/N each
  *   by_host             2: L-1,  (L-1) n/L each    2: H-1,  (H-1) n/H each
  *   gather                                         log2 N: 2,  in all L (N-1) n
  *   halving             2: L-1,  (L-1) n/L each    2 of each level of h: h-1,  in all 2 (H-1) n/H
+ *
+ * A barrier has one phase, and no bytes. A broadcast is as an all_reduce: in one exchange, or scattered and
+ * gathered. An all_gather of n each is as an all_reduce in one shot.
  */
 #ifndef RDT_COLL_COST_H
 #define RDT_COLL_COST_H
@@ -21,6 +24,7 @@
 #include <stdint.h>
 
 #include "coll/levels.h"
+#include "rdmatrain/coll.h"
 #include "rdmatrain/tuning.h"
 
 /* What is added in the order of the ranks has the same bits in flat and in gather. */
@@ -36,14 +40,16 @@ const char *rdt_way_name(rdt_way_t way);
 
 /* Of by_host and halving, where they fit: the levels that a call goes through. */
 rdt_levels_t rdt_way_levels(rdt_way_t way, const rdt_grid_t *grid, const rdt_tuning_t *tuning);
-/* What the way can do for so many bytes: by_host wants several hosts with as many ranks each, two at
- * least; halving hosts with as many ranks each, which are no prime number; gather keeps all inputs, which
- * must be small. */
-bool rdt_way_fits(rdt_way_t way, const rdt_grid_t *grid, uint64_t bytes,
+/* What the way can do for a collective of so many bytes of each rank: by_host wants several hosts with as
+ * many ranks each, two at least, and halving a number of them that is no prime, for what can be in levels:
+ * all_reduce, broadcast, barrier. gather keeps all inputs, which must be small, of all_reduce, all_gather
+ * and barrier. */
+bool rdt_way_fits(rdt_way_t way, rdt_coll_t coll, const rdt_grid_t *grid, uint64_t bytes,
                   const rdt_tuning_t *tuning);
-uint64_t rdt_way_cost_ns(rdt_way_t way, const rdt_grid_t *grid, uint64_t bytes,
+uint64_t rdt_way_cost_ns(rdt_way_t way, rdt_coll_t coll, const rdt_grid_t *grid, uint64_t bytes,
                          const rdt_tuning_t *tuning);
 /* The way that tuning.way says, where it fits; else flat on one host, and what costs least on several. */
-rdt_way_t rdt_way_choose(const rdt_grid_t *grid, uint64_t bytes, const rdt_tuning_t *tuning);
+rdt_way_t rdt_way_choose(rdt_coll_t coll, const rdt_grid_t *grid, uint64_t bytes,
+                         const rdt_tuning_t *tuning);
 
 #endif

@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 
-static uint32_t host_of(const uint32_t *hosts, uint32_t rank)
+static uint32_t number_of(const uint32_t *hosts, uint32_t rank)
 {
     return hosts != NULL ? hosts[rank] : 0;
 }
@@ -16,7 +16,7 @@ static uint32_t place_of(const uint32_t *hosts, uint32_t rank)
     uint32_t num = 0;
 
     for (uint32_t r = 0; r < rank; r++)
-        num += host_of(hosts, r) == host_of(hosts, rank);
+        num += number_of(hosts, r) == number_of(hosts, rank);
     return num;
 }
 
@@ -33,7 +33,7 @@ static rdt_members_t ranks_of_host(uint32_t *to, const uint32_t *hosts, uint32_t
     rdt_members_t members = {to, 0, place_of(hosts, rank)};
 
     for (uint32_t r = 0; r < world; r++)
-        if (host_of(hosts, r) == host_of(hosts, rank)) to[members.num++] = r;
+        if (number_of(hosts, r) == number_of(hosts, rank)) to[members.num++] = r;
     return members;
 }
 
@@ -45,7 +45,7 @@ static uint32_t ranks_at(uint32_t *to, const uint32_t *hosts, uint32_t world, ui
 
     for (uint32_t h = 0; h < first->num; h++)
         for (uint32_t r = first->ranks[h], at = 0; r < world; r++)
-            if (host_of(hosts, r) == host_of(hosts, first->ranks[h]) && at++ == place)
+            if (number_of(hosts, r) == number_of(hosts, first->ranks[h]) && at++ == place)
                 to[num++] = r;
     return num;
 }
@@ -59,23 +59,34 @@ static rdt_members_t first_ranks(uint32_t *to, const uint32_t *hosts, uint32_t w
     return members;
 }
 
+static void find_places(uint32_t *host_of, uint32_t *place, const uint32_t *hosts, uint32_t world,
+                        const rdt_members_t *first)
+{
+    for (uint32_t r = 0; r < world; r++) {
+        place[r] = place_of(hosts, r);
+        host_of[r] = 0;
+        while (number_of(hosts, first->ranks[host_of[r]]) != number_of(hosts, r))
+            host_of[r]++;
+    }
+}
+
 /* By the first rank of each rank's host: the numbers of hosts do not matter. FNV-1a. */
-static uint64_t digest_of(const uint32_t *hosts, uint32_t world, const rdt_members_t *first)
+static uint64_t digest_of(const uint32_t *host_of, uint32_t world, const rdt_members_t *first)
 {
     uint64_t hash = 14695981039346656037u;
 
     for (uint32_t r = 0; r < world; r++)
-        for (uint32_t h = 0; h < first->num; h++)
-            if (host_of(hosts, first->ranks[h]) == host_of(hosts, r))
-                hash = (hash ^ first->ranks[h]) * 1099511628211u;
+        hash = (hash ^ first->ranks[host_of[r]]) * 1099511628211u;
     return hash;
 }
 
 rdt_status_t rdt_layout_make(const uint32_t *hosts, uint32_t world, uint32_t rank,
                              rdt_layout_t *layout_p)
 {
-    uint32_t *ranks = malloc((size_t)world * 4 * sizeof(*ranks));
-    rdt_layout_t layout = {.grid = {.world = world}, .ranks = ranks};
+    uint32_t *ranks = malloc((size_t)world * 6 * sizeof(*ranks));
+    uint32_t *host_of = ranks + (size_t)world * 4, *places = host_of + world;
+    rdt_layout_t layout = {
+        .grid = {.world = world}, .host_of = host_of, .place_of = places, .ranks = ranks};
     uint32_t place;
     rdt_members_t first;
 
@@ -84,7 +95,8 @@ rdt_status_t rdt_layout_make(const uint32_t *hosts, uint32_t world, uint32_t ran
     layout.host = ranks_of_host(ranks + world, hosts, world, rank);
     first = first_ranks(ranks + (size_t)world * 3, hosts, world);
     layout.grid.num_hosts = first.num;
-    layout.digest = digest_of(hosts, world, &first);
+    find_places(host_of, places, hosts, world, &first);
+    layout.digest = digest_of(host_of, world, &first);
     place = layout.host.me;
     /* Hosts are alike when each of them has a rank at the last place of this one, and none more. */
     if (world == first.num * layout.host.num &&

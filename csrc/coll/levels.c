@@ -99,17 +99,18 @@ static bool is_host(const rdt_levels_t *levels, uint32_t level)
     return levels->has_host && level == 0;
 }
 
-uint32_t rdt_levels_place(const rdt_levels_t *levels, const rdt_layout_t *layout, uint32_t level)
+uint32_t rdt_levels_place(const rdt_levels_t *levels, const rdt_layout_t *layout, uint32_t level,
+                          uint32_t rank)
 {
-    if (is_host(levels, level)) return layout->host.me;
-    return layout->rail.me / stride_of(levels, level) % levels->sizes[level];
+    if (is_host(levels, level)) return layout->place_of[rank];
+    return layout->host_of[rank] / stride_of(levels, level) % levels->sizes[level];
 }
 
 rdt_members_t rdt_levels_members(const rdt_levels_t *levels, const rdt_layout_t *layout,
                                  uint32_t level, uint32_t *ranks)
 {
     const uint32_t size = levels->sizes[level], stride = stride_of(levels, level);
-    const uint32_t me = rdt_levels_place(levels, layout, level);
+    const uint32_t me = rdt_levels_place(levels, layout, level, layout->all.me);
 
     if (is_host(levels, level)) return layout->host;
     for (uint32_t i = 0; i < size; i++)

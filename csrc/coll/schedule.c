@@ -10,31 +10,38 @@
 /* What one call works with: all arrays have world entries. */
 typedef struct walk {
     rdt_layout_t layout;
-    uint32_t *all, *host, *rail; /* the layout's lists */
-    uint32_t *to, *messages;     /* these three: what is told */
+    uint32_t *all, *host, *rail, *host_of, *place_of; /* the layout's lists */
+    uint32_t *to, *messages;                          /* these three: what is told */
     uint64_t *bytes;
 } walk_t;
 
 static rdt_status_t open_walk(const rdt_schedule_t *schedule, uint32_t rank, walk_t *walk_p)
 {
     const uint32_t world = schedule->world, per_host = world / schedule->num_hosts;
-    uint64_t *bytes = malloc((size_t)world * (sizeof(uint64_t) + 5 * sizeof(uint32_t)));
+    uint64_t *bytes = malloc((size_t)world * (sizeof(uint64_t) + 7 * sizeof(uint32_t)));
     uint32_t *lists = (uint32_t *)(bytes + world);
     walk_t walk = {.all = lists,
                    .host = lists + world,
                    .rail = lists + 2 * (size_t)world,
                    .to = lists + 3 * (size_t)world,
                    .messages = lists + 4 * (size_t)world,
+                   .host_of = lists + 5 * (size_t)world,
+                   .place_of = lists + 6 * (size_t)world,
                    .bytes = bytes};
 
     if (bytes == NULL) return rdt_fail(RDT_NO_MEMORY, "schedule of %u ranks: out of memory", world);
-    for (uint32_t r = 0; r < world; r++)
+    for (uint32_t r = 0; r < world; r++) {
         walk.all[r] = r;
+        walk.host_of[r] = r / per_host;
+        walk.place_of[r] = r % per_host;
+    }
     for (uint32_t i = 0; i < per_host; i++)
         walk.host[i] = rank / per_host * per_host + i;
     for (uint32_t h = 0; h < schedule->num_hosts; h++)
         walk.rail[h] = h * per_host + rank % per_host;
     walk.layout.grid = (rdt_grid_t){world, schedule->num_hosts, per_host};
+    walk.layout.host_of = walk.host_of;
+    walk.layout.place_of = walk.place_of;
     walk.layout.all = (rdt_members_t){walk.all, world, rank};
     walk.layout.host = (rdt_members_t){walk.host, per_host, rank % per_host};
     walk.layout.rail = (rdt_members_t){walk.rail, schedule->num_hosts, rank / per_host};

@@ -27,6 +27,11 @@ static cut_t cut_of(uint64_t count, uint32_t num, uint32_t i, size_t elem_bytes)
     return cut;
 }
 
+static uint32_t place_at(const rdt_stages_t *st, uint32_t level, uint32_t rank)
+{
+    return rdt_levels_place(&st->levels, st->layout, level, rank);
+}
+
 /* What is left to this rank after some levels, of the whole. */
 static cut_t left_after(const rdt_stages_t *st, uint32_t num_levels)
 {
@@ -34,7 +39,7 @@ static cut_t left_after(const rdt_stages_t *st, uint32_t num_levels)
     cut_t left = {0, st->whole->count};
 
     for (uint32_t level = 0; level < num_levels; level++) {
-        const uint32_t place = rdt_levels_place(&st->levels, st->layout, level);
+        const uint32_t place = place_at(st, level, st->layout->all.me);
         const cut_t cut = cut_of(left.count, st->levels.sizes[level], place, bytes);
 
         left = (cut_t){left.first + cut.first, cut.count};
@@ -138,15 +143,54 @@ static void gather_at(rdt_stages_t *st, uint32_t level)
     st->call.count = st->out_counts[st->members.me];
 }
 
+/* Nothing moves, and the members compare their calls. */
+static void meet_at(rdt_stages_t *st, uint32_t level)
+{
+    st->members = rdt_levels_members(&st->levels, st->layout, level, st->met);
+    st->call.coll = RDT_BARRIER;
+    st->call.count = 0;
+}
+
+/* One of those that this rank meets has what the level before has left to them: the root itself, or who is
+ * in its place at all the levels that are still to come. */
+static bool is_fed(const rdt_stages_t *st, uint32_t level)
+{
+    for (uint32_t i = level + 1; i < st->levels.num; i++)
+        if (place_at(st, i, st->layout->all.me) != place_at(st, i, st->whole->peer)) return false;
+    return true;
+}
+
+static void scatter_at(rdt_stages_t *st, uint32_t level)
+{
+    const cut_t all = left_after(st, level), own = left_after(st, level + 1);
+    const bool is_last = level + 1 == st->levels.num;
+
+    st->members = rdt_levels_members(&st->levels, st->layout, level, st->met);
+    st->call.coll = is_last ? RDT_BROADCAST : RDT_SCATTER;
+    st->call.peer = place_at(st, level, st->whole->peer);
+    st->call.count = is_last ? all.count : own.count;
+    st->call.out = output_at(st, is_last ? all.first : own.first);
+    if (is_last || st->call.peer != st->members.me) return;
+    for (uint32_t i = 0; i < st->members.num; i++) {
+        const cut_t cut = cut_of(all.count, st->members.num, i, rdt_dtype_bytes(st->whole->dtype));
+
+        set_shard(st, true, i, output_at(st, all.first + cut.first), cut.count);
+    }
+}
+
 /* Up the levels, and down again: to the last one twice where it only reduces. */
 static void set_level(rdt_stages_t *st)
 {
     if (st->whole->coll == RDT_BARRIER)
-        st->members = rdt_levels_members(&st->levels, st->layout, st->at, st->met);
-    else if (st->at < st->levels.num)
-        reduce_at(st, st->at);
-    else
+        meet_at(st, st->at);
+    else if (st->at >= st->levels.num)
         gather_at(st, st->num - 1 - st->at);
+    else if (st->whole->coll == RDT_ALL_REDUCE)
+        reduce_at(st, st->at);
+    else if (is_fed(st, st->at))
+        scatter_at(st, st->at);
+    else
+        meet_at(st, st->at);
 }
 
 /* -- gather -- */
@@ -173,16 +217,33 @@ static void set_gather(rdt_stages_t *st)
     }
 }
 
+static const void *gathered(const rdt_stages_t *st, uint32_t rank)
+{
+    const rdt_members_t *all = &st->layout->all;
+    const uint64_t bytes = st->whole->count * rdt_dtype_bytes(st->whole->dtype);
+
+    return st->scratch + (rank + all->num - all->me) % all->num * bytes;
+}
+
+static void give_gathered(const rdt_stages_t *st)
+{
+    const rdt_call_t *whole = st->whole;
+    const uint64_t bytes = whole->count * rdt_dtype_bytes(whole->dtype);
+
+    for (uint32_t r = 0; r < st->layout->all.num; r++)
+        memcpy(whole->out_shards != NULL ? whole->out_shards[r] : (char *)whole->out + r * bytes,
+               gathered(st, r), bytes);
+}
+
 /* All inputs are here: in_shards is free for their addresses, by rank. */
 static void reduce_gathered(rdt_stages_t *st)
 {
     const rdt_members_t *all = &st->layout->all;
     const rdt_call_t *whole = st->whole;
-    const uint64_t bytes = whole->count * rdt_dtype_bytes(whole->dtype);
     const uint64_t mode = rdt_fp_get();
 
     for (uint32_t r = 0; r < all->num; r++)
-        st->in_shards[r] = st->scratch + (r + all->num - all->me) % all->num * bytes;
+        st->in_shards[r] = gathered(st, r);
     rdt_fp_set(RDT_FP_DEFAULT);
     rdt_step_reduce(&st->step, whole->out, st->in_shards, all->num, whole->count);
     rdt_fp_set(mode);
@@ -195,9 +256,8 @@ static uint32_t num_stages(const rdt_stages_t *st)
     uint32_t num = 0;
 
     if (st->way == RDT_WAY_FLAT) return 1;
-    if (has_levels(st))
-        return st->whole->coll == RDT_BARRIER ? st->levels.num
-                                              : 2 * st->levels.num - 1 + has_partials(st);
+    if (has_levels(st) && st->whole->coll == RDT_BARRIER) return st->levels.num;
+    if (has_levels(st)) return 2 * st->levels.num - 1 + has_partials(st);
     while ((1u << num) < st->layout->all.num)
         num++;
     return num;
@@ -252,11 +312,12 @@ static rdt_status_t take_scratch(rdt_stages_t *st, size_t bytes)
 rdt_status_t rdt_stages_begin(rdt_stages_t *st, const rdt_call_t *whole)
 {
     const uint64_t bytes = whole->count * rdt_dtype_bytes(whole->dtype);
-    const bool is_staged = whole->coll == RDT_ALL_REDUCE || whole->coll == RDT_BARRIER;
     rdt_status_t status;
 
     st->whole = whole;
-    st->way = is_staged ? rdt_way_choose(&st->layout->grid, bytes, st->tuning) : RDT_WAY_FLAT;
+    st->way = whole->out_counts != NULL /* an all_gather of shards of any sizes */
+                  ? RDT_WAY_FLAT
+                  : rdt_way_choose(whole->coll, &st->layout->grid, bytes, st->tuning);
     if (has_levels(st)) st->levels = rdt_way_levels(st->way, &st->layout->grid, st->tuning);
     st->num = num_stages(st);
     st->at = 0;
@@ -273,7 +334,11 @@ bool rdt_stages_next(rdt_stages_t *st)
         set_stage(st);
         return true;
     }
-    if (st->way == RDT_WAY_GATHER && st->whole->count > 0) reduce_gathered(st);
+    if (st->way != RDT_WAY_GATHER || st->whole->count == 0) return false;
+    if (st->whole->coll == RDT_ALL_GATHER)
+        give_gathered(st);
+    else
+        reduce_gathered(st);
     return false;
 }
 

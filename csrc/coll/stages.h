@@ -11,11 +11,14 @@
  *   halving   the same with more levels of hosts: over neighbours first, and then over what they made.
  *   gather    log2 N stages: in stage k a rank passes the first 2^k inputs that it has to the rank 2^k
  *             before it, and has twice as many then; after the last one it reduces all N in the order
- *             of the ranks, as a single stage would. For any N (Bruck's all-gather).
+ *             of the ranks, as a single stage would, or, in an all_gather, gives them all. For any N
+ *             (Bruck's all-gather).
  *
  * What a level adds up is, for types that are accumulated in a wider one, a partial sum in that one
  * (reduce/partial.h), up to the last level, which is then a reduce_scatter of these and an all_gather of
- * results. A barrier goes through the levels once, without data.
+ * results. A barrier goes through the levels once, without data. A broadcast scatters where an all_reduce
+ * would reduce: the root among those that it meets at the first level, each of these at the next one, and
+ * so on; those who have nothing yet only compare their calls.
  *
  * A message is taken for the stage that it was sent in: each pair of ranks exchanges a number of
  * messages in each stage that both know, on a lane that is FIFO. Any two ranks that differ in their

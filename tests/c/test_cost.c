@@ -87,20 +87,21 @@ static void costs_are_those_of_the_table(void)
     const rdt_grid_t grid = {.world = 4, .num_hosts = 2, .per_host = 2}, four = {8, 4, 2};
 
     /* 1 message in the host with 8 bytes; 2 to the other one, of 2 ranks: 32 bytes. */
-    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_FLAT, &grid, 8, &tuning), 10 + 1 + 8 + 1000 + 200 + 320);
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_FLAT, RDT_ALL_REDUCE, &grid, 8, &tuning),
+             10 + 1 + 8 + 1000 + 200 + 320);
     /* Twice: 250 bytes in the host, 4 x 250 to the other. */
-    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_FLAT, &grid, 1000, &tuning),
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_FLAT, RDT_ALL_REDUCE, &grid, 1000, &tuning),
              2 * (10 + 1 + 250 + 1000 + 200 + 10000));
     /* Twice: 500 in the host, 2 ranks' 250 to the other. */
-    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_BY_HOST, &grid, 1000, &tuning),
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_BY_HOST, RDT_ALL_REDUCE, &grid, 1000, &tuning),
              2 * (10 + 1 + 500 + 1000 + 100 + 5000));
     /* 2 stages; the 2 ranks of a host each send what they have of 3 inputs. */
-    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_GATHER, &grid, 8, &tuning), 2 * 1200 + 480);
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_GATHER, RDT_ALL_REDUCE, &grid, 8, &tuning), 2 * 1200 + 480);
     /* 4 hosts in levels of 2: 500 bytes to one, of 2 ranks, then 250. */
-    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_HALVING, &four, 1000, &tuning),
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_HALVING, RDT_ALL_REDUCE, &four, 1000, &tuning),
              2 * (10 + 1 + 500 + 1000 + 100 + 5000 + 1000 + 100 + 2500));
     /* A barrier has no second half. */
-    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_BY_HOST, &grid, 0, &tuning), 10 + 1 + 1000 + 100);
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_BY_HOST, RDT_BARRIER, &grid, 0, &tuning), 10 + 1 + 1000 + 100);
 }
 
 static void check_levels(rdt_levels_t got, bool has_host, uint32_t num, const uint32_t *sizes)
@@ -153,23 +154,23 @@ static void the_cheapest_way_is_taken(void)
     const rdt_grid_t small = {4, 2, 2}, uneven = {5, 2, 0}, wide = {64, 64, 1}, one = {4, 1, 4};
     const rdt_grid_t prime = {61, 61, 1}, four = {4, 4, 1};
 
-    CHECK_EQ(rdt_way_choose(&small, 8, &tuning), RDT_WAY_FLAT);
-    CHECK_EQ(rdt_way_choose(&small, 1000, &tuning), RDT_WAY_BY_HOST);
-    CHECK_EQ(rdt_way_choose(&uneven, 1000, &tuning), RDT_WAY_FLAT);
+    CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &small, 8, &tuning), RDT_WAY_FLAT);
+    CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &small, 1000, &tuning), RDT_WAY_BY_HOST);
+    CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &uneven, 1000, &tuning), RDT_WAY_FLAT);
     /* A barrier: 63 messages of 100 ns, 6 stages of 1200 ns, or 2 levels with 7 messages, 1700 ns each;
      * an all_reduce goes through the levels twice, and has less to move in them. */
-    CHECK_EQ(rdt_way_choose(&wide, 0, &tuning), RDT_WAY_HALVING);
-    CHECK_EQ(rdt_way_choose(&wide, 1 << 30, &tuning), RDT_WAY_HALVING);
-    CHECK_EQ(rdt_way_choose(&wide, 8, &tuning), RDT_WAY_HALVING);
+    CHECK_EQ(rdt_way_choose(RDT_BARRIER, &wide, 0, &tuning), RDT_WAY_HALVING);
+    CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &wide, 1 << 30, &tuning), RDT_WAY_HALVING);
+    CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &wide, 8, &tuning), RDT_WAY_HALVING);
     /* Where a message costs 200 ns, 60 of them are 12000 ns, 6 stages 8400 ns, and there are no levels. */
     tuning.net_message = 200;
-    CHECK_EQ(rdt_way_choose(&prime, 8, &tuning), RDT_WAY_GATHER);
+    CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &prime, 8, &tuning), RDT_WAY_GATHER);
     tuning.net_message = 10; /* 63 of them are less than an exchange more */
-    CHECK_EQ(rdt_way_choose(&wide, 0, &tuning), RDT_WAY_FLAT);
-    CHECK_EQ(rdt_way_choose(&one, 1 << 30, &tuning), RDT_WAY_FLAT);
+    CHECK_EQ(rdt_way_choose(RDT_BARRIER, &wide, 0, &tuning), RDT_WAY_FLAT);
+    CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &one, 1 << 30, &tuning), RDT_WAY_FLAT);
     tuning.net_message = 100;
-    CHECK_EQ(rdt_way_choose(&prime, 1 << 30, &tuning), RDT_WAY_FLAT);
-    CHECK_EQ(rdt_way_choose(&four, 1 << 30, &tuning), RDT_WAY_FLAT);
+    CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &prime, 1 << 30, &tuning), RDT_WAY_FLAT);
+    CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &four, 1 << 30, &tuning), RDT_WAY_FLAT);
 }
 
 /* 16 hosts of one rank, 4096 bytes each. */
@@ -185,13 +186,13 @@ static void what_verbs_costs_is_another_row(void)
     CHECK(verbs.net_message < tcp.net_message && verbs.net_message > tcp.host_message, "message");
     CHECK_EQ(verbs.chunk, tcp.chunk);
     CHECK_EQ(verbs.host_latency, tcp.host_latency);
-    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_FLAT, &hosts, 4096, &verbs),
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_FLAT, RDT_ALL_REDUCE, &hosts, 4096, &verbs),
              2 * (2500 + 15 * 400 + 15 * 256 * 1000 / 49000));
-    CHECK_EQ(rdt_way_choose(&hosts, 4096, &tcp), RDT_WAY_HALVING);
-    CHECK_EQ(rdt_way_choose(&hosts, 4096, &verbs), RDT_WAY_GATHER);
+    CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &hosts, 4096, &tcp), RDT_WAY_HALVING);
+    CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &hosts, 4096, &verbs), RDT_WAY_GATHER);
     rdt_tuning_verbs(&verbs, 25000);
     CHECK_EQ(verbs.net_bandwidth, 3062);
-    CHECK_EQ(rdt_way_choose(&hosts, 4096, &verbs), RDT_WAY_HALVING);
+    CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &hosts, 4096, &verbs), RDT_WAY_HALVING);
 }
 
 static void what_the_table_says_is_done_where_it_fits(void)
@@ -201,18 +202,18 @@ static void what_the_table_says_is_done_where_it_fits(void)
     const rdt_grid_t six = {6, 6, 1}, four_uneven = {5, 4, 0};
 
     tuning.way = 1 + RDT_WAY_FLAT;
-    CHECK_EQ(rdt_way_choose(&grid, 1 << 20, &tuning), RDT_WAY_FLAT);
+    CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &grid, 1 << 20, &tuning), RDT_WAY_FLAT);
     tuning.way = 1 + RDT_WAY_BY_HOST;
-    CHECK_EQ(rdt_way_choose(&grid, 8, &tuning), RDT_WAY_BY_HOST);
-    CHECK_EQ(rdt_way_choose(&uneven, 1 << 20, &tuning), RDT_WAY_FLAT);
+    CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &grid, 8, &tuning), RDT_WAY_BY_HOST);
+    CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &uneven, 1 << 20, &tuning), RDT_WAY_FLAT);
     tuning.way = 1 + RDT_WAY_GATHER;
-    CHECK_EQ(rdt_way_choose(&one, 1000, &tuning), RDT_WAY_GATHER);
-    CHECK_EQ(rdt_way_choose(&grid, tuning.chunk + 1, &tuning), RDT_WAY_FLAT);
+    CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &one, 1000, &tuning), RDT_WAY_GATHER);
+    CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &grid, tuning.chunk + 1, &tuning), RDT_WAY_FLAT);
     tuning.way = 1 + RDT_WAY_HALVING;
-    CHECK_EQ(rdt_way_choose(&grid, 1 << 20, &tuning),
+    CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &grid, 1 << 20, &tuning),
              RDT_WAY_FLAT); /* 2 hosts are a prime number */
-    CHECK_EQ(rdt_way_choose(&six, 8, &tuning), RDT_WAY_HALVING);
-    CHECK_EQ(rdt_way_choose(&four_uneven, 8, &tuning), RDT_WAY_FLAT);
+    CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &six, 8, &tuning), RDT_WAY_HALVING);
+    CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &four_uneven, 8, &tuning), RDT_WAY_FLAT);
     tuning.way = 5;
     CHECK_EQ(rdt_tuning_check(&tuning), RDT_BAD_ARG);
     tuning.way = 0;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Plays every stage of an all_reduce and of a barrier by plain copies, for many groups and sizes, and
  * compares the end with sums made host by host. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +17,7 @@ static rdt_tuning_t tuning;
 static rdt_layout_t layouts[MAX_WORLD];
 static rdt_stages_t stages[MAX_WORLD];
 static rdt_call_t calls[MAX_WORLD];
+static void **calls_shards[MAX_WORLD]; /* their out_shards */
 static uint32_t hosts[MAX_WORLD], world;
 static float in[MAX_WORLD][MAX_COUNT], out[MAX_WORLD][MAX_COUNT], moved[MAX_WORLD][MAX_COUNT];
 static uint32_t known[MAX_WORLD]; /* of whom a rank has heard, by way of others too */
@@ -101,6 +103,20 @@ static void play_exchange(uint32_t r)
     }
 }
 
+/* What a rank without the data has before is not what it passes on: the roots of a stage are others. */
+static void play_from_root(uint32_t r)
+{
+    const rdt_call_t *call = &stages[r].call, *root = &member(r, call->peer)->call;
+    const bool scatters = call->coll == RDT_SCATTER;
+
+    CHECK_EQ(root->coll, call->coll);
+    CHECK_EQ(root->peer, call->peer);
+    CHECK_EQ(scatters ? root->in_counts[stages[r].members.me] : root->count, call->count);
+    if (call->count > 0 && call->peer != stages[r].members.me)
+        memcpy(call->out, scatters ? root->in_shards[stages[r].members.me] : root->out,
+               call->count * rdt_dtype_bytes(call->dtype));
+}
+
 static void play_stage(void)
 {
     uint32_t heard[MAX_WORLD];
@@ -117,6 +133,7 @@ static void play_stage(void)
             play_reduction(r);
         if (st->call.coll == RDT_ALL_GATHER) play_gather(r);
         if (st->call.coll == RDT_ALL_TO_ALL) play_exchange(r);
+        if (st->call.coll == RDT_SCATTER || st->call.coll == RDT_BROADCAST) play_from_root(r);
     }
     for (uint32_t r = 0; r < world; r++) {
         const rdt_stages_t *st = &stages[r];
@@ -136,8 +153,9 @@ static uint32_t play(const rdt_call_t *call, void *ins, void *outs, size_t strid
 
     for (uint32_t r = 0; r < world; r++) {
         calls[r] = *call;
-        calls[r].in = (char *)ins + r * stride;
+        calls[r].in = (char *)ins + r * (ins == in ? sizeof(in[0]) : stride);
         calls[r].out = (char *)outs + r * stride;
+        calls[r].out_shards = calls_shards[r];
         CHECK_EQ(rdt_stages_begin(&stages[r], &calls[r]), RDT_OK);
     }
     do {
@@ -294,15 +312,78 @@ static void barriers(uint32_t num_hosts, uint32_t per_host, rdt_way_t way)
     close_group();
 }
 
+static void check_all_have(uint32_t root, uint64_t count)
+{
+    for (uint32_t r = 0; r < world; r++) {
+        CHECK(known[r] == (1u << world) - 1, "rank %u of %u knows of %#x", r, world, known[r]);
+        for (uint64_t i = 0; i < count; i++)
+            CHECK(out[r][i] == number(root, i), "root %u: element %llu of rank %u is %g", root,
+                  (unsigned long long)i, r, (double)out[r][i]);
+    }
+}
+
+/* From every root; the others have had something else there. */
+static void broadcasts(uint32_t num_hosts, uint32_t per_host, rdt_way_t way, bool many,
+                       uint64_t count)
+{
+    for (uint32_t root = 0; root < num_hosts * per_host; root++) {
+        rdt_call_t call = {.coll = RDT_BROADCAST, .dtype = RDT_F32, .count = count, .peer = root};
+
+        open_group(num_hosts, per_host, way, many);
+        for (uint32_t r = 0; r < world; r++)
+            for (uint64_t i = 0; i < count; i++)
+                out[r][i] = r == root ? number(root, i) : NAN;
+        CHECK_EQ(play(&call, out, out, sizeof(out[0])), 2 * stages[0].levels.num - 1);
+        check_all_have(root, count);
+        close_group();
+    }
+}
+
+static void all_gathers(uint32_t num, uint64_t count, bool in_shards)
+{
+    static float all[MAX_WORLD][MAX_WORLD * MAX_COUNT];
+    static void *shards[MAX_WORLD][MAX_WORLD];
+    rdt_call_t call = {.coll = RDT_ALL_GATHER, .dtype = RDT_F32, .count = count};
+
+    open_group(num, 1, RDT_WAY_GATHER, false);
+    memset(all, 0, sizeof(all));
+    for (uint32_t r = 0; r < world; r++) {
+        for (uint64_t i = 0; i < count; i++)
+            in[r][i] = number(r, i);
+        for (uint32_t k = 0; k < world; k++) /* backwards, and apart */
+            shards[r][k] = all[r] + (world - 1 - k) * MAX_COUNT;
+        calls_shards[r] = in_shards ? shards[r] : NULL;
+    }
+    play(&call, in, all, sizeof(all[0]));
+    for (uint32_t r = 0; r < world; r++)
+        for (uint32_t k = 0; k < world; k++)
+            for (uint64_t i = 0; i < count; i++) {
+                const float *at = in_shards ? shards[r][k] : all[r] + k * count;
+
+                CHECK(at[i] == number(k, i), "%u: element %llu of rank %u's input, on rank %u", num,
+                      (unsigned long long)i, k, r);
+            }
+    memset(calls_shards, 0, sizeof(calls_shards));
+    close_group();
+}
+
+/* Where shards differ in size, the inputs of all ranks are not alike. */
 static void other_collectives_are_one_stage_of_all(void)
 {
-    rdt_call_t call = {.coll = RDT_BROADCAST, .dtype = RDT_F32, .count = 100, .peer = 2};
+    static const uint64_t sizes[4] = {1, 2, 3, 4};
+    rdt_call_t call = {.coll = RDT_REDUCE, .dtype = RDT_F32, .count = 100, .peer = 2};
+    rdt_call_t uneven = {
+        .coll = RDT_ALL_GATHER, .dtype = RDT_F32, .count = 1, .out_counts = (uint64_t *)sizes};
 
+    open_group(4, 1, RDT_WAY_GATHER, false);
+    CHECK_EQ(rdt_stages_begin(&stages[0], &uneven), RDT_OK);
+    CHECK_EQ(stages[0].members.num, 4);
+    close_group();
     open_group(2, 2, RDT_WAY_BY_HOST, false);
     for (uint32_t r = 0; r < world; r++) {
         CHECK_EQ(rdt_stages_begin(&stages[r], &call), RDT_OK);
         CHECK_EQ(stages[r].members.num, 4);
-        CHECK_EQ(stages[r].call.coll, RDT_BROADCAST);
+        CHECK_EQ(stages[r].call.coll, RDT_REDUCE);
         CHECK_EQ(rdt_stages_next(&stages[r]), false);
     }
     close_group();
@@ -318,6 +399,7 @@ static void halvings_of(uint32_t num_hosts)
             for (int many = 0; many < 2; many++) {
                 float_sums(num_hosts, per_host, RDT_WAY_HALVING, many, counts[c]);
                 half_averages(num_hosts, per_host, RDT_WAY_HALVING, many, counts[c]);
+                broadcasts(num_hosts, per_host, RDT_WAY_HALVING, many, counts[c]);
             }
         barriers(num_hosts, per_host, RDT_WAY_HALVING);
     }
@@ -331,12 +413,16 @@ int main(void)
             for (size_t c = 0; c < NUM_COUNTS; c++) {
                 float_sums(h, l, RDT_WAY_BY_HOST, false, counts[c]);
                 half_averages(h, l, RDT_WAY_BY_HOST, false, counts[c]);
+                broadcasts(h, l, RDT_WAY_BY_HOST, false, counts[c]);
             }
             barriers(h, l, RDT_WAY_BY_HOST);
         }
     for (uint32_t n = 3; n <= MAX_WORLD; n++) {
-        for (size_t c = 0; c < NUM_COUNTS; c++)
+        for (size_t c = 0; c < NUM_COUNTS; c++) {
             float_sums(n, 1, RDT_WAY_GATHER, false, counts[c]);
+            for (int in_shards = 0; in_shards < 2; in_shards++)
+                all_gathers(n, counts[c], in_shards);
+        }
         barriers(n, 1, RDT_WAY_GATHER);
     }
     for (size_t h = 0; h < sizeof(halvings) / sizeof(halvings[0]); h++)

@@ -22,6 +22,7 @@ from oracle import (
     inputs,
     narrow,
     reduced,
+    values,
     widen,
 )
 from test_failures import DIFFERENCES, errors_of
@@ -202,6 +203,59 @@ def test_a_gather_gives_the_bits_of_a_flat_all_reduce(connect, transport, world)
     for op, factor in (("AVG", 0.0), ("PREMUL_SUM", 0.3)):
         for got in all_reduce(group, "bfloat16", op, shares, factor=factor):
             assert_same_bits(got, reduced("bfloat16", op, shares, factor=factor), op)
+
+
+@pytest.mark.parametrize("transport", SOME)
+@pytest.mark.parametrize(("hosts", "per_host", "tuning", "sizes"), GRIDS)
+def test_a_broadcast_by_levels_reaches_all_from_any_root(
+    connect, transport, hosts, per_host, tuning, sizes
+):
+    where = in_turns(hosts, per_host)
+    group = connect(transport, len(where), hosts=where, tuning=tuning)
+    for turn, count in enumerate((*COUNTS, 1_200_000)):  # beyond what goes in parts in a level, too
+        root = turn % len(where)
+
+        def body(comm, rank, count=count, root=root):
+            out = values("int32", rank, count).copy()
+            call(comm, "broadcast", "int32", out=out, peer=root)
+            return out
+
+        for rank, got in enumerate(group.run(body)):
+            assert_same_bits(got, values("int32", root, count), f"{count} to {rank}")
+
+
+@pytest.mark.parametrize("transport", SOME)
+@pytest.mark.parametrize("world", [3, 4, 5, 7])
+def test_an_all_gather_in_stages_gives_every_shard_its_place(connect, transport, world):
+    group = connect(transport, world, tuning=GATHER)
+    for count in (0, 1, 17, 1000, 20000, 70001):  # the last one is in one stage: it is too large
+
+        def body(comm, rank, count=count):
+            whole = np.zeros(world * count, np.int32)
+            call(comm, "all_gather", "int32", in_=values("int32", rank, count), out=whole)
+            inside = np.zeros(world * count, np.int32)
+            mine = inside[rank * count : (rank + 1) * count]
+            mine[:] = values("int32", rank, count)
+            call(comm, "all_gather", "int32", in_=mine, out=inside)
+            return whole, inside
+
+        want = np.concatenate([values("int32", rank, count) for rank in range(world)])
+        for rank, got in enumerate(group.run(body)):
+            for how, each in zip(("apart", "in place"), got, strict=True):
+                assert_same_bits(each, want, f"{count} on rank {rank}, {how}")
+
+
+@pytest.mark.parametrize("odd_one", [0, 3])
+def test_ranks_that_differ_in_an_all_gather_in_stages_get_both_calls(connect, odd_one):
+    group = connect("mixed", 4, tuning=GATHER)
+
+    def body(comm, rank):
+        count = 12 if rank == odd_one else 10
+        whole = np.zeros(4 * count, np.float32)
+        call(comm, "all_gather", "float32", in_=np.ones(count, np.float32), out=whole)
+
+    for error in errors_of(group.outcomes(body), range(4)):
+        assert "10 elements" in str(error) and "12 elements" in str(error), error
 
 
 @ANY_WAY

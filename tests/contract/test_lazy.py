@@ -77,6 +77,43 @@ def test_a_small_all_reduce_connects_log_n_ranks_to_each(connect, lazy):
     check_sockets(before + world * (2 * log - 1))
 
 
+# What DDP does at its start, and then: shapes of all, the model, gradients.
+def test_a_start_as_ddp_s_in_levels_connects_only_members_of_levels(connect, lazy):
+    side = 3 if DEVICE else 4
+    world = side * side
+    group = connect(lazy, world, hosts=list(range(world)), tuning={"way": 4})
+    before = num_sockets()
+
+    def body(comm, rank):
+        model, gradient = values("int32", rank, 100_000).copy(), np.full(100_000, rank, np.int32)
+        call(comm, "broadcast", "int32", out=model, peer=1)
+        call(comm, "all_reduce", "int32", out=gradient)
+        call(comm, "barrier")
+        return model, gradient
+
+    for rank, (model, gradient) in enumerate(group.run(body)):
+        assert_same_bits(model, values("int32", 1, 100_000), f"rank {rank}")
+        assert (gradient == world * (world - 1) // 2).all()
+    check_sockets(before + world * 2 * (side - 1))
+
+
+def test_a_small_all_gather_connects_log_n_ranks_to_each(connect, lazy):
+    log = 3 if DEVICE else 5
+    world = 1 << log
+    group = connect(lazy, world, tuning={"way": 3}, hosts=list(range(world)))
+    before = num_sockets()
+
+    def body(comm, rank):
+        out = np.zeros(world * COUNT, np.int32)
+        call(comm, "all_gather", "int32", in_=values("int32", rank, COUNT), out=out)
+        return out
+
+    want = np.concatenate([values("int32", rank, COUNT) for rank in range(world)])
+    for rank, got in enumerate(group.run(body)):
+        assert_same_bits(got, want, f"rank {rank}")
+    check_sockets(before + world * (2 * log - 1))
+
+
 @pytest.mark.parametrize(("sender", "receiver"), [(0, 1), (1, 0)])
 def test_a_send_is_over_before_its_recv_is_called(connect, lazy, sender, receiver):
     group = connect(lazy, 2)

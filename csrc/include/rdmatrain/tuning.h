@@ -27,9 +27,8 @@ extern "C" {
     X(chunk, "the largest message, and the room of a slot; a multiple of 64")                      \
     X(block, "what is reduced from all tensors before it is stored to all, while in a core's "     \
              "cache")                                                                              \
-    X(way,                                                                                         \
-      "all_reduce and barrier on several hosts: 0 what costs least, 1 flat, 2 by_host, 3 gather, " \
-      "4 halving")                                                                                 \
+    X(way, "collectives on several hosts, where it fits: 0 what costs least, 1 flat, 2 by_host, "  \
+           "3 gather, 4 halving")                                                                  \
     X(host_latency, "ns: an exchange between ranks of a host,")                                    \
     X(host_message, "ns: and for each message that a rank sends in it")                            \
     X(host_bandwidth, "MB/s: of each rank, to and from the memory of its host")                    \
@@ -54,7 +53,7 @@ RDT_API rdt_status_t rdt_tuning_check(const rdt_tuning_t *tuning);
 
 #define RDT_NUM_WAYS 4
 
-/* A way of an all_reduce on several hosts. */
+/* A way of an all_reduce on several hosts; of no bytes, of a barrier. */
 typedef struct rdt_way_info {
     const char *name;
     uint64_t cost_ns; /* by the cost model */
