@@ -94,7 +94,7 @@ PyObject *rdt_core_default_tuning(PyObject *Py_UNUSED(module), PyObject *args)
         return PyErr_Format(PyExc_ValueError, "world size %u is not between 1 and %u", world,
                             RDT_MAX_WORLD);
     tuning = rdt_tuning_default(world);
-    if (verbs_mbit > 0) rdt_tuning_verbs(&tuning, verbs_mbit);
+    if (verbs_mbit > 0) rdt_tuning_verbs(&tuning, world, verbs_mbit);
     dict = PyDict_New();
     for (size_t i = 0; dict != NULL && i < NUM_FIELDS; i++)
         if (!put(dict, fields[i].name, PyLong_FromUnsignedLongLong(*field_of(&tuning, i))))

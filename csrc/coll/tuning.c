@@ -32,8 +32,11 @@ rdt_tuning_t rdt_tuning_default(uint32_t world)
     };
 }
 
-void rdt_tuning_verbs(rdt_tuning_t *tuning, uint64_t mbit_per_s)
+void rdt_tuning_verbs(rdt_tuning_t *tuning, uint32_t world, uint64_t mbit_per_s)
 {
+    /* Of two ranks, each sends as much either way, and saves an exchange; but reduces twice as much. Over
+     * soft-RoCE 5 to 10 % faster from 32 to 128 KiB. */
+    if (world == 2) tuning->one_shot = 64u << 10;
     /* What an exchange in memory takes, and a WRITE's way: 0.6 us between ports (what UCX reckons with,
      * EDR to NDR), 0.82 us with the work at its ends (RC, 32 bytes), and a switch. */
     tuning->net_latency = 2500;

@@ -180,17 +180,18 @@ static void what_verbs_costs_is_another_row(void)
     const rdt_tuning_t tcp = rdt_tuning_default(16);
     rdt_tuning_t verbs = tcp;
 
-    rdt_tuning_verbs(&verbs, 400000);
+    rdt_tuning_verbs(&verbs, 16, 400000);
     CHECK_EQ(verbs.net_bandwidth, 49000);
     CHECK(verbs.net_latency < tcp.net_latency && verbs.net_latency > tcp.host_latency, "latency");
     CHECK(verbs.net_message < tcp.net_message && verbs.net_message > tcp.host_message, "message");
     CHECK_EQ(verbs.chunk, tcp.chunk);
+    CHECK_EQ(verbs.one_shot, tcp.one_shot);
     CHECK_EQ(verbs.host_latency, tcp.host_latency);
     CHECK_EQ(rdt_way_cost_ns(RDT_WAY_FLAT, RDT_ALL_REDUCE, &hosts, 4096, &verbs),
              2 * (2500 + 15 * 400 + 15 * 256 * 1000 / 49000));
     CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &hosts, 4096, &tcp), RDT_WAY_HALVING);
     CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &hosts, 4096, &verbs), RDT_WAY_GATHER);
-    rdt_tuning_verbs(&verbs, 25000);
+    rdt_tuning_verbs(&verbs, 16, 25000);
     CHECK_EQ(verbs.net_bandwidth, 3062);
     CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &hosts, 4096, &verbs), RDT_WAY_HALVING);
 }

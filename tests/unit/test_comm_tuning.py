@@ -89,6 +89,13 @@ def test_the_default_depends_on_the_ranks_where_all_of_them_are_sent_to() -> Non
 NET = ("net_latency", "net_message", "net_bandwidth")
 
 
+def test_two_ranks_over_verbs_send_all_at_once_up_to_64_kib() -> None:
+    tcp, verbs = whole_table(2, 0.0, {}), whole_table(2, 200.0, {})
+    assert {name for name in tcp if tcp[name] != verbs[name]} == {"one_shot", *NET}
+    assert verbs["one_shot"] == 64 << 10 > tcp["one_shot"]
+    assert rows(tuning_table(2, 200.0, {}))["one_shot"] == ["65536", "2"]
+
+
 def test_over_verbs_only_what_the_network_costs_is_another() -> None:
     tcp, verbs = whole_table(6, 0.0, {}), whole_table(6, 200.0, {})
     assert {name for name in tcp if tcp[name] != verbs[name]} == set(NET)

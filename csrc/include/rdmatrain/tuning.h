@@ -45,9 +45,9 @@ typedef struct rdt_tuning {
 /* For a group of world ranks; benchmarks/tune.py measures where they lie. What net_* says is of tcp over
  * 10 Gbit/s. Any thread. */
 RDT_API rdt_tuning_t rdt_tuning_default(uint32_t world);
-/* Lets net_* say what verbs costs, where it joins every pair of hosts, and the ports of a host carry so
- * much together. Any thread. */
-RDT_API void rdt_tuning_verbs(rdt_tuning_t *tuning, uint64_t mbit_per_s);
+/* Where verbs joins every pair of hosts of a group of world ranks, and the ports of a host carry so much
+ * together: net_* say what it costs, and one_shot is its own. Any thread. */
+RDT_API void rdt_tuning_verbs(rdt_tuning_t *tuning, uint32_t world, uint64_t mbit_per_s);
 /* BAD_ARG, naming the field. */
 RDT_API rdt_status_t rdt_tuning_check(const rdt_tuning_t *tuning);
 
