@@ -321,6 +321,12 @@ def test_ranks_meet_few_for_a_small_all_reduce_and_for_a_large_one():
     assert report.setup_line(found).split()[6:8] == ["352", f"{found.large_pairs:.0f}"]
 
 
+def test_all_meet_where_hosts_are_a_prime_number_and_there_are_files(monkeypatch):
+    assert setup.measure("lazy", 17, rounds=1).large_pairs == pytest.approx(17 * 16 / 2, abs=1)
+    monkeypatch.setattr(setup, "_allow_files", lambda needed: min(needed, 20000))
+    assert setup.measure("lazy", 127, rounds=1).large_pairs is None  # 32260 files
+
+
 def test_a_large_all_reduce_that_was_left_out_is_no_number():
     assert setup.measure("verbs", 2, rounds=1).large_pairs is None
     line = report.setup_line(formed("verbs", 2, 1))

@@ -5,9 +5,9 @@ and ``verbs`` know each other's addresses; those of ``hash`` and ``tcp`` form th
 store of torch, as ``init_process_group`` does, with a client of its own for each. All are over tcp,
 but ``verbs``: as ``lazy``, over the scripted device of csrc/ibv, whose one lock all ranks share.
 
-Pairs are counted after a small all_reduce, and again after a large one, for which hosts of one rank
-all meet: where there are files for that many, and not over ``verbs``, where each end of a pair has
-4 MiB, here all in one process.
+Pairs are counted after a small all_reduce, and again after a large one: not over ``verbs``, where each
+end of a pair has 4 MiB, here all in one process, nor where all would meet (hosts whose number is a
+prime) and there are no files for that many.
 """
 
 import os
@@ -34,7 +34,6 @@ ALONE = KINDS[:3]  # without a store
 LOOPBACK = "127.0.0.1"
 FAKE = f"rails=fake0/1/1 addr={LOOPBACK} fake="
 FIRST_BYTES, LARGE_BYTES = 8, 64 << 10
-LARGE_RANKS = 128  # of groups that all meet
 SHARERS = "LOCAL_WORLD_SIZE"
 SPARE_FILES = 256
 PASS_RANKS, PASS_S = 128, 5.0  # what so many ranks may need to form and to meet
@@ -91,7 +90,7 @@ def measure(kind: str, world: int, rounds: int) -> Setup:
     """
     _need_files(kind, world)
     with _as_hosts(world):
-        runs = [_measure_once(kind, world, _may_all_meet(kind, world)) for _ in range(rounds)]
+        runs = [_measure_once(kind, world, _may_meet_more(kind, world)) for _ in range(rounds)]
     median = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
     largest = max(run["form_s"] + run["first_s"] for run in runs)
     return Setup(kind, world, largest_s=largest, **median)
@@ -122,9 +121,14 @@ def _need_files(kind: str, world: int) -> None:
         )
 
 
-def _may_all_meet(kind: str, world: int) -> bool:
+def _may_meet_more(kind: str, world: int) -> bool:
+    if kind == "verbs":
+        return False
+    ways = _core.all_reduce_ways(world, world, LARGE_BYTES, {})
+    if any(name == "halving" and chosen for name, _, chosen in ways):
+        return True  # there are files enough already
     needed = 2 * world * (world - 1) + SPARE_FILES  # both of a pair may call each other at once
-    return kind != "verbs" and world <= LARGE_RANKS and _allow_files(needed) >= needed
+    return _allow_files(needed) >= needed
 
 
 def _allow_files(needed: int) -> int:
