@@ -1,7 +1,8 @@
 """What becomes of a job that meets a fault: rdmatrain run beside torchrun, in the same run.
 
-Each fault is made for real, by turns under both launchers, with the same worker: it reduces a
-tensor over and over, over rdmatrain's backend or over Gloo. Prints a table and appends records to a
+Each fault is made for real, under both launchers, with the same worker: it reduces a tensor over and
+over, over rdmatrain's backend or over Gloo. By turns, but where seconds pass until somebody gives up,
+or a job forms: those are at once, under each launcher its own. Prints a table and appends records to a
 JSON lines file. The faults between hosts need root, for network namespaces. What becomes of
 checkpoints is in checkpoint_faults.py.
 """
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -255,6 +257,7 @@ FAULTS: dict[str, Callable[[str], Outcome]] = {
     "M11 clock jumps by an hour": partial(clock_skew, shift=JUMPS),
 }
 RESTARTS = "M12 kill -9 with restarts"
+SLOW = ("M6", "M8", "M9", "M10", "M11")
 
 
 def main() -> int:
@@ -274,7 +277,8 @@ def main() -> int:
     for name, fault in faults.items():
         if args.only and args.only not in name:
             continue
-        outcomes = {launcher: fault(launcher) for launcher in launchers}
+        with ThreadPoolExecutor(len(launchers) if name.startswith(SLOW) else 1) as pool:
+            outcomes = dict(zip(launchers, pool.map(fault, launchers), strict=True))
         theirs = outcomes[THEIRS].text if THEIRS in outcomes else ""
         print(f"  {name:28} {outcomes[OURS].text:52} {theirs}", flush=True)
         good &= outcomes[OURS].good
