@@ -1,10 +1,10 @@
 """What becomes of a job that meets a fault: rdmatrain run beside torchrun, in the same run.
 
-Each fault is made for real, under both launchers, with the same worker: it reduces a tensor over and
-over, over rdmatrain's backend or over Gloo. By turns, but where seconds pass until somebody gives up,
-or a job forms: those are at once, under each launcher its own. Prints a table and appends records to a
-JSON lines file. The faults between hosts need root, for network namespaces. What becomes of
-checkpoints is in checkpoint_faults.py.
+Each fault is made for real, under both launchers, with the same worker: it reduces a tensor over
+and over, over rdmatrain's backend or over Gloo. By turns, but where seconds pass until somebody
+gives up, or a job forms: there each launcher meets its own at the same time. Prints a table and
+appends records to a JSON lines file. The faults between hosts need root, for network namespaces.
+What becomes of checkpoints is in checkpoint_faults.py.
 """
 
 import argparse

@@ -146,12 +146,17 @@ static const void *message_data(const rdt_comm_t *comm, const rdt_work_t *work, 
     return s == RDT_STREAM_INPUT ? rdt_input_at(comm, &p) : rdt_output_at(comm, &p);
 }
 
+static bool is_staged(const rdt_comm_t *comm)
+{
+    return comm->stages.num > 1;
+}
+
 /* Says the whole call, which ranks have in common, and not what the stage makes of it. */
 static rdt_hdr_t stage_hdr(const rdt_comm_t *comm, const rdt_work_t *work, rdt_kind_t kind)
 {
     rdt_hdr_t hdr = rdt_call_hdr(work, kind);
 
-    if (comm->stages.num > 1 && hdr.coll != RDT_BROADCAST) hdr.stage = comm->stages.at;
+    if (is_staged(comm) && hdr.coll != RDT_BROADCAST) hdr.stage = comm->stages.at;
     return hdr;
 }
 
@@ -178,8 +183,8 @@ static void say_sizes(const rdt_comm_t *comm, uint32_t to, rdt_hdr_t *hdr)
 {
     bool is_root = rdt_me(comm) == comm->plan.root;
 
-    if (comm->stages.num > 1) return;
-    if (says_both_ways(hdr)) hdr->takes = taken(comm, to);
+    if (says_both_ways(hdr)) hdr->takes = is_staged(comm) ? RDT_UNSAID : taken(comm, to);
+    if (is_staged(comm)) return;
     if (hdr->coll == RDT_ALL_TO_ALL || hdr->coll == RDT_REDUCE_SCATTER ||
         (hdr->coll == RDT_SCATTER && is_root))
         hdr->count = given(comm, to);
@@ -191,8 +196,8 @@ static void expect_sizes(const rdt_comm_t *comm, uint32_t from, rdt_hdr_t *hdr)
 {
     bool is_root = rdt_me(comm) == comm->plan.root;
 
-    if (comm->stages.num > 1) return;
-    if (says_both_ways(hdr)) hdr->takes = given(comm, from);
+    if (says_both_ways(hdr)) hdr->takes = is_staged(comm) ? RDT_UNSAID : given(comm, from);
+    if (is_staged(comm)) return;
     if (hdr->coll == RDT_ALL_TO_ALL || hdr->coll == RDT_ALL_GATHER ||
         (hdr->coll == RDT_GATHER && is_root))
         hdr->count = taken(comm, from);
@@ -298,15 +303,15 @@ static bool same_call(const rdt_comm_t *comm, const rdt_work_t *work, uint32_t m
            (hdr->count == want.count && same_shape(&hdr->shape, &want.shape));
 }
 
-static __attribute__((noinline)) void mismatch(rdt_comm_t *comm, const rdt_work_t *work, uint32_t m,
+/* said: what this rank's own messages say. */
+static __attribute__((noinline)) void mismatch(rdt_comm_t *comm, const rdt_work_t *work,
+                                               const rdt_hdr_t *said, uint32_t rank,
                                                const rdt_msg_t *msg)
 {
     char mine[RDT_CALL_TEXT_BYTES], theirs[RDT_CALL_TEXT_BYTES];
     rdt_hdr_t hdr;
 
-    hdr = rdt_call_hdr(work, RDT_KIND_INPUT);
-    say_sizes(comm, m, &hdr);
-    rdt_describe_hdr(&hdr, mine);
+    rdt_describe_hdr(said, mine);
     memcpy(&hdr, msg->hdr, sizeof(hdr));
     rdt_describe_hdr(&hdr, theirs);
     if (work->refusal != NULL) snprintf(mine, sizeof(mine), "refused: %.140s", work->refusal);
@@ -315,8 +320,55 @@ static __attribute__((noinline)) void mismatch(rdt_comm_t *comm, const rdt_work_
                  msg->data != NULL ? (const char *)msg->data : "");
     rdt_comm_latch(comm, RDT_MISMATCH,
                    "ranks differ in collective #%llu: rank %u called %s, rank %u called %s",
-                   (unsigned long long)work->seq, comm->cfg.rank, mine, rdt_rank_of(comm, m),
-                   theirs);
+                   (unsigned long long)work->seq, comm->cfg.rank, mine, rank, theirs);
+}
+
+static void mismatch_of(rdt_comm_t *comm, const rdt_work_t *work, uint32_t m, const rdt_msg_t *msg)
+{
+    rdt_hdr_t said = rdt_call_hdr(work, RDT_KIND_INPUT);
+
+    say_sizes(comm, m, &said);
+    mismatch(comm, work, &said, rdt_rank_of(comm, m), msg);
+}
+
+/* Of two calls that have stages, each said as a whole but for the stage. */
+static bool same_whole(const rdt_hdr_t *a, const rdt_hdr_t *b)
+{
+    return a->coll == b->coll && a->dtype == b->dtype && a->op == b->op && a->parts == b->parts &&
+           a->takes == b->takes && a->count == b->count && same_shape(&a->shape, &b->shape) &&
+           (a->coll != RDT_BROADCAST || a->peer == b->peer);
+}
+
+/* The oldest message of a rank, where it is of this collective and another call. */
+static bool has_other_call(const rdt_comm_t *comm, const rdt_hdr_t *mine, uint32_t rank,
+                           rdt_msg_t *msg)
+{
+    rdt_conn_t *conn = comm->peers[rank].conn;
+    const rdt_hdr_t *hdr;
+
+    if (conn == NULL || conn->unjoined) return false;
+    if (conn->ops->peek(conn, RDT_LANE_COLL, msg) != RDT_OK) return false;
+    hdr = msg->hdr;
+    return hdr->kind < RDT_NUM_STREAMS && hdr->seq == mine->seq && !same_whole(hdr, mine);
+}
+
+/* A rank that makes another call may go through other stages: who is no member of this rank's may wait
+ * for it, and be waited for. What it sent lies at the head of its lane, and would not be looked at. */
+void rdt_collective_compare_st(rdt_comm_t *comm)
+{
+    const rdt_work_t *work = comm->queue;
+    rdt_hdr_t mine;
+
+    if (!comm->active || !is_staged(comm)) return;
+    mine = rdt_call_hdr(work, RDT_KIND_INPUT);
+    if (mine.coll == RDT_ALL_GATHER) mine.takes = RDT_UNSAID;
+    for (uint32_t r = 0; r < comm->cfg.world; r++) {
+        rdt_msg_t msg;
+
+        if (!has_other_call(comm, &mine, r, &msg)) continue;
+        mismatch(comm, work, &mine, r, &msg);
+        return;
+    }
 }
 
 /* The message is of this call, and the next one of its stream. */
@@ -326,7 +378,7 @@ static bool expected(rdt_comm_t *comm, const rdt_work_t *work, uint32_t m, const
     const rdt_peer_state_t *peer = rdt_peer_at(comm, m);
 
     if (__builtin_expect(!same_call(comm, work, m, hdr), 0)) {
-        mismatch(comm, work, m, msg);
+        mismatch_of(comm, work, m, msg);
         return false;
     }
     if (hdr->kind < RDT_NUM_STREAMS && hdr->index == peer->rx_next[hdr->kind] &&
@@ -563,7 +615,7 @@ static void list_missing(const rdt_comm_t *comm, char *text, size_t room)
 static void say_stage(const rdt_comm_t *comm, char *text, size_t room)
 {
     text[0] = '\0';
-    if (comm->stages.num > 1)
+    if (is_staged(comm))
         snprintf(text, room, ", in stage %u of %u, which may wait for others in turn",
                  comm->stages.at + 1, comm->stages.num);
 }

@@ -57,6 +57,9 @@ typedef enum rdt_kind {
     RDT_KIND_ERROR, /* the sender's communicator failed; data: why */
 } rdt_kind_t;
 
+#define RDT_UNSAID \
+    UINT64_MAX /* of what is taken: another number for each peer, or the call has stages */
+
 /* The header of every message. */
 typedef struct rdt_hdr {
     uint8_t kind, coll, dtype, op;
@@ -223,6 +226,8 @@ void rdt_fail_all(rdt_comm_t *comm);
 
 /* collective.c */
 bool rdt_collectives_step_st(rdt_comm_t *comm);
+/* Fails where somebody makes another call, though no stage of this rank's would show it. */
+void rdt_collective_compare_st(rdt_comm_t *comm);
 void rdt_collective_timeout_st(rdt_comm_t *comm, rdt_work_t *work);
 rdt_hdr_t rdt_call_hdr(const rdt_work_t *work, rdt_kind_t kind);
 

@@ -3,8 +3,6 @@
 
 #include "coll/comm.h"
 
-#define UNSAID UINT64_MAX /* of what is taken: it is another number for each peer */
-
 const char *rdt_coll_name(rdt_coll_t coll)
 {
     static const char *const names[RDT_NUM_COLLS] = {
@@ -49,7 +47,7 @@ static void describe_taken(const rdt_hdr_t *hdr, char *text, size_t room)
 {
     bool as_usual = hdr->coll == RDT_ALL_GATHER && hdr->takes == hdr->count;
 
-    if (hdr->takes != UNSAID && !as_usual)
+    if (hdr->takes != RDT_UNSAID && !as_usual)
         snprintf(text, room, " given, %llu taken", (unsigned long long)hdr->takes);
 }
 
@@ -116,6 +114,6 @@ void rdt_describe_work(const rdt_work_t *work, char *text)
 {
     rdt_hdr_t hdr = rdt_call_hdr(work, RDT_KIND_INPUT);
 
-    if (hdr.coll == RDT_ALL_TO_ALL || hdr.coll == RDT_ALL_GATHER) hdr.takes = UNSAID;
+    if (hdr.coll == RDT_ALL_TO_ALL || hdr.coll == RDT_ALL_GATHER) hdr.takes = RDT_UNSAID;
     rdt_describe_hdr(&hdr, text);
 }

@@ -164,6 +164,7 @@ static void check_st(rdt_comm_t *comm, uint64_t now_ns)
     comm->next_check_ns = now_ns + CHECK_NS;
     for (int i = 0; i < RDT_NUM_TRANSPORTS; i++)
         if (comm->ctx[i] != NULL) comm->ctx[i]->ops->check(comm->ctx[i]);
+    rdt_collective_compare_st(comm);
     for (rdt_work_t *work = comm->queue; work != NULL; work = work->next)
         if (now_ns >= work->deadline_ns) rdt_collective_timeout_st(comm, work);
     rdt_p2p_deadlines_st(comm, now_ns);

@@ -68,6 +68,12 @@ static bool has_partials(const rdt_stages_t *st)
            partial_dtype(st) != st->whole->dtype;
 }
 
+/* The last level is a stage, and not two. */
+static bool reduces_and_gathers(const rdt_stages_t *st)
+{
+    return st->whole->coll == RDT_ALL_REDUCE && !has_partials(st);
+}
+
 /* Where a partial result lies: in scratch, which has what the first level leaves, or in the output. */
 static uint8_t *partial_at(const rdt_stages_t *st, uint64_t first)
 {
@@ -113,7 +119,7 @@ static void reduce_at(rdt_stages_t *st, uint32_t level)
     st->members = rdt_levels_members(&st->levels, st->layout, level, st->met);
     st->step = step_of(st, level);
     st->call.dtype = st->step.from;
-    if (is_last && !has_partials(st)) {
+    if (is_last && reduces_and_gathers(st)) {
         st->call.count = all.count;
         st->call.in = st->call.out = from;
         return;
@@ -163,14 +169,13 @@ static bool is_fed(const rdt_stages_t *st, uint32_t level)
 static void scatter_at(rdt_stages_t *st, uint32_t level)
 {
     const cut_t all = left_after(st, level), own = left_after(st, level + 1);
-    const bool is_last = level + 1 == st->levels.num;
 
     st->members = rdt_levels_members(&st->levels, st->layout, level, st->met);
-    st->call.coll = is_last ? RDT_BROADCAST : RDT_SCATTER;
+    st->call.coll = RDT_SCATTER;
     st->call.peer = place_at(st, level, st->whole->peer);
-    st->call.count = is_last ? all.count : own.count;
-    st->call.out = output_at(st, is_last ? all.first : own.first);
-    if (is_last || st->call.peer != st->members.me) return;
+    st->call.count = own.count;
+    st->call.out = output_at(st, own.first);
+    if (st->call.peer != st->members.me) return;
     for (uint32_t i = 0; i < st->members.num; i++) {
         const cut_t cut = cut_of(all.count, st->members.num, i, rdt_dtype_bytes(st->whole->dtype));
 
@@ -178,7 +183,7 @@ static void scatter_at(rdt_stages_t *st, uint32_t level)
     }
 }
 
-/* Up the levels, and down again: to the last one twice where it only reduces. */
+/* Up the levels, and down again: to the last one twice where it does not reduce and gather at once. */
 static void set_level(rdt_stages_t *st)
 {
     if (st->whole->coll == RDT_BARRIER)
@@ -257,7 +262,7 @@ static uint32_t num_stages(const rdt_stages_t *st)
 
     if (st->way == RDT_WAY_FLAT) return 1;
     if (has_levels(st) && st->whole->coll == RDT_BARRIER) return st->levels.num;
-    if (has_levels(st)) return 2 * st->levels.num - 1 + has_partials(st);
+    if (has_levels(st)) return 2 * st->levels.num - reduces_and_gathers(st);
     while ((1u << num) < st->layout->all.num)
         num++;
     return num;
@@ -302,11 +307,19 @@ static rdt_status_t take_scratch(rdt_stages_t *st, size_t bytes)
         st->scratch = aligned_alloc(LINE_BYTES, (bytes + LINE_BYTES - 1) / LINE_BYTES * LINE_BYTES);
     if (st->scratch == NULL)
         return rdt_fail(RDT_NO_MEMORY,
-                        "%s: out of memory for %zu bytes of partial results; "
+                        "%s: out of memory for %zu bytes of its stages; "
                         "RDMATRAIN_TUNING=way=flat needs none",
                         rdt_coll_name(st->whole->coll), bytes);
     st->scratch_bytes = bytes;
     return RDT_OK;
+}
+
+/* An all_gather whose shards differ in size: the same on all ranks, however they say the sizes. */
+static bool is_uneven(const rdt_call_t *call, uint32_t world)
+{
+    for (uint32_t r = 0; call->out_counts != NULL && r < world; r++)
+        if (call->out_counts[r] != call->count) return true;
+    return false;
 }
 
 rdt_status_t rdt_stages_begin(rdt_stages_t *st, const rdt_call_t *whole)
@@ -315,7 +328,7 @@ rdt_status_t rdt_stages_begin(rdt_stages_t *st, const rdt_call_t *whole)
     rdt_status_t status;
 
     st->whole = whole;
-    st->way = whole->out_counts != NULL /* an all_gather of shards of any sizes */
+    st->way = is_uneven(whole, st->layout->all.num)
                   ? RDT_WAY_FLAT
                   : rdt_way_choose(whole->coll, &st->layout->grid, bytes, st->tuning);
     if (has_levels(st)) st->levels = rdt_way_levels(st->way, &st->layout->grid, st->tuning);

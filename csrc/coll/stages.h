@@ -18,11 +18,12 @@
  * (reduce/partial.h), up to the last level, which is then a reduce_scatter of these and an all_gather of
  * results. A barrier goes through the levels once, without data. A broadcast scatters where an all_reduce
  * would reduce: the root among those that it meets at the first level, each of these at the next one, and
- * so on; those who have nothing yet only compare their calls.
+ * so on; those who have nothing yet only compare their calls. It gathers at all levels.
  *
  * A message is taken for the stage that it was sent in: each pair of ranks exchanges a number of
- * messages in each stage that both know, on a lane that is FIFO. Any two ranks that differ in their
- * calls are found, if not by each other, then by ranks between them.
+ * messages in each stage that both know, on a lane that is FIFO. Two ranks that differ in their calls are
+ * found by each other, by ranks between them, or, where they go through other stages and so wait for
+ * other ranks, by who looks at messages that are not yet due (rdt_collective_compare_st).
  */
 #ifndef RDT_COLL_STAGES_H
 #define RDT_COLL_STAGES_H

@@ -116,7 +116,7 @@ static void check_levels(rdt_levels_t got, bool has_host, uint32_t num, const ui
 static void hosts_are_cut_into_the_levels_that_cost_least(void)
 {
     const rdt_grid_t of_1 = {128, 128, 1}, of_8 = {96, 12, 8}, many = {4096, 4096, 1};
-    const rdt_grid_t prime = {26, 13, 2}, twice = {94, 94, 1};
+    const rdt_grid_t prime = {26, 13, 2}, twice = {94, 94, 1}, sixteen = {16, 16, 1};
 
     check_levels(rdt_levels_halving(&of_1, 10, 1), false, 2, (const uint32_t[]){16, 8});
     check_levels(rdt_levels_halving(&of_1, 1, 10), false, 7,
@@ -127,6 +127,7 @@ static void hosts_are_cut_into_the_levels_that_cost_least(void)
     check_levels(rdt_levels_halving(&many, 25000, 4000), false, 4, (const uint32_t[]){8, 8, 8, 8});
     check_levels(rdt_levels_halving(&twice, 10, 1), false, 2, (const uint32_t[]){47, 2});
     check_levels(rdt_levels_halving(&prime, 10, 1), true, 2, (const uint32_t[]){2, 13});
+    check_levels(rdt_levels_halving(&sixteen, 1, 1), false, 2, (const uint32_t[]){4, 4});
     check_levels(rdt_levels_by_host(&of_8), true, 2, (const uint32_t[]){8, 12});
 }
 
@@ -146,6 +147,59 @@ static void members_of_a_level_differ_in_it_alone(void)
     met = rdt_levels_members(&levels, &layout, 2, ranks);
     check_members(&met, (const uint32_t[]){3, 9}, 2, 1);
     rdt_layout_free((rdt_layout_t *)&layout);
+}
+
+static void costs_of_what_is_no_all_reduce(void)
+{
+    rdt_tuning_t tuning = easy();
+    const rdt_grid_t grid = {4, 2, 2}, five = {5, 5, 1}, uneven = {5, 2, 0};
+
+    tuning.scatter = 1000;
+    /* From one rank: 8 bytes to the other one of its host, and to 2 of the other host. */
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_FLAT, RDT_BROADCAST, &grid, 8, &tuning),
+             10 + 1 + 8 + 1000 + 200 + 160);
+    /* In parts, which all pass on. */
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_FLAT, RDT_BROADCAST, &grid, 1000, &tuning),
+             2 * (10 + 1 + 250 + 1000 + 200 + 10000));
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_BY_HOST, RDT_BROADCAST, &grid, 1000, &tuning),
+             2 * (10 + 1 + 500 + 1000 + 100 + 5000));
+    /* Every rank's 1000 bytes to all. */
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_FLAT, RDT_ALL_GATHER, &grid, 1000, &tuning),
+             10 + 1 + 1000 + 1000 + 200 + 40000);
+    /* 3 stages of 5 ranks, who each send 4 inputs. */
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_GATHER, RDT_ALL_GATHER, &five, 8, &tuning), 3 * 1200 + 320);
+    /* Were 5 ranks on 2 hosts alike, there would be 3 on one: 2 to the other one. */
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_FLAT, RDT_ALL_REDUCE, &uneven, 8, &tuning),
+             10 + 2 + 16 + 1000 + 200 + 480);
+    /* One shot is one chunk. */
+    tuning.one_shot = 1 << 20;
+    tuning.chunk = 512;
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_FLAT, RDT_ALL_REDUCE, &grid, 1000, &tuning),
+             2 * (10 + 1 + 250 + 1000 + 200 + 10000));
+}
+
+static void what_each_collective_can_be_made_of(void)
+{
+    const rdt_tuning_t tuning = rdt_tuning_default(16);
+    const rdt_grid_t sixteen = {16, 4, 4}, two = {2, 2, 1};
+    static const struct {
+        rdt_coll_t coll;
+        bool levels, gather;
+    } of[] = {{RDT_ALL_REDUCE, true, true}, {RDT_BARRIER, true, true},
+              {RDT_BROADCAST, true, false}, {RDT_ALL_GATHER, false, true},
+              {RDT_REDUCE, false, false},   {RDT_REDUCE_SCATTER, false, false},
+              {RDT_GATHER, false, false},   {RDT_ALL_TO_ALL, false, false}};
+
+    for (size_t i = 0; i < sizeof(of) / sizeof(of[0]); i++) {
+        CHECK(rdt_way_fits(RDT_WAY_FLAT, of[i].coll, &sixteen, 64, &tuning), "flat");
+        CHECK_EQ(rdt_way_fits(RDT_WAY_BY_HOST, of[i].coll, &sixteen, 64, &tuning), of[i].levels);
+        CHECK_EQ(rdt_way_fits(RDT_WAY_HALVING, of[i].coll, &sixteen, 64, &tuning), of[i].levels);
+        CHECK_EQ(rdt_way_fits(RDT_WAY_GATHER, of[i].coll, &sixteen, 64, &tuning), of[i].gather);
+    }
+    /* All inputs: 1 MiB. */
+    CHECK(rdt_way_fits(RDT_WAY_GATHER, RDT_ALL_GATHER, &sixteen, 65536, &tuning), "1 MiB");
+    CHECK(!rdt_way_fits(RDT_WAY_GATHER, RDT_ALL_GATHER, &sixteen, 65537, &tuning), "more");
+    CHECK(!rdt_way_fits(RDT_WAY_GATHER, RDT_ALL_REDUCE, &two, 8, &tuning), "two ranks");
 }
 
 static void the_cheapest_way_is_taken(void)
@@ -230,6 +284,8 @@ int main(void)
     hosts_are_cut_into_the_levels_that_cost_least();
     members_of_a_level_differ_in_it_alone();
     costs_are_those_of_the_table();
+    costs_of_what_is_no_all_reduce();
+    what_each_collective_can_be_made_of();
     the_cheapest_way_is_taken();
     what_verbs_costs_is_another_row();
     what_the_table_says_is_done_where_it_fits();

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Plays every stage of an all_reduce and of a barrier by plain copies, for many groups and sizes, and
- * compares the end with sums made host by host. */
-#include <math.h>
+/* Plays every stage of an all_reduce, a broadcast, an all_gather and a barrier by plain copies, for many
+ * groups and sizes, and compares the end with sums made host by host, or with what was sent. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +10,7 @@
 
 #define MAX_WORLD 24
 #define MAX_COUNT 1000
+#define NOTHING 0xff /* what no element is made of */
 
 static rdt_kernels_t kernels;
 static rdt_tuning_t tuning;
@@ -107,14 +107,35 @@ static void play_exchange(uint32_t r)
 static void play_from_root(uint32_t r)
 {
     const rdt_call_t *call = &stages[r].call, *root = &member(r, call->peer)->call;
-    const bool scatters = call->coll == RDT_SCATTER;
+    const uint32_t me = stages[r].members.me;
+    uint8_t nothing[16];
 
+    memset(nothing, NOTHING, sizeof(nothing));
     CHECK_EQ(root->coll, call->coll);
     CHECK_EQ(root->peer, call->peer);
-    CHECK_EQ(scatters ? root->in_counts[stages[r].members.me] : root->count, call->count);
-    if (call->count > 0 && call->peer != stages[r].members.me)
-        memcpy(call->out, scatters ? root->in_shards[stages[r].members.me] : root->out,
-               call->count * rdt_dtype_bytes(call->dtype));
+    CHECK_EQ(root->in_counts[me], call->count);
+    if (call->count == 0) return;
+    CHECK(memcmp(root->in_shards[me], nothing, rdt_dtype_bytes(call->dtype)) != 0,
+          "rank %u gets what its root has not", r);
+    if (call->peer != me)
+        memcpy(call->out, root->in_shards[me], call->count * rdt_dtype_bytes(call->dtype));
+}
+
+/* Two ranks never write one line: what is cut begins on whole ones. */
+static void check_lines(const rdt_stages_t *st)
+{
+    const rdt_call_t *call = &st->call;
+    const size_t bytes = rdt_dtype_bytes(call->dtype);
+
+    if (st->way == RDT_WAY_GATHER) return;
+    for (uint32_t m = 1; m < st->members.num; m++) {
+        if (call->in_shards != NULL && call->in_counts[m] > 0)
+            CHECK_EQ(((const char *)call->in_shards[m] - (const char *)call->in_shards[0]) % 64, 0);
+        if (call->out_shards != NULL && call->out_counts[m] > 0)
+            CHECK_EQ(((char *)call->out_shards[m] - (char *)call->out_shards[m - 1]) %
+                         (ptrdiff_t)(64 / bytes * bytes),
+                     0);
+    }
 }
 
 static void play_stage(void)
@@ -133,11 +154,12 @@ static void play_stage(void)
             play_reduction(r);
         if (st->call.coll == RDT_ALL_GATHER) play_gather(r);
         if (st->call.coll == RDT_ALL_TO_ALL) play_exchange(r);
-        if (st->call.coll == RDT_SCATTER || st->call.coll == RDT_BROADCAST) play_from_root(r);
+        if (st->call.coll == RDT_SCATTER) play_from_root(r);
     }
     for (uint32_t r = 0; r < world; r++) {
         const rdt_stages_t *st = &stages[r];
 
+        check_lines(st);
         known[r] = heard[r];
         if (st->call.count == 0) continue;
         if (st->call.coll == RDT_REDUCE_SCATTER || st->call.coll == RDT_ALL_REDUCE)
@@ -249,10 +271,14 @@ static float wanted(rdt_way_t way, bool many, uint32_t num_hosts, uint64_t i)
     return way == RDT_WAY_BY_HOST ? sum_by_host(num_hosts, i) : sum_by_rank(i);
 }
 
+/* A factor of 2 is exact, and would show if a level multiplied again. */
 static void float_sums(uint32_t num_hosts, uint32_t per_host, rdt_way_t way, bool many,
                        uint64_t count)
 {
-    rdt_call_t call = {.coll = RDT_ALL_REDUCE, .dtype = RDT_F32, .op = RDT_SUM, .count = count};
+    const rdt_redop_t op = count % 2 == 0 ? RDT_PREMUL_SUM : RDT_SUM;
+    const float factor = op == RDT_PREMUL_SUM ? 2 : 1;
+    rdt_call_t call = {
+        .coll = RDT_ALL_REDUCE, .dtype = RDT_F32, .op = op, .factor = factor, .count = count};
 
     open_group(num_hosts, per_host, way, many);
     for (int in_place = 0; in_place < 2; in_place++) {
@@ -262,7 +288,7 @@ static void float_sums(uint32_t num_hosts, uint32_t per_host, rdt_way_t way, boo
         play(&call, in_place ? out : in, out, sizeof(out[0]));
         for (uint32_t r = 0; r < world; r++)
             for (uint64_t i = 0; i < count; i++) {
-                float want = wanted(way, many, num_hosts, i);
+                float want = factor * wanted(way, many, num_hosts, i);
 
                 CHECK(out[r][i] == want,
                       "%u x %u, %s: element %llu of %llu of rank %u is %g, not %g", num_hosts,
@@ -312,13 +338,21 @@ static void barriers(uint32_t num_hosts, uint32_t per_host, rdt_way_t way)
     close_group();
 }
 
-static void check_all_have(uint32_t root, uint64_t count)
+/* Bytes of element i as the root has it. */
+static uint8_t byte_of(uint32_t root, uint64_t i)
+{
+    return (uint8_t)((root * 31 + i * 7) % 251);
+}
+
+static void check_all_have(uint32_t root, uint64_t count, size_t bytes)
 {
     for (uint32_t r = 0; r < world; r++) {
+        const uint8_t *got = (const uint8_t *)out[r];
+
         CHECK(known[r] == (1u << world) - 1, "rank %u of %u knows of %#x", r, world, known[r]);
-        for (uint64_t i = 0; i < count; i++)
-            CHECK(out[r][i] == number(root, i), "root %u: element %llu of rank %u is %g", root,
-                  (unsigned long long)i, r, (double)out[r][i]);
+        for (uint64_t i = 0; i < count * bytes; i++)
+            CHECK(got[i] == byte_of(root, i / bytes), "root %u: byte %llu of rank %u is %u", root,
+                  (unsigned long long)i, r, got[i]);
     }
 }
 
@@ -326,15 +360,19 @@ static void check_all_have(uint32_t root, uint64_t count)
 static void broadcasts(uint32_t num_hosts, uint32_t per_host, rdt_way_t way, bool many,
                        uint64_t count)
 {
+    static const rdt_dtype_t dtypes[] = {RDT_F32, RDT_BF16, RDT_U8};
+
     for (uint32_t root = 0; root < num_hosts * per_host; root++) {
-        rdt_call_t call = {.coll = RDT_BROADCAST, .dtype = RDT_F32, .count = count, .peer = root};
+        const rdt_dtype_t dtype = dtypes[root % 3];
+        const size_t bytes = rdt_dtype_bytes(dtype);
+        rdt_call_t call = {.coll = RDT_BROADCAST, .dtype = dtype, .count = count, .peer = root};
 
         open_group(num_hosts, per_host, way, many);
-        for (uint32_t r = 0; r < world; r++)
-            for (uint64_t i = 0; i < count; i++)
-                out[r][i] = r == root ? number(root, i) : NAN;
-        CHECK_EQ(play(&call, out, out, sizeof(out[0])), 2 * stages[0].levels.num - 1);
-        check_all_have(root, count);
+        memset(out, NOTHING, sizeof(out));
+        for (uint64_t i = 0; i < count * bytes; i++)
+            ((uint8_t *)out[root])[i] = byte_of(root, i / bytes);
+        CHECK_EQ(play(&call, out, out, sizeof(out[0])), 2 * stages[0].levels.num);
+        check_all_have(root, count, bytes);
         close_group();
     }
 }

@@ -1,4 +1,4 @@
-"""Ranks of several hosts: sums made host by host, or over levels of hosts, in stages, whatever joins the ranks.
+"""Ranks of several hosts: sums made host by host or by levels, whatever joins the ranks.
 
 What joins two ranks does not depend on their hosts here, so that every transport runs every stage;
 "mixed" is shm in each of two hosts and tcp between them.
@@ -137,13 +137,13 @@ def test_sums_are_by_rank_in_each_host_and_then_over_the_hosts(
 
 @pytest.mark.parametrize("transport", SOME)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "int32"])
-@pytest.mark.parametrize(("hosts", "tuning", "sizes"), FOUR)
+@pytest.mark.parametrize(("hosts", "per_host", "tuning", "sizes"), GRIDS)
 def test_a_factor_is_multiplied_once_and_an_average_divided_once(
-    connect, transport, dtype, hosts, tuning, sizes
+    connect, transport, dtype, hosts, per_host, tuning, sizes
 ):
-    where = in_turns(hosts, 4 // hosts)
-    group = connect(transport, 4, hosts=where, tuning=tuning)
-    shares = inputs(dtype, 4, 20000)
+    where = in_turns(hosts, per_host)
+    group = connect(transport, len(where), hosts=where, tuning=tuning)
+    shares = inputs(dtype, len(where), 20000)
     for op in ("PREMUL_SUM", "AVG") if dtype != "int32" else ("AVG",):
         want = by_host(dtype, op, shares, where, sizes, factor=0.3)
         for rank, got in enumerate(all_reduce(group, dtype, op, shares, factor=0.3)):
@@ -212,16 +212,38 @@ def test_a_broadcast_by_levels_reaches_all_from_any_root(
 ):
     where = in_turns(hosts, per_host)
     group = connect(transport, len(where), hosts=where, tuning=tuning)
-    for turn, count in enumerate((*COUNTS, 1_200_000)):  # beyond what goes in parts in a level, too
-        root = turn % len(where)
+    for turn, count in enumerate(COUNTS):
+        root, dtype = turn % len(where), ("int32", "bfloat16", "int8")[turn % 3]
 
-        def body(comm, rank, count=count, root=root):
-            out = values("int32", rank, count).copy()
-            call(comm, "broadcast", "int32", out=out, peer=root)
+        def body(comm, rank, count=count, root=root, dtype=dtype):
+            out = values(dtype, rank, count).copy()
+            call(comm, "broadcast", dtype, out=out, peer=root)
             return out
 
         for rank, got in enumerate(group.run(body)):
-            assert_same_bits(got, values("int32", root, count), f"{count} to {rank}")
+            assert_same_bits(got, values(dtype, root, count), f"{count} of {dtype} to {rank}")
+
+
+def test_the_root_of_a_broadcast_by_hosts_sends_it_once(connect):
+    where = [rank // 2 for rank in range(10)]
+    group = connect("tcp", 10, hosts=where, tuning=BY_HOST)
+    data = values("int32", 3, 250_000)
+
+    def body(comm, rank):
+        before = sent(comm)
+        call(comm, "broadcast", "int32", out=values("int32", rank, 250_000).copy(), peer=3)
+        return sent(comm) - before
+
+    def sent(comm):
+        return sum(stats["sent_bytes"] for stats in comm.stats())
+
+    # Half to its host's other rank, four of five cuts of a half to its rail, its own cut to each of
+    # the four there, and the half that it then has whole to its host's other rank.
+    each = group.run(body)
+    assert each[3] == pytest.approx(
+        data.nbytes * (1 / 2 + 4 / 10 + 1 / 2 * 4 / 5 + 1 / 2), rel=0.01
+    )
+    assert max(each) == each[3]
 
 
 @pytest.mark.parametrize("transport", SOME)
@@ -256,6 +278,38 @@ def test_ranks_that_differ_in_an_all_gather_in_stages_get_both_calls(connect, od
 
     for error in errors_of(group.outcomes(body), range(4)):
         assert "10 elements" in str(error) and "12 elements" in str(error), error
+        assert "taken" not in str(error)
+
+
+# Ranks of the one are in log2 N stages, those of the other in levels: none looks at the other.
+def test_ranks_that_go_through_other_stages_find_that_their_calls_differ(connect):
+    costs = {"net_latency": 0, "net_message": 1000, "net_bandwidth": 10**9}
+    group = connect("tcp", 8, hosts=range(8), tuning=costs)
+    mine, whole = np.ones(10, np.float32), np.zeros((8, 80), np.float32)
+
+    def body(comm, rank):
+        if rank < 4:
+            call(comm, "all_gather", "float32", in_=mine, out=whole[rank])
+        else:
+            call(comm, "broadcast", "float32", out=whole[rank], peer=0)
+
+    for error in errors_of(group.outcomes(body), range(8)):
+        assert "all_gather(" in str(error) and "broadcast(" in str(error), error
+
+
+@pytest.mark.parametrize("count", [0, 4])
+def test_an_all_gather_of_equal_shards_is_the_same_call_with_their_sizes(connect, count):
+    group = connect("tcp", 6, tuning=GATHER)
+
+    def body(comm, rank):
+        out = np.zeros(6 * count, np.int32)
+        sizes = {"out_counts": [count] * 6} if rank == 2 else {}
+        call(comm, "all_gather", "int32", in_=values("int32", rank, count), out=out, **sizes)
+        return out
+
+    want = np.concatenate([values("int32", rank, count) for rank in range(6)])
+    for got in group.run(body):
+        assert_same_bits(got, want, "all_gather")
 
 
 @ANY_WAY

@@ -5,9 +5,9 @@ and ``verbs`` know each other's addresses; those of ``hash`` and ``tcp`` form th
 store of torch, as ``init_process_group`` does, with a client of its own for each. All are over tcp,
 but ``verbs``: as ``lazy``, over the scripted device of csrc/ibv, whose one lock all ranks share.
 
-Pairs are counted after a small all_reduce, and again after a large one: not over ``verbs``, where each
-end of a pair has 4 MiB, here all in one process, nor where all would meet (hosts whose number is a
-prime) and there are no files for that many.
+Pairs are counted after a small all_reduce, and again after a large one: not over ``verbs``, where
+each end of a pair has 4 MiB, here all in one process, nor where all would meet (hosts whose number
+is a prime) and there are no files for that many.
 """
 
 import os
