@@ -84,17 +84,21 @@ PyObject *rdt_core_tuning_texts(void)
 
 PyObject *rdt_core_default_tuning(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    uint32_t world, verbs_mbit = 0;
+    uint32_t world, num_hosts = 1, verbs_mbit = 0;
     rdt_tuning_t tuning;
     PyObject *dict;
 
-    if (!PyArg_ParseTuple(args, "O&|O&", rdt_core_to_u32, &world, rdt_core_to_u32, &verbs_mbit))
+    if (!PyArg_ParseTuple(args, "O&|O&O&", rdt_core_to_u32, &world, rdt_core_to_u32, &num_hosts,
+                          rdt_core_to_u32, &verbs_mbit))
         return NULL;
     if (world == 0 || world > RDT_MAX_WORLD)
         return PyErr_Format(PyExc_ValueError, "world size %u is not between 1 and %u", world,
                             RDT_MAX_WORLD);
     tuning = rdt_tuning_default(world);
-    if (verbs_mbit > 0) rdt_tuning_verbs(&tuning, world, verbs_mbit);
+    if (verbs_mbit > 0)
+        rdt_tuning_verbs(&tuning, world, verbs_mbit);
+    else if (num_hosts > 1)
+        rdt_tuning_tcp(&tuning);
     dict = PyDict_New();
     for (size_t i = 0; dict != NULL && i < NUM_FIELDS; i++)
         if (!put(dict, fields[i].name, PyLong_FromUnsignedLongLong(*field_of(&tuning, i))))

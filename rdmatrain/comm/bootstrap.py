@@ -292,13 +292,16 @@ def _listen_and_connect(
     place = turn.place
     _choose_pairs(turn, settings, hellos)
     neighbours = _neighbours(place, hellos)
+    hosts = _host_numbers(hellos)
     comm = _core.Comm(
         place.rank,
         place.world,
         token,
         spin_ns=0 if _is_crowded(neighbours) else SPIN_NS,
-        tuning=whole_table(place.world, turn.verbs_gbps, parse_tuning(settings.tuning)),
-        hosts=_host_numbers(hellos),
+        tuning=whole_table(
+            place.world, len({*hosts}), turn.verbs_gbps, parse_tuning(settings.tuning)
+        ),
+        hosts=hosts,
         lazy=place.world > EAGER_RANKS,
         timeout=place.timeout,
     )

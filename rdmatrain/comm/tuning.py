@@ -2,7 +2,8 @@
 
 ``RDMATRAIN_TUNING=one_shot=64K,way=flat`` changes the default table, which depends on the number
 of ranks and on the network: where verbs joins all hosts, messages between them cost what they cost
-over verbs, at the rate of the slowest host's ports; else what they cost over tcp. ``rdmatrain topo
+over verbs, at the rate of the slowest host's ports, and two ranks send more at once; else messages
+cost what they cost over tcp, and are larger where there are several hosts. ``rdmatrain topo
 --tuning`` prints it, ``benchmarks/tune.py`` measures the sizes in it. All ranks must have the same.
 """
 
@@ -64,24 +65,29 @@ def tuning_text(changes: dict[str, int]) -> str:
     return ",".join(f"{name}={size}" for name, size in changes.items())
 
 
-def whole_table(world: int, verbs_gbps: float, changes: dict[str, int]) -> dict[str, int]:
+def whole_table(
+    world: int, hosts: int, verbs_gbps: float, changes: dict[str, int]
+) -> dict[str, int]:
     """Return the table that a group uses.
 
     Args:
         world: number of its ranks.
+        hosts: number of its hosts.
         verbs_gbps: Gbit/s of a host, where verbs joins all hosts; 0: tcp joins some of them.
         changes: what was set.
 
     """
-    return _core.default_tuning(world, round(1000 * verbs_gbps)) | changes
+    return _core.default_tuning(world, hosts, round(1000 * verbs_gbps)) | changes
 
 
-def tuning_table(world: int, verbs_gbps: float, changes: dict[str, int]) -> str:
+def tuning_table(world: int, hosts: int, verbs_gbps: float, changes: dict[str, int]) -> str:
     """Format the table that such a group uses, with the source of each value."""
     lines = [f"{'name':<14} {'value':>10}  {'from':<16}  meaning"]
     network = f"verbs {verbs_gbps:g} Gbit/s" if verbs_gbps else "tcp 10 Gbit/s"
-    for name, value in whole_table(world, verbs_gbps, changes).items():
-        source = network if name.startswith("net_") else f"{world} ranks"
+    on_one_host = _core.default_tuning(world)
+    for name, value in whole_table(world, hosts, verbs_gbps, changes).items():
+        of_network = name.startswith("net_") or value != on_one_host[name]
+        source = network if of_network else f"{world} ranks"
         source = "RDMATRAIN_TUNING" if name in changes else source
         lines.append(f"{name:<14} {value:>10}  {source:<16}  {_core.TUNING[name]}")
     return "\n".join(lines)
@@ -89,7 +95,7 @@ def tuning_table(world: int, verbs_gbps: float, changes: dict[str, int]) -> str:
 
 def ways_table(world: int, hosts: int, verbs_gbps: float, changes: dict[str, int]) -> str:
     """Format what an all_reduce costs in each way, by size, and which way is taken."""
-    table = whole_table(world, verbs_gbps, changes)
+    table = whole_table(world, hosts, verbs_gbps, changes)
     lines = [f"{'all_reduce':>10}  {'way':<8}" + "".join(f"{way + ' us':>12}" for way in _WAYS[1:])]
     for nbytes in _SHOWN_BYTES:
         ways = _core.all_reduce_ways(world, hosts, nbytes, table)

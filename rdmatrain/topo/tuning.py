@@ -108,6 +108,6 @@ def _print(group: Group, show_text: Callable[[str], object]) -> None:
 
     changes = parse_tuning(load_settings().tuning)
     gbps = group.gbps if group.transport == "verbs" else 0.0
-    show_text(tuning_table(group.ranks, gbps, changes))
+    show_text(tuning_table(group.ranks, group.hosts, gbps, changes))
     if group.hosts > 1:
         show_text("\n" + ways_table(group.ranks, group.hosts, gbps, changes))

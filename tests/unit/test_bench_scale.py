@@ -281,7 +281,7 @@ def test_options_that_contradict_a_file_are_refused(wired, option):
 
 def test_a_simulation_costs_what_our_table_says_of_verbs():
     said = {param.name: param.default for param in command.command.params}
-    table = _core.default_tuning(2, 1000)
+    table = _core.default_tuning(2, 1, 1000)
     assert said["latency_us"] * 1000 == pytest.approx(table["net_latency"])
     assert said["message_us"] * 1000 == pytest.approx(table["net_message"])
 

@@ -70,7 +70,7 @@ def rows(table: str) -> dict[str, list[str]]:
 
 
 def test_the_table_has_every_name_with_its_bytes_source_and_meaning() -> None:
-    table = tuning_table(5, 0.0, {"direct": 12345})
+    table = tuning_table(5, 1, 0.0, {"direct": 12345})
     found = rows(table)
     assert found.pop("direct") == ["12345", "RDMATRAIN_TUNING"]
     defaults = _core.default_tuning(5)
@@ -90,31 +90,39 @@ NET = ("net_latency", "net_message", "net_bandwidth")
 
 
 def test_two_ranks_over_verbs_send_all_at_once_up_to_64_kib() -> None:
-    tcp, verbs = whole_table(2, 0.0, {}), whole_table(2, 200.0, {})
-    assert {name for name in tcp if tcp[name] != verbs[name]} == {"one_shot", *NET}
+    tcp, verbs = whole_table(2, 2, 0.0, {}), whole_table(2, 2, 200.0, {})
+    assert {name for name in tcp if tcp[name] != verbs[name]} == {"one_shot", "chunk", *NET}
     assert verbs["one_shot"] == 64 << 10 > tcp["one_shot"]
-    assert rows(tuning_table(2, 200.0, {}))["one_shot"] == ["65536", "2"]
+    assert rows(tuning_table(2, 2, 200.0, {}))["one_shot"] == ["65536", "verbs"]
 
 
 def test_over_verbs_only_what_the_network_costs_is_another() -> None:
-    tcp, verbs = whole_table(6, 0.0, {}), whole_table(6, 200.0, {})
+    tcp, verbs = whole_table(6, 1, 0.0, {}), whole_table(6, 1, 200.0, {})
     assert {name for name in tcp if tcp[name] != verbs[name]} == set(NET)
     # Of 200 Gbit/s, 25,000 MB/s, perftest finds 98 %.
     assert [verbs[name] for name in NET] == [2500, 400, 24_500]
     assert tcp == _core.default_tuning(6)
 
 
+def test_messages_are_larger_where_tcp_joins_hosts() -> None:
+    one, two = whole_table(4, 1, 0.0, {}), whole_table(4, 2, 0.0, {})
+    assert {name for name in one if one[name] != two[name]} == {"chunk"}
+    assert (one["chunk"], two["chunk"]) == (128 << 10, 512 << 10)
+    assert whole_table(4, 2, 100.0, {})["chunk"] == 128 << 10
+    assert rows(tuning_table(4, 2, 0.0, {}))["chunk"] == ["524288", "tcp"]
+
+
 def test_what_is_set_of_the_network_goes_over_what_verbs_has() -> None:
-    table = whole_table(6, 100.0, {"net_latency": 7, "chunk": 1 << 20})
+    table = whole_table(6, 6, 100.0, {"net_latency": 7, "chunk": 1 << 20})
     assert [table[name] for name in NET] == [7, 400, 12_250]
-    assert rows(tuning_table(6, 100.0, {"net_latency": 7}))["net_latency"] == [
+    assert rows(tuning_table(6, 6, 100.0, {"net_latency": 7}))["net_latency"] == [
         "7",
         "RDMATRAIN_TUNING",
     ]
 
 
 def way_of(ranks: int, hosts: int, nbytes: int, verbs_gbps: float) -> str:
-    ways = _core.all_reduce_ways(ranks, hosts, nbytes, whole_table(ranks, verbs_gbps, {}))
+    ways = _core.all_reduce_ways(ranks, hosts, nbytes, whole_table(ranks, hosts, verbs_gbps, {}))
     return next(name for name, _, chosen in ways if chosen)
 
 
@@ -159,8 +167,8 @@ def topo(*args: str, tuning: str = "") -> Result:
 
 
 def test_the_command_prints_the_table_of_so_many_ranks() -> None:
-    assert topo("--tuning").output == tuning_table(2, 0.0, {}) + "\n"
-    assert topo("--tuning", "--ranks", "7").output == tuning_table(7, 0.0, {}) + "\n"
+    assert topo("--tuning").output == tuning_table(2, 1, 0.0, {}) + "\n"
+    assert topo("--tuning", "--ranks", "7").output == tuning_table(7, 1, 0.0, {}) + "\n"
 
 
 def test_the_command_shows_what_the_variable_changes() -> None:
@@ -179,7 +187,7 @@ def test_a_wrong_variable_is_one_line_and_exit_code_2() -> None:
 
 def test_the_command_shows_the_way_of_each_size_where_there_are_hosts() -> None:
     ended = topo("--tuning", "--ranks", "8", "--hosts", "2")
-    assert ended.output == f"{tuning_table(8, 0.0, {})}\n\n{ways_table(8, 2, 0.0, {})}\n"
+    assert ended.output == f"{tuning_table(8, 2, 0.0, {})}\n\n{ways_table(8, 2, 0.0, {})}\n"
     ways = ways_of(ways_table(8, 2, 0.0, {}))
     assert ways[8] == "flat" and ways[max(ways)] == "by_host"
     assert "by_host" not in ways_of(ways_table(8, 3, 0.0, {})).values()
@@ -194,7 +202,7 @@ def test_the_command_shows_what_joins_hosts_by_verbs_cost() -> None:
     asked = ("--tuning", "--ranks", "16", "--hosts", "16", "--transport")
     assert topo(*asked, "tcp").output == topo(*asked[:-1]).output
     table, ways = topo(*asked, "verbs").output.split("\n\n")
-    assert table == tuning_table(16, 100.0, {})
+    assert table == tuning_table(16, 16, 100.0, {})
     assert rows(table)["net_bandwidth"] == ["12250", "verbs"]
     assert "  verbs 100 Gbit/s  ns: an exchange between hosts," in table
     fast = topo(*asked, "verbs", "--gbps", "400").output.split("\n\n")[1]

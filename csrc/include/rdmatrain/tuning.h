@@ -42,9 +42,11 @@ typedef struct rdt_tuning {
 } rdt_tuning_t;
 #undef RDT_TUNING_FIELD
 
-/* For a group of world ranks; benchmarks/tune.py measures where they lie. What net_* says is of tcp over
- * 10 Gbit/s. Any thread. */
+/* For a group of world ranks on one host; benchmarks/tune.py measures where they lie. What net_* says is
+ * of tcp over 10 Gbit/s. Any thread. */
 RDT_API rdt_tuning_t rdt_tuning_default(uint32_t world);
+/* Where tcp joins some of the hosts. Any thread. */
+RDT_API void rdt_tuning_tcp(rdt_tuning_t *tuning);
 /* Where verbs joins every pair of hosts of a group of world ranks, and the ports of a host carry so much
  * together: net_* say what it costs, and one_shot is its own. Any thread. */
 RDT_API void rdt_tuning_verbs(rdt_tuning_t *tuning, uint32_t world, uint64_t mbit_per_s);

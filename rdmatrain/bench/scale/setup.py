@@ -150,7 +150,7 @@ def _form_alone(kind: str, world: int) -> tuple[Form, list[CountingStore]]:
     """Ranks that listen already."""
     token = os.urandom(16)
     hosts = list(range(world))
-    tuning = whole_table(world, ASSUMED_GBPS if kind == "verbs" else 0.0, {})
+    tuning = whole_table(world, world, ASSUMED_GBPS if kind == "verbs" else 0.0, {})
     comms = [
         _core.Comm(rank, world, token, hosts=hosts, lazy=kind != "eager", tuning=tuning)
         for rank in range(world)
