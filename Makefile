@@ -31,7 +31,7 @@ MPI_mpich := mpich==5.0.2
 # 123 MiB to download, 300 MiB installed.
 MPI_intelmpi := impi-rt==2021.18.1
 
-# The C tests as build/c-NAME: $(call c_build,NAME,SANITIZERS)
+# The C tests as build/c-NAME: $(call c_build,NAME,SANITIZERS); its failure ends no recipe by itself
 c_build = $(BIN)/cmake -S . -B build/c-$(1) -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/$(BIN)/ninja" \
     -DCMAKE_BUILD_TYPE=RelWithDebInfo -DRDT_BINDINGS=OFF -DRDT_TESTS=ON -DRDT_SANITIZE="$(2)" \
     -DRDT_WERROR=$$([[ -z "$(2)" ]] && echo $(RDT_WERROR) || echo OFF) \
@@ -99,8 +99,8 @@ build/mpi/%/.made: | $(VENV)/.required
 	    $(MPI_$*) mpi4py==4.1.2; then touch $@; else echo "SKIP: no $*"; fi
 
 stress: build ## a million random collectives on 4 ranks, and a tenth of that under ThreadSanitizer
-	$(call c_build,plain,)
-	$(call c_build,thread,thread)
+	$(call c_build,plain,) || exit
+	$(call c_build,thread,thread) || exit
 	build/c-plain/tests/c/test_stress 1000000 shm
 	$(FIXED_ADDRESSES) build/c-thread/tests/c/test_stress 100000 fake delay=2,slots=3,seed=4
 
@@ -155,7 +155,7 @@ check: build ## formatting, lint, types, layers, stubs, size budgets, and gcc wi
 	echo "check: all passed"
 
 bench: build vm simgrid ## regenerate the numbers that the documents quote into out/bench
-	$(call c_build,plain,)
+	$(call c_build,plain,) || exit
 	$(BIN)/rdmatrain bench peers openmpi mpich intelmpi
 	$(BIN)/python benchmarks/suite.py
 
