@@ -75,9 +75,10 @@ def test_a_simulation_is_a_table_lines_and_a_picture(tmp_path):
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in lines.read_text().splitlines()]
     assert {(r["ranks"], r["way"]) for r in records} == {
-        (8, "flat"), (8, "gather"), (64, "flat"), (64, "by_host"), (64, "gather"),
+        (8, "flat"), (8, "gather"),
+        (64, "flat"), (64, "by_host"), (64, "gather"), (64, "halving"),
     }  # fmt: skip
-    assert len(records) == 2 * (2 + 1 + 3 + 2)  # two fabrics; a gather is for small messages
+    assert len(records) == 2 * (2 + 1 + 4 + 3)  # two fabrics; a gather is for small messages
     assert len(done.stdout.splitlines()) == 2 + len(records)
     assert "Simulated, not measured" in picture.read_text()
 

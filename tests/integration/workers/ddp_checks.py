@@ -153,10 +153,16 @@ def the_bf16_compression_hook(group):
     train_both(group, BF16, hook=hook, bucket_cap_mb=0.002)
 
 
+# Groups of Gloo whose futures had callbacks: one of its threads may be the last to let go of these,
+# and of the group, which would then wait for that thread, and abort.
+KEPT = []
+
+
 @check
 def the_power_sgd_hook(group):
     """Loses what its low rank cannot hold, so it is held against the same over Gloo."""
     gloo = dist.new_group(backend="gloo")
+    KEPT.append(gloo)
     nets = []
     for over in (group, gloo):
         net = Net(torch.float64)
