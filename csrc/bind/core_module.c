@@ -533,8 +533,9 @@ static PyMethodDef core_functions[] = {
     {"check_tuning", rdt_core_check_tuning, METH_O,
      "check_tuning(changes, /)\n--\n\nRaise ValueError where the table would not be usable."},
     {"default_tuning", rdt_core_default_tuning, METH_VARARGS,
-     "default_tuning(world, verbs_mbit=0, /)\n--\n\nThe tuning table for a group of world ranks, "
-     "by name; where verbs joins all hosts, with what each carries in Mbit/s."},
+     "default_tuning(world, hosts=1, verbs_mbit=0, /)\n--\n\nThe tuning table for a group of world "
+     "ranks on so many hosts, by name; where verbs joins them all, with what each carries in "
+     "Mbit/s."},
     {"all_reduce_ways", rdt_core_all_reduce_ways, METH_VARARGS,
      "all_reduce_ways(world, hosts, nbytes, changes, /)\n--\n\nEach way of an all_reduce of ranks "
      "that are spread evenly over hosts: its name, its cost in ns (None where it does not fit), "

@@ -289,18 +289,15 @@ def _exchange_hellos(turn: Turn, settings: Settings, secret: bytes) -> list[Hell
 def _listen_and_connect(
     turn: Turn, settings: Settings, hellos: Sequence[Hello], token: bytes
 ) -> _core.Comm:
-    place = turn.place
+    place, changes = turn.place, parse_tuning(settings.tuning)
     _choose_pairs(turn, settings, hellos)
-    neighbours = _neighbours(place, hellos)
-    hosts = _host_numbers(hellos)
+    neighbours, hosts = _neighbours(place, hellos), _host_numbers(hellos)
     comm = _core.Comm(
         place.rank,
         place.world,
         token,
         spin_ns=0 if _is_crowded(neighbours) else SPIN_NS,
-        tuning=whole_table(
-            place.world, len({*hosts}), turn.verbs_gbps, parse_tuning(settings.tuning)
-        ),
+        tuning=whole_table(place.world, len({*hosts}), turn.verbs_gbps, changes),
         hosts=hosts,
         lazy=place.world > EAGER_RANKS,
         timeout=place.timeout,
