@@ -59,18 +59,21 @@ def test_only_ranks_that_exchange_something_are_connected(connect, lazy):
     check_sockets(before + 4)
 
 
-def test_a_small_all_reduce_connects_log_n_ranks_to_each(connect, lazy):
+@pytest.mark.parametrize("coll", ["all_reduce", "all_gather"])
+def test_what_is_small_connects_log_n_ranks_to_each(connect, lazy, coll):
     log = 3 if DEVICE else 5
     world = 1 << log
     group = connect(lazy, world, tuning={"way": 3}, hosts=list(range(world)))
     before = num_sockets()
+    reduces = coll == "all_reduce"
+    shares = inputs("float32", world, COUNT)
 
     def body(comm, rank):
-        data = values("float32", rank, COUNT).copy()
-        call(comm, "all_reduce", "float32", out=data)
-        return data
+        out = shares[rank].copy() if reduces else np.zeros(world * COUNT, np.float32)
+        call(comm, coll, "float32", out=out, **({} if reduces else {"in_": shares[rank]}))
+        return out
 
-    want = reduced("float32", "SUM", inputs("float32", world, COUNT))
+    want = reduced("float32", "SUM", shares) if reduces else np.concatenate(shares)
     for rank, got in enumerate(group.run(body)):
         assert_same_bits(got, want, f"rank {rank}")
     # To 1, 2, 4 and so on further on, and from there; the last of these are the same.
@@ -95,23 +98,6 @@ def test_a_start_as_ddp_s_in_levels_connects_only_members_of_levels(connect, laz
         assert_same_bits(model, values("int32", 1, 100_000), f"rank {rank}")
         assert (gradient == world * (world - 1) // 2).all()
     check_sockets(before + world * 2 * (side - 1))
-
-
-def test_a_small_all_gather_connects_log_n_ranks_to_each(connect, lazy):
-    log = 3 if DEVICE else 5
-    world = 1 << log
-    group = connect(lazy, world, tuning={"way": 3}, hosts=list(range(world)))
-    before = num_sockets()
-
-    def body(comm, rank):
-        out = np.zeros(world * COUNT, np.int32)
-        call(comm, "all_gather", "int32", in_=values("int32", rank, COUNT), out=out)
-        return out
-
-    want = np.concatenate([values("int32", rank, COUNT) for rank in range(world)])
-    for rank, got in enumerate(group.run(body)):
-        assert_same_bits(got, want, f"rank {rank}")
-    check_sockets(before + world * (2 * log - 1))
 
 
 @pytest.mark.parametrize(("sender", "receiver"), [(0, 1), (1, 0)])
