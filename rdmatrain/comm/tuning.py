@@ -54,9 +54,10 @@ def _value(pair: str, name: str, text: str) -> int:
         return _WAYS.index(text.lower())
     match = _SIZE.fullmatch(text.upper())
     if match is None:
-        raise SettingError(
-            f"RDMATRAIN_TUNING: {pair!r} has no size: write {name}=65536 or {name}=64K"
-        )
+        meant = f"size: write {name}=65536 or {name}=64K"
+        if name == "way":
+            meant = f"way: ways are {', '.join(_WAYS)}"
+        raise SettingError(f"RDMATRAIN_TUNING: {pair!r} has no {meant}")
     return int(match[1]) << _UNITS[match[2]]
 
 

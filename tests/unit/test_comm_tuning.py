@@ -104,6 +104,12 @@ def test_over_verbs_only_what_the_network_costs_is_another() -> None:
     assert tcp == _core.default_tuning(6)
 
 
+def test_a_way_that_there_is_not_is_told_with_those_that_there_are() -> None:
+    ways = "least, flat, by_host, gather, halving"
+    with pytest.raises(SettingError, match=f"'way=halvin' has no way: ways are {ways}"):
+        parse_tuning("way=halvin")
+
+
 def test_messages_are_larger_where_tcp_joins_hosts() -> None:
     one, two = whole_table(4, 1, 0.0, {}), whole_table(4, 2, 0.0, {})
     assert {name for name in one if one[name] != two[name]} == {"chunk"}
