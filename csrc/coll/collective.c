@@ -156,7 +156,7 @@ static rdt_hdr_t stage_hdr(const rdt_comm_t *comm, const rdt_work_t *work, rdt_k
 {
     rdt_hdr_t hdr = rdt_call_hdr(work, kind);
 
-    if (is_staged(comm) && hdr.coll != RDT_BROADCAST) hdr.stage = comm->stages.at;
+    if (is_staged(comm) && hdr.coll != RDT_BROADCAST) hdr.stage = comm->stages.at + 1;
     return hdr;
 }
 
@@ -331,12 +331,14 @@ static void mismatch_of(rdt_comm_t *comm, const rdt_work_t *work, uint32_t m, co
     mismatch(comm, work, &said, rdt_rank_of(comm, m), msg);
 }
 
-/* Of two calls that have stages, each said as a whole but for the stage. */
-static bool same_whole(const rdt_hdr_t *a, const rdt_hdr_t *b)
+/* Of another call and this one, which has stages: whether they are the same but for the stage. */
+static bool same_whole(const rdt_hdr_t *hdr, const rdt_hdr_t *mine)
 {
-    return a->coll == b->coll && a->dtype == b->dtype && a->op == b->op && a->parts == b->parts &&
-           a->takes == b->takes && a->count == b->count && same_shape(&a->shape, &b->shape) &&
-           (a->coll != RDT_BROADCAST || a->peer == b->peer);
+    const bool same_root = hdr->coll == RDT_BROADCAST ? hdr->peer == mine->peer : hdr->stage > 0;
+
+    return hdr->coll == mine->coll && hdr->dtype == mine->dtype && hdr->op == mine->op &&
+           hdr->parts == mine->parts && hdr->takes == mine->takes && hdr->count == mine->count &&
+           same_shape(&hdr->shape, &mine->shape) && same_root;
 }
 
 /* The oldest message of a rank, where it is of this collective and another call. */

@@ -65,7 +65,7 @@ typedef struct rdt_hdr {
     uint8_t kind, coll, dtype, op;
     union {
         uint32_t peer;
-        uint32_t stage; /* of what has stages and no root: 0, 1... */
+        uint32_t stage; /* of what has no root: 1, 2... of several; 0 of the only one */
     };
     union {
         int32_t tag;

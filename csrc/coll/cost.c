@@ -39,11 +39,17 @@ static uint64_t ranks_per_host(const rdt_grid_t *grid)
     return (grid->world + grid->num_hosts - 1) / grid->num_hosts;
 }
 
+/* Of each rank, or for each. */
+static bool has_blocks(rdt_coll_t coll)
+{
+    return coll == RDT_ALL_GATHER || coll == RDT_REDUCE_SCATTER;
+}
+
 /* Everything goes to everybody at once; else each rank, or the root, sends a part to each, which is then
  * passed on, or reduced and given back. */
 static bool is_one_exchange(rdt_coll_t coll, uint64_t bytes, const rdt_tuning_t *tuning)
 {
-    if (coll == RDT_ALL_GATHER) return true;
+    if (has_blocks(coll)) return true;
     if (coll == RDT_BROADCAST) return bytes < tuning->scatter;
     return bytes <= tuning->one_shot && bytes <= tuning->chunk;
 }
@@ -75,6 +81,21 @@ static uint64_t levels_ns(const rdt_levels_t *levels, uint64_t bytes, const rdt_
         if (!is_host) bytes /= levels->sizes[i];
     }
     return once;
+}
+
+/* Between hosts the blocks of a run of hosts are passed on together; in the host, those of one host. */
+static uint64_t blocks_ns(const rdt_levels_t *levels, const rdt_grid_t *grid, uint64_t bytes,
+                          const rdt_tuning_t *tuning)
+{
+    const uint64_t others = grid->per_host - 1;
+    uint64_t ns = grid->num_hosts * exchange_ns(memory_of(tuning), others, others * bytes);
+
+    for (uint32_t i = levels->has_host; i < levels->num; i++) {
+        const uint64_t run = rdt_levels_stride(levels, i), met = levels->sizes[i] - 1;
+
+        ns += exchange_ns(network_of(tuning), met, grid->per_host * met * run * bytes);
+    }
+    return ns;
 }
 
 /* Each stage sends one message with data, and one without to whom it gets data from. */
@@ -121,7 +142,7 @@ bool rdt_way_fits(rdt_way_t way, rdt_coll_t coll, const rdt_grid_t *grid, uint64
     if (way == RDT_WAY_GATHER)
         return (reduces || coll == RDT_ALL_GATHER) && grid->world > 2 && bytes <= tuning->chunk &&
                grid->world * bytes <= MAX_GATHER_BYTES;
-    return (reduces || coll == RDT_BROADCAST) && has_levels(way, grid, tuning);
+    return (reduces || coll == RDT_BROADCAST || has_blocks(coll)) && has_levels(way, grid, tuning);
 }
 
 uint64_t rdt_way_cost_ns(rdt_way_t way, rdt_coll_t coll, const rdt_grid_t *grid, uint64_t bytes,
@@ -133,6 +154,7 @@ uint64_t rdt_way_cost_ns(rdt_way_t way, rdt_coll_t coll, const rdt_grid_t *grid,
     if (way == RDT_WAY_FLAT) return flat_ns(coll, grid, bytes, tuning);
     if (way == RDT_WAY_GATHER) return gather_ns(grid, bytes, tuning);
     levels = rdt_way_levels(way, grid, tuning);
+    if (has_blocks(coll)) return blocks_ns(&levels, grid, bytes, tuning);
     once = levels_ns(&levels, bytes, tuning);
     return coll == RDT_BARRIER ? once : 2 * once;
 }

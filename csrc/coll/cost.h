@@ -14,8 +14,13 @@
  *   gather                                         log2 N: 2,  in all L (N-1) n
  *   halving             2: L-1,  (L-1) n/L each    2 of each level of h: h-1,  in all 2 (H-1) n/H
  *
+ *   all_gather of n each, reduce_scatter to n each
+ *   flat                1: L-1,  (L-1) n           1: N-L,  L (N-L) n
+ *   by_host, halving    H: L-1,  (L-1) n           1 of each level of h: h-1,  in all L (H-1) n
+ *   gather              as an all_reduce; an all_gather
+ *
  * A barrier has one phase, and no bytes. A broadcast is as an all_reduce: in one exchange, or scattered and
- * gathered. An all_gather of n each is as an all_reduce in one shot.
+ * gathered.
  */
 #ifndef RDT_COLL_COST_H
 #define RDT_COLL_COST_H
@@ -42,7 +47,7 @@ const char *rdt_way_name(rdt_way_t way);
 rdt_levels_t rdt_way_levels(rdt_way_t way, const rdt_grid_t *grid, const rdt_tuning_t *tuning);
 /* What the way can do for a collective of so many bytes of each rank: by_host wants several hosts with as
  * many ranks each, two at least, and halving a number of them that is no prime, for what can be in levels:
- * all_reduce, broadcast, barrier. gather keeps all inputs, which must be small, of all_reduce, all_gather
+ * all_reduce, broadcast, barrier, all_gather, reduce_scatter. gather keeps all inputs, which must be small, of all_reduce, all_gather
  * and barrier. */
 bool rdt_way_fits(rdt_way_t way, rdt_coll_t coll, const rdt_grid_t *grid, uint64_t bytes,
                   const rdt_tuning_t *tuning);

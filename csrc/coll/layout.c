@@ -70,6 +70,12 @@ static void find_places(uint32_t *host_of, uint32_t *place, const uint32_t *host
     }
 }
 
+static void find_ranks(uint32_t *rank_at, const rdt_layout_t *layout)
+{
+    for (uint32_t r = 0; r < layout->grid.world; r++)
+        rank_at[layout->host_of[r] * layout->grid.per_host + layout->place_of[r]] = r;
+}
+
 /* By the first rank of each rank's host: the numbers of hosts do not matter. FNV-1a. */
 static uint64_t digest_of(const uint32_t *host_of, uint32_t world, const rdt_members_t *first)
 {
@@ -83,10 +89,13 @@ static uint64_t digest_of(const uint32_t *host_of, uint32_t world, const rdt_mem
 rdt_status_t rdt_layout_make(const uint32_t *hosts, uint32_t world, uint32_t rank,
                              rdt_layout_t *layout_p)
 {
-    uint32_t *ranks = malloc((size_t)world * 6 * sizeof(*ranks));
+    uint32_t *ranks = malloc((size_t)world * 7 * sizeof(*ranks));
     uint32_t *host_of = ranks + (size_t)world * 4, *places = host_of + world;
-    rdt_layout_t layout = {
-        .grid = {.world = world}, .host_of = host_of, .place_of = places, .ranks = ranks};
+    rdt_layout_t layout = {.grid = {.world = world},
+                           .host_of = host_of,
+                           .place_of = places,
+                           .rank_at = places + world,
+                           .ranks = ranks};
     uint32_t place;
     rdt_members_t first;
 
@@ -102,6 +111,7 @@ rdt_status_t rdt_layout_make(const uint32_t *hosts, uint32_t world, uint32_t ran
     if (world == first.num * layout.host.num &&
         ranks_at(ranks + (size_t)world * 2, hosts, world, layout.host.num - 1, &first) == first.num)
         layout.grid.per_host = layout.host.num;
+    if (layout.grid.per_host > 0) find_ranks(places + world, &layout);
     layout.rail.ranks = ranks + (size_t)world * 2;
     layout.rail.num = ranks_at(ranks + (size_t)world * 2, hosts, world, place, &first);
     while (layout.rail.ranks[layout.rail.me] != rank)

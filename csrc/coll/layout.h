@@ -25,9 +25,10 @@ typedef struct rdt_layout {
     rdt_members_t rail; /* of each host the rank with this one's place in its host, the hosts in the
                          * order of their first ranks; only where per_host is not 0 */
     const uint32_t *host_of,
-        *place_of;   /* of each rank: its host, in that order, and its place there */
-    uint64_t digest; /* of who shares a host with whom: equal on all ranks */
-    uint32_t *ranks; /* owned: behind the lists */
+        *place_of;           /* of each rank: its host, in that order, and its place there */
+    const uint32_t *rank_at; /* [host * per_host + place]: the rank; only where per_host is not 0 */
+    uint64_t digest;         /* of who shares a host with whom: equal on all ranks */
+    uint32_t *ranks;         /* owned: behind the lists */
 } rdt_layout_t;
 
 /* hosts: the host of each rank, by any numbers, or NULL for one host. NO_MEMORY. */

@@ -42,6 +42,7 @@ static rdt_status_t open_walk(const rdt_schedule_t *schedule, uint32_t rank, wal
     walk.layout.grid = (rdt_grid_t){world, schedule->num_hosts, per_host};
     walk.layout.host_of = walk.host_of;
     walk.layout.place_of = walk.place_of;
+    walk.layout.rank_at = walk.all;
     walk.layout.all = (rdt_members_t){walk.all, world, rank};
     walk.layout.host = (rdt_members_t){walk.host, per_host, rank % per_host};
     walk.layout.rail = (rdt_members_t){walk.rail, schedule->num_hosts, rank / per_host};

@@ -6,6 +6,7 @@
 
 #include "arena/arena.h"
 #include "base/error.h"
+#include "coll/blocks.h"
 #include "reduce/fpenv.h"
 
 #define LINE_BYTES 64u
@@ -62,6 +63,12 @@ static bool has_levels(const rdt_stages_t *st)
     return st->way == RDT_WAY_BY_HOST || st->way == RDT_WAY_HALVING;
 }
 
+static bool has_blocks(const rdt_stages_t *st)
+{
+    return has_levels(st) &&
+           (st->whole->coll == RDT_ALL_GATHER || st->whole->coll == RDT_REDUCE_SCATTER);
+}
+
 static bool has_partials(const rdt_stages_t *st)
 {
     return has_levels(st) && st->whole->coll == RDT_ALL_REDUCE &&
@@ -81,22 +88,23 @@ static uint8_t *partial_at(const rdt_stages_t *st, uint64_t first)
     return st->scratch + (first - left_after(st, 1).first) * rdt_dtype_bytes(partial_dtype(st));
 }
 
-/* -- by_host, halving -- */
-
-static void set_shard(rdt_stages_t *st, bool in, uint32_t i, uint8_t *at, uint64_t count)
+void rdt_stages_in_shard(rdt_stages_t *st, uint32_t member, void *at, uint64_t count)
 {
-    if (in) {
-        st->in_shards[i] = at;
-        st->in_counts[i] = count;
-        st->call.in_shards = st->in_shards;
-        st->call.in_counts = st->in_counts;
-    } else {
-        st->out_shards[i] = at;
-        st->out_counts[i] = count;
-        st->call.out_shards = st->out_shards;
-        st->call.out_counts = st->out_counts;
-    }
+    st->in_shards[member] = at;
+    st->in_counts[member] = count;
+    st->call.in_shards = st->in_shards;
+    st->call.in_counts = st->in_counts;
 }
+
+void rdt_stages_out_shard(rdt_stages_t *st, uint32_t member, void *at, uint64_t count)
+{
+    st->out_shards[member] = at;
+    st->out_counts[member] = count;
+    st->call.out_shards = st->out_shards;
+    st->call.out_counts = st->out_counts;
+}
+
+/* -- by_host, halving -- */
 
 static rdt_step_t step_of(const rdt_stages_t *st, uint32_t level)
 {
@@ -130,7 +138,7 @@ static void reduce_at(rdt_stages_t *st, uint32_t level)
     for (uint32_t i = 0; i < st->members.num; i++) {
         const cut_t cut = cut_of(all.count, st->members.num, i, rdt_dtype_bytes(whole->dtype));
 
-        set_shard(st, true, i, from + cut.first * rdt_dtype_bytes(st->call.dtype), cut.count);
+        rdt_stages_in_shard(st, i, from + cut.first * rdt_dtype_bytes(st->call.dtype), cut.count);
     }
 }
 
@@ -143,7 +151,7 @@ static void gather_at(rdt_stages_t *st, uint32_t level)
     for (uint32_t i = 0; i < st->members.num; i++) {
         const cut_t cut = cut_of(all.count, st->members.num, i, rdt_dtype_bytes(st->whole->dtype));
 
-        set_shard(st, false, i, output_at(st, all.first + cut.first), cut.count);
+        rdt_stages_out_shard(st, i, output_at(st, all.first + cut.first), cut.count);
     }
     st->call.in = st->out_shards[st->members.me];
     st->call.count = st->out_counts[st->members.me];
@@ -179,7 +187,7 @@ static void scatter_at(rdt_stages_t *st, uint32_t level)
     for (uint32_t i = 0; i < st->members.num; i++) {
         const cut_t cut = cut_of(all.count, st->members.num, i, rdt_dtype_bytes(st->whole->dtype));
 
-        set_shard(st, true, i, output_at(st, all.first + cut.first), cut.count);
+        rdt_stages_in_shard(st, i, output_at(st, all.first + cut.first), cut.count);
     }
 }
 
@@ -216,9 +224,9 @@ static void set_gather(rdt_stages_t *st)
     if (st->whole->coll == RDT_BARRIER) return;
     st->call.coll = RDT_ALL_TO_ALL;
     for (uint32_t i = 0; i <= from; i++) {
-        set_shard(st, true, i, st->scratch, i == 1 ? more * st->whole->count : 0);
-        set_shard(st, false, i, st->scratch + have * bytes,
-                  i == from ? more * st->whole->count : 0);
+        rdt_stages_in_shard(st, i, st->scratch, i == 1 ? more * st->whole->count : 0);
+        rdt_stages_out_shard(st, i, st->scratch + have * bytes,
+                             i == from ? more * st->whole->count : 0);
     }
 }
 
@@ -261,6 +269,7 @@ static uint32_t num_stages(const rdt_stages_t *st)
     uint32_t num = 0;
 
     if (st->way == RDT_WAY_FLAT) return 1;
+    if (has_blocks(st)) return rdt_blocks_num_stages(st);
     if (has_levels(st) && st->whole->coll == RDT_BARRIER) return st->levels.num;
     if (has_levels(st)) return 2 * st->levels.num - reduces_and_gathers(st);
     while ((1u << num) < st->layout->all.num)
@@ -276,6 +285,8 @@ static void set_stage(rdt_stages_t *st)
     st->step = rdt_step_only(st->kernels, whole->dtype, whole->op, whole->factor);
     if (st->way == RDT_WAY_FLAT)
         st->members = st->layout->all;
+    else if (has_blocks(st))
+        rdt_blocks_set_stage(st);
     else if (has_levels(st))
         set_level(st);
     else
@@ -284,6 +295,7 @@ static void set_stage(rdt_stages_t *st)
 
 static size_t needed_bytes(const rdt_stages_t *st)
 {
+    if (has_blocks(st)) return rdt_blocks_scratch_bytes(st);
     if (has_partials(st)) return left_after(st, 1).count * rdt_dtype_bytes(partial_dtype(st));
     if (st->way == RDT_WAY_GATHER)
         return st->layout->all.num * st->whole->count * rdt_dtype_bytes(st->whole->dtype);
@@ -314,11 +326,14 @@ static rdt_status_t take_scratch(rdt_stages_t *st, size_t bytes)
     return RDT_OK;
 }
 
-/* An all_gather whose shards differ in size: the same on all ranks, however they say the sizes. */
+/* An all_gather or a reduce_scatter whose shards differ in size: the same on all ranks, however they say
+ * the sizes. */
 static bool is_uneven(const rdt_call_t *call, uint32_t world)
 {
-    for (uint32_t r = 0; call->out_counts != NULL && r < world; r++)
-        if (call->out_counts[r] != call->count) return true;
+    const uint64_t *counts = call->out_counts != NULL ? call->out_counts : call->in_counts;
+
+    for (uint32_t r = 0; counts != NULL && r < world; r++)
+        if (counts[r] != call->count) return true;
     return false;
 }
 
@@ -337,6 +352,7 @@ rdt_status_t rdt_stages_begin(rdt_stages_t *st, const rdt_call_t *whole)
     status = take_scratch(st, needed_bytes(st));
     if (status != RDT_OK) return status;
     if (st->way == RDT_WAY_GATHER && bytes > 0) memcpy(st->scratch, whole->in, bytes);
+    if (has_blocks(st)) rdt_blocks_begin(st);
     set_stage(st);
     return RDT_OK;
 }
@@ -347,6 +363,7 @@ bool rdt_stages_next(rdt_stages_t *st)
         set_stage(st);
         return true;
     }
+    if (has_blocks(st)) rdt_blocks_end(st);
     if (st->way != RDT_WAY_GATHER || st->whole->count == 0) return false;
     if (st->whole->coll == RDT_ALL_GATHER)
         give_gathered(st);

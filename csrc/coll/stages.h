@@ -18,7 +18,8 @@
  * (reduce/partial.h), up to the last level, which is then a reduce_scatter of these and an all_gather of
  * results. A barrier goes through the levels once, without data. A broadcast scatters where an all_reduce
  * would reduce: the root among those that it meets at the first level, each of these at the next one, and
- * so on; those who have nothing yet only compare their calls. It gathers at all levels.
+ * so on; those who have nothing yet only compare their calls. It gathers at all levels. An all_gather and a
+ * reduce_scatter are made of a block for each rank: coll/blocks.h.
  *
  * A message is taken for the stage that it was sent in: each pair of ranks exchanges a number of
  * messages in each stage that both know, on a lane that is FIFO. Two ranks that differ in their calls are
@@ -55,6 +56,10 @@ typedef struct rdt_stages {
     uint64_t *in_counts, *out_counts;
     uint32_t *met; /* members of a stage: world entries, three at least */
 } rdt_stages_t;
+
+/* Where the shard of a member lies in the call of the current stage; for who makes that call. */
+void rdt_stages_in_shard(rdt_stages_t *stages, uint32_t member, void *at, uint64_t count);
+void rdt_stages_out_shard(rdt_stages_t *stages, uint32_t member, void *at, uint64_t count);
 
 /* Borrows all three. NO_MEMORY. */
 rdt_status_t rdt_stages_open(const rdt_layout_t *layout, const rdt_kernels_t *kernels,

@@ -23,7 +23,7 @@
 #include "rdmatrain/transport.h"
 
 #define RDT_WIRE_MAGIC 0x4e49415254414d44ull /* "DMATRAIN" where the byte order is little */
-#define RDT_WIRE_VERSION 6u
+#define RDT_WIRE_VERSION 7u
 #define RDT_NONCE_BYTES 16
 
 typedef struct rdt_hello {

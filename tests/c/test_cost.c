@@ -32,6 +32,8 @@ static void rails_join_the_same_places_of_hosts(void)
     check_members(&layout.all, (const uint32_t[]){0, 1, 2, 3, 4, 5}, 6, 4);
     check_members(&layout.host, (const uint32_t[]){1, 4}, 2, 1);
     check_members(&layout.rail, (const uint32_t[]){3, 4, 5}, 3, 1);
+    for (uint32_t i = 0; i < 6; i++)
+        CHECK_EQ(layout.rank_at[i], ((const uint32_t[]){0, 3, 1, 4, 2, 5})[i]);
     rdt_layout_free(&layout);
 }
 
@@ -153,6 +155,7 @@ static void costs_of_what_is_no_all_reduce(void)
 {
     rdt_tuning_t tuning = easy();
     const rdt_grid_t grid = {4, 2, 2}, five = {5, 5, 1}, uneven = {5, 2, 0};
+    const rdt_grid_t four = {8, 4, 2};
 
     tuning.scatter = 1000;
     /* From one rank: 8 bytes to the other one of its host, and to 2 of the other host. */
@@ -166,6 +169,14 @@ static void costs_of_what_is_no_all_reduce(void)
     /* Every rank's 1000 bytes to all. */
     CHECK_EQ(rdt_way_cost_ns(RDT_WAY_FLAT, RDT_ALL_GATHER, &grid, 1000, &tuning),
              10 + 1 + 1000 + 1000 + 200 + 40000);
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_FLAT, RDT_REDUCE_SCATTER, &grid, 1000, &tuning),
+             10 + 1 + 1000 + 1000 + 200 + 40000);
+    /* Once to the rank with its place on the other host, 2 ranks each; and in the host for each host. */
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_BY_HOST, RDT_ALL_GATHER, &grid, 1000, &tuning),
+             2 * (10 + 1 + 1000) + 1000 + 100 + 20000);
+    /* 4 hosts in levels of 2: a block, then two. */
+    CHECK_EQ(rdt_way_cost_ns(RDT_WAY_HALVING, RDT_REDUCE_SCATTER, &four, 1000, &tuning),
+             4 * (10 + 1 + 1000) + 1000 + 100 + 20000 + 1000 + 100 + 40000);
     /* 3 stages of 5 ranks, who each send 4 inputs. */
     CHECK_EQ(rdt_way_cost_ns(RDT_WAY_GATHER, RDT_ALL_GATHER, &five, 8, &tuning), 3 * 1200 + 320);
     /* Were 5 ranks on 2 hosts alike, there would be 3 on one: 2 to the other one. */
@@ -186,8 +197,8 @@ static void what_each_collective_can_be_made_of(void)
         rdt_coll_t coll;
         bool levels, gather;
     } of[] = {{RDT_ALL_REDUCE, true, true}, {RDT_BARRIER, true, true},
-              {RDT_BROADCAST, true, false}, {RDT_ALL_GATHER, false, true},
-              {RDT_REDUCE, false, false},   {RDT_REDUCE_SCATTER, false, false},
+              {RDT_BROADCAST, true, false}, {RDT_ALL_GATHER, true, true},
+              {RDT_REDUCE, false, false},   {RDT_REDUCE_SCATTER, true, false},
               {RDT_GATHER, false, false},   {RDT_ALL_TO_ALL, false, false}};
 
     for (size_t i = 0; i < sizeof(of) / sizeof(of[0]); i++) {
@@ -216,6 +227,13 @@ static void the_cheapest_way_is_taken(void)
     CHECK_EQ(rdt_way_choose(RDT_BARRIER, &wide, 0, &tuning), RDT_WAY_HALVING);
     CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &wide, 1 << 30, &tuning), RDT_WAY_HALVING);
     CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &wide, 8, &tuning), RDT_WAY_HALVING);
+    /* As many bytes in any way, and two exchanges instead of 63 messages. */
+    CHECK_EQ(rdt_way_choose(RDT_ALL_GATHER, &wide, 1 << 30, &tuning), RDT_WAY_HALVING);
+    CHECK_EQ(rdt_way_choose(RDT_REDUCE_SCATTER, &wide, 1 << 30, &tuning), RDT_WAY_HALVING);
+    /* A block to each host, and not to each of its ranks. */
+    CHECK_EQ(rdt_way_choose(RDT_ALL_GATHER, &small, 1 << 30, &tuning), RDT_WAY_BY_HOST);
+    CHECK_EQ(rdt_way_choose(RDT_REDUCE_SCATTER, &small, 1 << 30, &tuning), RDT_WAY_BY_HOST);
+    CHECK_EQ(rdt_way_choose(RDT_ALL_TO_ALL, &small, 1 << 30, &tuning), RDT_WAY_FLAT);
     /* Where a message costs 200 ns, 60 of them are 12000 ns, 6 stages 8400 ns, and there are no levels. */
     tuning.net_message = 200;
     CHECK_EQ(rdt_way_choose(RDT_ALL_REDUCE, &prime, 8, &tuning), RDT_WAY_GATHER);

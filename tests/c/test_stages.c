@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Plays every stage of an all_reduce, a broadcast, an all_gather and a barrier by plain copies, for many
- * groups and sizes, and compares the end with sums made host by host, or with what was sent. */
+/* Plays every stage of what has several by plain copies, for many groups and sizes, and compares the end
+ * with sums made host by host, or with what was sent. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,9 +17,11 @@ static rdt_tuning_t tuning;
 static rdt_layout_t layouts[MAX_WORLD];
 static rdt_stages_t stages[MAX_WORLD];
 static rdt_call_t calls[MAX_WORLD];
-static void **calls_shards[MAX_WORLD]; /* their out_shards */
+static void **calls_shards[MAX_WORLD]; /* their out_shards, or in_shards of a reduce_scatter */
 static uint32_t hosts[MAX_WORLD], world;
-static float in[MAX_WORLD][MAX_COUNT], out[MAX_WORLD][MAX_COUNT], moved[MAX_WORLD][MAX_COUNT];
+static float in[MAX_WORLD][MAX_COUNT], out[MAX_WORLD][MAX_COUNT];
+static float all[MAX_WORLD][MAX_WORLD * MAX_COUNT]; /* a block of each rank, or for each */
+static float moved[MAX_WORLD][MAX_WORLD * MAX_COUNT];
 static uint32_t known[MAX_WORLD]; /* of whom a rank has heard, by way of others too */
 
 /* many: of halving, rather many levels than many messages. */
@@ -71,6 +73,9 @@ static void play_reduction(uint32_t r)
         const rdt_call_t *call = &member(r, m)->call;
 
         src[m] = call->in_shards != NULL ? call->in_shards[st->members.me] : call->in;
+        if (call->in_shards == NULL && call->coll == RDT_REDUCE_SCATTER)
+            src[m] = (const char *)call->in +
+                     st->members.me * call->count * rdt_dtype_bytes(call->dtype);
         if (call->in_counts != NULL) CHECK_EQ(call->in_counts[st->members.me], st->call.count);
     }
     rdt_step_reduce(&st->step, moved[r], src, st->members.num, st->call.count);
@@ -121,13 +126,15 @@ static void play_from_root(uint32_t r)
         memcpy(call->out, root->in_shards[me], call->count * rdt_dtype_bytes(call->dtype));
 }
 
-/* Two ranks never write one line: what is cut begins on whole ones. */
+/* Two ranks never write one line: what is cut begins on whole ones. Blocks are as they are. */
 static void check_lines(const rdt_stages_t *st)
 {
     const rdt_call_t *call = &st->call;
     const size_t bytes = rdt_dtype_bytes(call->dtype);
 
-    if (st->way == RDT_WAY_GATHER) return;
+    if (st->way == RDT_WAY_GATHER || st->whole->coll == RDT_ALL_GATHER ||
+        st->whole->coll == RDT_REDUCE_SCATTER)
+        return;
     for (uint32_t m = 1; m < st->members.num; m++) {
         if (call->in_shards != NULL && call->in_counts[m] > 0)
             CHECK_EQ(((const char *)call->in_shards[m] - (const char *)call->in_shards[0]) % 64, 0);
@@ -167,17 +174,21 @@ static void play_stage(void)
     }
 }
 
-/* Number of stages. */
-static uint32_t play(const rdt_call_t *call, void *ins, void *outs, size_t stride)
+/* Number of stages. Buffers of a rank are so many bytes behind those of the one before it. */
+static uint32_t play_apart(const rdt_call_t *call, void *ins, size_t in_stride, void *outs,
+                           size_t out_stride)
 {
     uint32_t num = 0;
     bool more;
 
     for (uint32_t r = 0; r < world; r++) {
         calls[r] = *call;
-        calls[r].in = (char *)ins + r * (ins == in ? sizeof(in[0]) : stride);
-        calls[r].out = (char *)outs + r * stride;
-        calls[r].out_shards = calls_shards[r];
+        calls[r].in = (char *)ins + r * in_stride;
+        calls[r].out = (char *)outs + r * out_stride;
+        if (call->coll == RDT_REDUCE_SCATTER)
+            calls[r].in_shards = (const void *const *)calls_shards[r];
+        else
+            calls[r].out_shards = calls_shards[r];
         CHECK_EQ(rdt_stages_begin(&stages[r], &calls[r]), RDT_OK);
     }
     do {
@@ -188,6 +199,11 @@ static uint32_t play(const rdt_call_t *call, void *ins, void *outs, size_t strid
             CHECK_EQ(rdt_stages_next(&stages[r]), more);
     } while (more);
     return num;
+}
+
+static uint32_t play(const rdt_call_t *call, void *ins, void *outs)
+{
+    return play_apart(call, ins, sizeof(in[0]), outs, sizeof(out[0]));
 }
 
 /* Large numbers that cancel around small ones, so that the order of a sum shows. */
@@ -221,6 +237,15 @@ static const struct {
     {16, {4, 4}, {2, 2, 2, 2}}, {18, {6, 3}, {3, 3, 2}}, {24, {6, 4}, {3, 2, 2, 2}},
 };
 
+static float sum_in_host(uint32_t num_hosts, uint32_t host, uint64_t i)
+{
+    float sum = number(host, i);
+
+    for (uint32_t r = host + num_hosts; r < world; r += num_hosts)
+        sum += number(r, i);
+    return sum;
+}
+
 /* The sum of a level's members, each the sum of a level before it: they begin at host. */
 static float sum_by_levels(const uint32_t *sizes, uint32_t num_levels, uint32_t num_hosts,
                            uint32_t host, uint64_t i)
@@ -228,12 +253,7 @@ static float sum_by_levels(const uint32_t *sizes, uint32_t num_levels, uint32_t 
     uint32_t stride = 1;
     float sum;
 
-    if (num_levels == 0) {
-        sum = number(host, i);
-        for (uint32_t r = host + num_hosts; r < world; r += num_hosts)
-            sum += number(r, i);
-        return sum;
-    }
+    if (num_levels == 0) return sum_in_host(num_hosts, host, i);
     for (uint32_t level = 0; level + 1 < num_levels; level++)
         stride *= sizes[level];
     sum = sum_by_levels(sizes, num_levels - 1, num_hosts, host, i);
@@ -242,18 +262,54 @@ static float sum_by_levels(const uint32_t *sizes, uint32_t num_levels, uint32_t 
     return sum;
 }
 
-static float sum_by_halving(uint32_t num_hosts, bool many, uint64_t i)
+/* The sizes, and their number. */
+static const uint32_t *levels_of(uint32_t num_hosts, bool many, uint32_t *num_p)
 {
     size_t h = 0;
     const uint32_t *sizes;
-    uint32_t num = 0, max = many ? 5 : 3;
+    uint32_t max = many ? 5 : 3;
 
     while (halvings[h].num_hosts != num_hosts)
         h++;
     sizes = many ? halvings[h].many : halvings[h].few;
-    while (num < max && sizes[num] != 0)
-        num++;
+    *num_p = 0;
+    while (*num_p < max && sizes[*num_p] != 0)
+        ++*num_p;
+    return sizes;
+}
+
+static float sum_by_halving(uint32_t num_hosts, bool many, uint64_t i)
+{
+    uint32_t num;
+    const uint32_t *sizes = levels_of(num_hosts, many, &num);
+
     return sum_by_levels(sizes, num, num_hosts, 0, i);
+}
+
+/* Of a reduce_scatter: the sums of the last level, whose members are far apart, are added up first. */
+static float sum_far_first(const uint32_t *sizes, uint32_t num_levels, uint32_t num_hosts,
+                           uint32_t host, uint32_t stride, uint64_t i)
+{
+    float sum = 0;
+
+    if (num_levels == 0) return sum_in_host(num_hosts, host, i);
+    for (uint32_t m = 0; m < sizes[0]; m++) {
+        const float part = sum_far_first(sizes + 1, num_levels - 1, num_hosts, host + m * stride,
+                                         stride * sizes[0], i);
+
+        sum = m == 0 ? part : sum + part;
+    }
+    return sum;
+}
+
+static float sum_of_block(rdt_way_t way, bool many, uint32_t num_hosts, uint64_t i)
+{
+    uint32_t num;
+    const uint32_t *sizes;
+
+    if (way == RDT_WAY_BY_HOST) return sum_by_host(num_hosts, i);
+    sizes = levels_of(num_hosts, many, &num);
+    return sum_far_first(sizes, num, num_hosts, 0, 1, i);
 }
 
 static float sum_by_rank(uint64_t i)
@@ -285,7 +341,7 @@ static void float_sums(uint32_t num_hosts, uint32_t per_host, rdt_way_t way, boo
         for (uint32_t r = 0; r < world; r++)
             for (uint64_t i = 0; i < count; i++)
                 (in_place ? out : in)[r][i] = number(r, i);
-        play(&call, in_place ? out : in, out, sizeof(out[0]));
+        play(&call, in_place ? out : in, out);
         for (uint32_t r = 0; r < world; r++)
             for (uint64_t i = 0; i < count; i++) {
                 float want = factor * wanted(way, many, num_hosts, i);
@@ -310,7 +366,7 @@ static void half_averages(uint32_t num_hosts, uint32_t per_host, rdt_way_t way, 
     for (uint32_t r = 0; r < world; r++)
         for (uint64_t i = 0; i < count; i++)
             ins[r * 2 * MAX_COUNT + i] = rdt_f32_to_bf16((float)((r * 7 + i * 3) % 11));
-    CHECK_EQ(play(&call, in, out, sizeof(in[0])), 2 * stages[0].levels.num);
+    CHECK_EQ(play(&call, in, out), 2 * stages[0].levels.num);
     for (uint32_t r = 0; r < world; r++)
         for (uint64_t i = 0; i < count; i++) {
             float sum = 0;
@@ -330,7 +386,7 @@ static void barriers(uint32_t num_hosts, uint32_t per_host, rdt_way_t way)
     open_group(num_hosts, per_host, way, true);
     while ((1u << log) < world)
         log++;
-    num = play(&call, in, out, sizeof(in[0]));
+    num = play(&call, in, out);
     if (way == RDT_WAY_BY_HOST) CHECK_EQ(num, 2);
     if (way == RDT_WAY_GATHER) CHECK_EQ(num, log);
     for (uint32_t r = 0; r < world; r++)
@@ -371,38 +427,143 @@ static void broadcasts(uint32_t num_hosts, uint32_t per_host, rdt_way_t way, boo
         memset(out, NOTHING, sizeof(out));
         for (uint64_t i = 0; i < count * bytes; i++)
             ((uint8_t *)out[root])[i] = byte_of(root, i / bytes);
-        CHECK_EQ(play(&call, out, out, sizeof(out[0])), 2 * stages[0].levels.num);
+        CHECK_EQ(play(&call, out, out), 2 * stages[0].levels.num);
         check_all_have(root, count, bytes);
         close_group();
     }
 }
 
-static void all_gathers(uint32_t num, uint64_t count, bool in_shards)
+/* How the blocks of a rank lie: in a row; in a row, but as a list; backwards, and apart. */
+typedef enum rows { ROW, LISTED_ROW, APART, NUM_ROWS } rows_t;
+
+static char *block_of(rows_t rows, uint32_t r, uint32_t k, size_t bytes)
 {
-    static float all[MAX_WORLD][MAX_WORLD * MAX_COUNT];
+    return (char *)all[r] + (rows == APART ? (world - 1 - k) * sizeof(in[0]) : k * bytes);
+}
+
+static void set_shards(rows_t rows, size_t bytes)
+{
     static void *shards[MAX_WORLD][MAX_WORLD];
+
+    for (uint32_t r = 0; r < world; r++) {
+        for (uint32_t k = 0; k < world; k++)
+            shards[r][k] = block_of(rows, r, k, bytes);
+        calls_shards[r] = rows == ROW ? NULL : shards[r];
+    }
+}
+
+/* Of blocks, a rank meets those of its host once for each host, and of the others its rail. */
+static uint32_t num_block_stages(rdt_way_t way, uint32_t num_hosts, uint32_t per_host, bool many)
+{
+    uint32_t num = 1;
+
+    if (way == RDT_WAY_HALVING) levels_of(num_hosts, many, &num);
+    return num + (per_host > 1 ? num_hosts : 0);
+}
+
+static void all_gathers(uint32_t num_hosts, uint32_t per_host, rdt_way_t way, bool many,
+                        uint64_t count)
+{
+    const size_t bytes = count * sizeof(float);
     rdt_call_t call = {.coll = RDT_ALL_GATHER, .dtype = RDT_F32, .count = count};
 
-    open_group(num, 1, RDT_WAY_GATHER, false);
-    memset(all, 0, sizeof(all));
-    for (uint32_t r = 0; r < world; r++) {
-        for (uint64_t i = 0; i < count; i++)
-            in[r][i] = number(r, i);
-        for (uint32_t k = 0; k < world; k++) /* backwards, and apart */
-            shards[r][k] = all[r] + (world - 1 - k) * MAX_COUNT;
-        calls_shards[r] = in_shards ? shards[r] : NULL;
-    }
-    play(&call, in, all, sizeof(all[0]));
-    for (uint32_t r = 0; r < world; r++)
-        for (uint32_t k = 0; k < world; k++)
-            for (uint64_t i = 0; i < count; i++) {
-                const float *at = in_shards ? shards[r][k] : all[r] + k * count;
+    for (rows_t rows = ROW; rows < NUM_ROWS; rows++) {
+        uint32_t num;
 
-                CHECK(at[i] == number(k, i), "%u: element %llu of rank %u's input, on rank %u", num,
-                      (unsigned long long)i, k, r);
+        open_group(num_hosts, per_host, way, many);
+        memset(all, 0, sizeof(all));
+        set_shards(rows, bytes);
+        for (uint32_t r = 0; r < world; r++)
+            for (uint64_t i = 0; i < count; i++)
+                in[r][i] = number(r, i);
+        num = play_apart(&call, in, sizeof(in[0]), all, sizeof(all[0]));
+        if (way != RDT_WAY_GATHER) CHECK_EQ(num, num_block_stages(way, num_hosts, per_host, many));
+        for (uint32_t r = 0; r < world; r++)
+            for (uint32_t k = 0; k < world; k++)
+                CHECK(memcmp(block_of(rows, r, k, bytes), in[k], bytes) == 0,
+                      "%u x %u, %s, %u: rank %u's input, on rank %u", num_hosts, per_host,
+                      rdt_way_name(way), rows, k, r);
+        memset(calls_shards, 0, sizeof(calls_shards));
+        close_group();
+    }
+}
+
+/* What each rank adds is not to be seen in its input afterwards. */
+static void reduce_scatters(uint32_t num_hosts, uint32_t per_host, rdt_way_t way, bool many,
+                            uint64_t count)
+{
+    const size_t bytes = count * sizeof(float);
+    const rdt_redop_t op = count % 2 == 0 ? RDT_PREMUL_SUM : RDT_SUM;
+    const float factor = op == RDT_PREMUL_SUM ? 2 : 1;
+    rdt_call_t call = {
+        .coll = RDT_REDUCE_SCATTER, .dtype = RDT_F32, .op = op, .factor = factor, .count = count};
+
+    for (rows_t rows = ROW; rows < NUM_ROWS; rows++) {
+        open_group(num_hosts, per_host, way, many);
+        set_shards(rows, bytes);
+        for (uint32_t r = 0; r < world; r++)
+            for (uint64_t i = 0; i < world * count; i++)
+                ((float *)block_of(rows, r, (uint32_t)(i / count), bytes))[i % count] =
+                    number(r, i);
+        CHECK_EQ(play_apart(&call, all, sizeof(all[0]), out, sizeof(out[0])),
+                 num_block_stages(way, num_hosts, per_host, many));
+        for (uint32_t r = 0; r < world; r++)
+            for (uint64_t i = 0; i < count; i++) {
+                const float want = factor * sum_of_block(way, many, num_hosts, r * count + i);
+
+                CHECK(out[r][i] == want, "%u x %u, %s, %u: element %llu of rank %u is %g, not %g",
+                      num_hosts, per_host, rdt_way_name(way), rows, (unsigned long long)i, r,
+                      (double)out[r][i], (double)want);
             }
-    memset(calls_shards, 0, sizeof(calls_shards));
-    close_group();
+        for (uint32_t r = 0; r < world; r++)
+            for (uint64_t i = 0; i < world * count; i++)
+                CHECK(((float *)block_of(rows, r, (uint32_t)(i / count), bytes))[i % count] ==
+                          number(r, i),
+                      "input of rank %u", r);
+        memset(calls_shards, 0, sizeof(calls_shards));
+        close_group();
+    }
+}
+
+/* In a row, as a list, or over its own input. */
+static void half_averages_of_blocks(uint32_t num_hosts, uint32_t per_host, rdt_way_t way, bool many,
+                                    uint64_t count)
+{
+    rdt_call_t call = {
+        .coll = RDT_REDUCE_SCATTER, .dtype = RDT_BF16, .op = RDT_AVG, .count = count};
+    const size_t bytes = count * sizeof(uint16_t);
+
+    for (rows_t rows = ROW; rows <= NUM_ROWS; rows++) {
+        const bool in_place = rows == NUM_ROWS;
+
+        open_group(num_hosts, per_host, way, many);
+        set_shards(in_place ? ROW : rows, bytes);
+        for (uint32_t r = 0; r < world; r++)
+            for (uint64_t i = 0; i < world * count; i++)
+                ((uint16_t *)block_of(rows, r, (uint32_t)(i / count), bytes))[i % count] =
+                    rdt_f32_to_bf16((float)((r * 7 + i * 3) % 11));
+        play_apart(&call, all, sizeof(all[0]), in_place ? all : out,
+                   in_place ? sizeof(all[0]) + bytes : sizeof(out[0]));
+        for (uint32_t r = 0; r < world; r++)
+            for (uint64_t i = 0; i < count; i++) {
+                const uint16_t *got =
+                    (uint16_t *)(in_place ? block_of(ROW, r, r, bytes) : (char *)out[r]);
+                float sum = 0;
+
+                for (uint32_t k = 0; k < world; k++)
+                    sum += (float)((k * 7 + (r * count + i) * 3) % 11);
+                CHECK_EQ(got[i], rdt_f32_to_bf16(sum / (float)world));
+            }
+        memset(calls_shards, 0, sizeof(calls_shards));
+        close_group();
+    }
+}
+
+static void blocks(uint32_t num_hosts, uint32_t per_host, rdt_way_t way, bool many, uint64_t count)
+{
+    all_gathers(num_hosts, per_host, way, many, count);
+    reduce_scatters(num_hosts, per_host, way, many, count);
+    half_averages_of_blocks(num_hosts, per_host, way, many, count);
 }
 
 /* Where shards differ in size, the inputs of all ranks are not alike. */
@@ -410,13 +571,18 @@ static void other_collectives_are_one_stage_of_all(void)
 {
     static const uint64_t sizes[4] = {1, 2, 3, 4};
     rdt_call_t call = {.coll = RDT_REDUCE, .dtype = RDT_F32, .count = 100, .peer = 2};
-    rdt_call_t uneven = {
-        .coll = RDT_ALL_GATHER, .dtype = RDT_F32, .count = 1, .out_counts = (uint64_t *)sizes};
+    const rdt_call_t uneven[] = {
+        {.coll = RDT_ALL_GATHER, .dtype = RDT_F32, .count = 1, .out_counts = sizes},
+        {.coll = RDT_REDUCE_SCATTER, .dtype = RDT_F32, .count = 1, .in_counts = sizes}};
 
-    open_group(4, 1, RDT_WAY_GATHER, false);
-    CHECK_EQ(rdt_stages_begin(&stages[0], &uneven), RDT_OK);
-    CHECK_EQ(stages[0].members.num, 4);
-    close_group();
+    for (rdt_way_t way = RDT_WAY_BY_HOST; way <= RDT_WAY_HALVING; way++)
+        for (int i = 0; i < 2; i++) {
+            open_group(way == RDT_WAY_BY_HOST ? 2 : 4, way == RDT_WAY_BY_HOST ? 2 : 1, way, false);
+            CHECK_EQ(rdt_stages_begin(&stages[0], &uneven[i]), RDT_OK);
+            CHECK_EQ(stages[0].members.num, 4);
+            CHECK_EQ(stages[0].num, 1);
+            close_group();
+        }
     open_group(2, 2, RDT_WAY_BY_HOST, false);
     for (uint32_t r = 0; r < world; r++) {
         CHECK_EQ(rdt_stages_begin(&stages[r], &call), RDT_OK);
@@ -438,6 +604,7 @@ static void halvings_of(uint32_t num_hosts)
                 float_sums(num_hosts, per_host, RDT_WAY_HALVING, many, counts[c]);
                 half_averages(num_hosts, per_host, RDT_WAY_HALVING, many, counts[c]);
                 broadcasts(num_hosts, per_host, RDT_WAY_HALVING, many, counts[c]);
+                blocks(num_hosts, per_host, RDT_WAY_HALVING, many, counts[c]);
             }
         barriers(num_hosts, per_host, RDT_WAY_HALVING);
     }
@@ -452,14 +619,14 @@ int main(void)
                 float_sums(h, l, RDT_WAY_BY_HOST, false, counts[c]);
                 half_averages(h, l, RDT_WAY_BY_HOST, false, counts[c]);
                 broadcasts(h, l, RDT_WAY_BY_HOST, false, counts[c]);
+                blocks(h, l, RDT_WAY_BY_HOST, false, counts[c]);
             }
             barriers(h, l, RDT_WAY_BY_HOST);
         }
     for (uint32_t n = 3; n <= MAX_WORLD; n++) {
         for (size_t c = 0; c < NUM_COUNTS; c++) {
             float_sums(n, 1, RDT_WAY_GATHER, false, counts[c]);
-            for (int in_shards = 0; in_shards < 2; in_shards++)
-                all_gathers(n, counts[c], in_shards);
+            all_gathers(n, 1, RDT_WAY_GATHER, false, counts[c]);
         }
         barriers(n, 1, RDT_WAY_GATHER);
     }

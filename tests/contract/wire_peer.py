@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass, field
 
 MAGIC = 0x4E49415254414D44
-VERSION = 6
+VERSION = 7
 HELLO = struct.Struct("<QIIIIII16s")
 MAC_BYTES = 16
 ANSWER_BYTES = HELLO.size + MAC_BYTES
