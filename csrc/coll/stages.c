@@ -33,19 +33,24 @@ static uint32_t place_at(const rdt_stages_t *st, uint32_t level, uint32_t rank)
     return rdt_levels_place(&st->levels, st->layout, level, rank);
 }
 
-/* What is left to this rank after some levels, of the whole. */
-static cut_t left_after(const rdt_stages_t *st, uint32_t num_levels)
+/* What is left to a rank after some levels, of the whole. */
+static cut_t left_to(const rdt_stages_t *st, uint32_t num_levels, uint32_t rank)
 {
     const size_t bytes = rdt_dtype_bytes(st->whole->dtype);
     cut_t left = {0, st->whole->count};
 
     for (uint32_t level = 0; level < num_levels; level++) {
-        const uint32_t place = place_at(st, level, st->layout->all.me);
+        const uint32_t place = place_at(st, level, rank);
         const cut_t cut = cut_of(left.count, st->levels.sizes[level], place, bytes);
 
         left = (cut_t){left.first + cut.first, cut.count};
     }
     return left;
+}
+
+static cut_t left_after(const rdt_stages_t *st, uint32_t num_levels)
+{
+    return left_to(st, num_levels, st->layout->all.me);
 }
 
 static uint8_t *output_at(const rdt_stages_t *st, uint64_t first)
@@ -69,16 +74,31 @@ static bool has_blocks(const rdt_stages_t *st)
            (st->whole->coll == RDT_ALL_GATHER || st->whole->coll == RDT_REDUCE_SCATTER);
 }
 
+static bool has_wide_partials(const rdt_stages_t *st)
+{
+    const bool reduces = st->whole->coll == RDT_ALL_REDUCE || st->whole->coll == RDT_REDUCE_SCATTER;
+
+    return reduces && has_levels(st) && partial_dtype(st) != st->whole->dtype;
+}
+
+/* A partial sum of a host would be no fewer bytes than the inputs of its ranks: these go to whoever adds up
+ * all of them. Not by halving, which is for who should meet few. */
+static bool reduces_at_once(const rdt_stages_t *st)
+{
+    return has_wide_partials(st) && st->way == RDT_WAY_BY_HOST &&
+           st->layout->grid.per_host * rdt_dtype_bytes(st->whole->dtype) <=
+               rdt_dtype_bytes(partial_dtype(st));
+}
+
 static bool has_partials(const rdt_stages_t *st)
 {
-    return has_levels(st) && st->whole->coll == RDT_ALL_REDUCE &&
-           partial_dtype(st) != st->whole->dtype;
+    return st->whole->coll == RDT_ALL_REDUCE && has_wide_partials(st) && !reduces_at_once(st);
 }
 
 /* The last level is a stage, and not two. */
 static bool reduces_and_gathers(const rdt_stages_t *st)
 {
-    return st->whole->coll == RDT_ALL_REDUCE && !has_partials(st);
+    return st->whole->coll == RDT_ALL_REDUCE && !has_wide_partials(st);
 }
 
 /* Where a partial result lies: in scratch, which has what the first level leaves, or in the output. */
@@ -142,6 +162,24 @@ static void reduce_at(rdt_stages_t *st, uint32_t level)
     }
 }
 
+/* Each rank reduces what the levels leave to it, of the inputs of all. */
+static void reduce_of_all(rdt_stages_t *st)
+{
+    const rdt_call_t *whole = st->whole;
+    const cut_t own = left_after(st, st->levels.num);
+
+    st->members = st->layout->all;
+    st->call.coll = RDT_REDUCE_SCATTER;
+    st->call.count = own.count;
+    st->call.out = output_at(st, own.first);
+    for (uint32_t r = 0; r < st->members.num; r++) {
+        const cut_t cut = left_to(st, st->levels.num, r);
+        uint8_t *from = (uint8_t *)(uintptr_t)whole->in;
+
+        rdt_stages_in_shard(st, r, from + cut.first * rdt_dtype_bytes(whole->dtype), cut.count);
+    }
+}
+
 static void gather_at(rdt_stages_t *st, uint32_t level)
 {
     const cut_t all = left_after(st, level);
@@ -196,8 +234,10 @@ static void set_level(rdt_stages_t *st)
 {
     if (st->whole->coll == RDT_BARRIER)
         meet_at(st, st->at);
-    else if (st->at >= st->levels.num)
+    else if (st->at + st->levels.num >= st->num + reduces_and_gathers(st))
         gather_at(st, st->num - 1 - st->at);
+    else if (reduces_at_once(st))
+        reduce_of_all(st);
     else if (st->whole->coll == RDT_ALL_REDUCE)
         reduce_at(st, st->at);
     else if (is_fed(st, st->at))
@@ -271,6 +311,7 @@ static uint32_t num_stages(const rdt_stages_t *st)
     if (st->way == RDT_WAY_FLAT) return 1;
     if (has_blocks(st)) return rdt_blocks_num_stages(st);
     if (has_levels(st) && st->whole->coll == RDT_BARRIER) return st->levels.num;
+    if (reduces_at_once(st)) return 1 + st->levels.num;
     if (has_levels(st)) return 2 * st->levels.num - reduces_and_gathers(st);
     while ((1u << num) < st->layout->all.num)
         num++;
@@ -337,15 +378,23 @@ static bool is_uneven(const rdt_call_t *call, uint32_t world)
     return false;
 }
 
+static rdt_way_t choose_way(rdt_stages_t *st)
+{
+    const rdt_call_t *whole = st->whole;
+    const uint64_t bytes = whole->count * rdt_dtype_bytes(whole->dtype);
+
+    if (is_uneven(whole, st->layout->all.num)) return RDT_WAY_FLAT;
+    st->way = rdt_way_choose(whole->coll, &st->layout->grid, bytes, st->tuning);
+    return whole->coll == RDT_REDUCE_SCATTER && reduces_at_once(st) ? RDT_WAY_FLAT : st->way;
+}
+
 rdt_status_t rdt_stages_begin(rdt_stages_t *st, const rdt_call_t *whole)
 {
     const uint64_t bytes = whole->count * rdt_dtype_bytes(whole->dtype);
     rdt_status_t status;
 
     st->whole = whole;
-    st->way = is_uneven(whole, st->layout->all.num)
-                  ? RDT_WAY_FLAT
-                  : rdt_way_choose(whole->coll, &st->layout->grid, bytes, st->tuning);
+    st->way = choose_way(st);
     if (has_levels(st)) st->levels = rdt_way_levels(st->way, &st->layout->grid, st->tuning);
     st->num = num_stages(st);
     st->at = 0;

@@ -16,7 +16,8 @@
  *
  * What a level adds up is, for types that are accumulated in a wider one, a partial sum in that one
  * (reduce/partial.h), up to the last level, which is then a reduce_scatter of these and an all_gather of
- * results. A barrier goes through the levels once, without data. A broadcast scatters where an all_reduce
+ * results. By host, where such a sum is no fewer bytes than the inputs of the host's ranks, as of two with
+ * half types, one reduce_scatter of all ranks, in their order, comes before the levels' all_gathers. A barrier goes through the levels once, without data. A broadcast scatters where an all_reduce
  * would reduce: the root among those that it meets at the first level, each of these at the next one, and
  * so on; those who have nothing yet only compare their calls. It gathers at all levels. An all_gather and a
  * reduce_scatter are made of a block for each rank: coll/blocks.h.

@@ -19,6 +19,7 @@ from oracle import (
     REDUCED,
     assert_same_bits,
     divided,
+    from_floats,
     inputs,
     narrow,
     reduced,
@@ -83,6 +84,19 @@ def by_host(dtype, op, shares, hosts, sizes=None, factor=1.0):
         return narrow(dtype, divided(whole, len(shares)) if op == "AVG" else whole)
 
 
+def levelled(dtype, op, shares, hosts, tuning, sizes, factor=1.0):
+    """What an all_reduce gives: of two ranks a host, by_host adds up half types by rank."""
+    if sums_at_once(dtype, op, hosts, tuning):
+        return reduced(dtype, op, shares, factor=factor)
+    return by_host(dtype, op, shares, hosts, sizes, factor)
+
+
+def sums_at_once(dtype, op, hosts, tuning):
+    per_host = len(hosts) // len(set(hosts))
+    half = dtype in ("float16", "bfloat16") and op not in ("MIN", "MAX")
+    return tuning == BY_HOST and per_host == 2 and half
+
+
 def order_sensitive(dtype, world, count):
     """Large numbers that cancel around small ones, turned by one place per index."""
     pattern = np.array([1e8, -1e8, 1.0, 3.0, 0.25])
@@ -109,7 +123,7 @@ def test_every_dtype_and_reduction_by_host(connect, transport, hosts, per_host, 
     cells += [(dtype, op) for dtype in INTS for op in ("BAND", "BOR", "BXOR")]
     for i, (dtype, op) in enumerate(cells):
         shares = inputs(dtype, len(where), COUNTS[i % 4], salt=i)
-        want = by_host(dtype, op, shares, where, sizes)
+        want = levelled(dtype, op, shares, where, tuning, sizes)
         for rank, got in enumerate(all_reduce(group, dtype, op, shares, in_place=i % 2 == 0)):
             assert_same_bits(got, want, f"{dtype} {op} of {len(want)}, rank {rank}")
 
@@ -145,7 +159,7 @@ def test_a_factor_is_multiplied_once_and_an_average_divided_once(
     group = connect(transport, len(where), hosts=where, tuning=tuning)
     shares = inputs(dtype, len(where), 20000)
     for op in ("PREMUL_SUM", "AVG") if dtype != "int32" else ("AVG",):
-        want = by_host(dtype, op, shares, where, sizes, factor=0.3)
+        want = levelled(dtype, op, shares, where, tuning, sizes, factor=0.3)
         for rank, got in enumerate(all_reduce(group, dtype, op, shares, factor=0.3)):
             assert_same_bits(got, want, f"{op}, rank {rank}")
 
@@ -157,11 +171,31 @@ def test_half_types_are_rounded_once_over_all_hosts(connect, hosts, tuning, size
     tiny = 2.0**-9 * (1 + np.arange(4000) % 4)  # below, at and above half a last place of 1
     reals = [np.ones(4000), tiny, tiny, tiny]
     shares = [(real.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16) for real in reals]
-    want = by_host("bfloat16", "SUM", shares, where, sizes)
+    want = levelled("bfloat16", "SUM", shares, where, tuning, sizes)
     each = [reduced("bfloat16", "SUM", [shares[host], shares[host + 2]]) for host in range(2)]
     assert np.any(reduced("bfloat16", "SUM", each) != want), "the data cannot tell"
     for got in all_reduce(group, "bfloat16", "SUM", shares):
         assert_same_bits(got, want, "bfloat16")
+
+
+# Two inputs of two bytes are no more than their sum in four.
+@pytest.mark.parametrize("transport", SOME)
+@pytest.mark.parametrize(("per_host", "at_once"), [(2, True), (3, False)])
+def test_half_types_of_two_ranks_a_host_are_added_by_rank(connect, transport, per_host, at_once):
+    where = in_turns(2, per_host)
+    group = connect(transport, len(where), hosts=where, tuning=BY_HOST)
+    for count in COUNTS:
+        numbers = order_sensitive("float64", len(where), count)
+        shares = [from_floats("bfloat16", each) for each in numbers]
+        by_rank = reduced("bfloat16", "SUM", shares)
+        hosts_first = by_host("bfloat16", "SUM", shares, where)
+        if count > 17:
+            assert np.any(by_rank != hosts_first), "the data cannot tell"
+        for in_place in (True, False):
+            each = all_reduce(group, "bfloat16", "SUM", shares, in_place=in_place)
+            for rank, got in enumerate(each):
+                want = by_rank if at_once else hosts_first
+                assert_same_bits(got, want, f"{count}, in place {in_place}, rank {rank}")
 
 
 @pytest.mark.parametrize(("hosts", "tuning", "sizes"), FOUR)
@@ -176,7 +210,7 @@ def test_float8_bool_and_complex_by_host(connect, hosts, tuning, sizes):
     for got in all_reduce(group, "bool", "BXOR", truths):
         assert_same_bits(got, truths[0] ^ truths[1] ^ truths[2] ^ truths[3], "bool")
     pairs = inputs("float16", 4, 2000)
-    want = by_host("float16", "AVG", pairs, where, sizes).view(np.uint32)
+    want = levelled("float16", "AVG", pairs, where, tuning, sizes).view(np.uint32)
     halves = [pair.view(np.uint32) for pair in pairs]
     for got in all_reduce(group, "complex32", "AVG", halves):
         assert_same_bits(got, want, "complex32")
