@@ -80,8 +80,8 @@ def test_what_is_small_connects_log_n_ranks_to_each(connect, lazy, coll):
     check_sockets(before + world * (2 * log - 1))
 
 
-# What DDP does at its start, and then: shapes of all, the model, gradients.
-def test_a_start_as_ddp_s_in_levels_connects_only_members_of_levels(connect, lazy):
+# What DDP does at its start, and then: shapes of all, the model, gradients; and what FSDP does.
+def test_training_in_levels_connects_only_members_of_levels(connect, lazy):
     side = 3 if DEVICE else 4
     world = side * side
     group = connect(lazy, world, hosts=list(range(world)), tuning={"way": 4})
@@ -92,11 +92,17 @@ def test_a_start_as_ddp_s_in_levels_connects_only_members_of_levels(connect, laz
         call(comm, "broadcast", "int32", out=model, peer=1)
         call(comm, "all_reduce", "int32", out=gradient)
         call(comm, "barrier")
-        return model, gradient
+        whole, shard = np.zeros(world * 1000, np.int32), np.zeros(1000, np.int32)
+        call(comm, "all_gather", "int32", in_=values("int32", rank, 1000), out=whole)
+        call(comm, "reduce_scatter", "int32", in_=np.full(world * 1000, rank, np.int32), out=shard)
+        return model, gradient, whole, shard
 
-    for rank, (model, gradient) in enumerate(group.run(body)):
+    everything = np.concatenate(inputs("int32", world, 1000))
+    for rank, (model, gradient, whole, shard) in enumerate(group.run(body)):
         assert_same_bits(model, values("int32", 1, 100_000), f"rank {rank}")
+        assert_same_bits(whole, everything, f"rank {rank}")
         assert (gradient == world * (world - 1) // 2).all()
+        assert (shard == world * (world - 1) // 2).all()
     check_sockets(before + world * 2 * (side - 1))
 
 
