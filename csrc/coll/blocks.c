@@ -53,83 +53,107 @@ static uint8_t *block_at(const rdt_stages_t *st, uint32_t host, uint32_t place)
 
 static bool is_in_a_row(const rdt_stages_t *st)
 {
-    const uint32_t world = st->layout->grid.world;
     const uint8_t *first = callers_block(st, 0);
 
-    for (uint32_t r = 1; r < world; r++)
+    for (uint32_t r = 1; r < st->layout->grid.world; r++)
         if (callers_block(st, r) != first + r * block_bytes(st)) return false;
     return true;
 }
 
-/* Hosts of one rank: what goes between them has to lie in a row, and does not. */
-static bool is_packed(const rdt_stages_t *st)
+/* The levels of hosts in the order that a reduce_scatter takes; an all_gather goes back. Neighbours first, as
+ * an all_reduce does; but those that are far apart where blocks have to lie in the order of the hosts. */
+static uint32_t level_at(const rdt_stages_t *st, uint32_t step)
 {
-    return !st->levels.has_host && !is_in_a_row(st);
+    return st->levels.has_host ? 1 + step : st->levels.num - 1 - step;
 }
 
-/* Hosts that a member of a level has blocks of before it, in an all_gather, and for after it, in a
- * reduce_scatter; the first one of this rank's; and of all the members'. */
+/* Where a host's block lies among those of a rail, so that what a member of a step has or takes is in a row:
+ * by the places at all the steps, the first of which counts most. */
+static uint32_t position_of(const rdt_stages_t *st, uint32_t host)
+{
+    const uint32_t rank = st->layout->rank_at[host * st->layout->grid.per_host];
+    uint32_t position = 0;
+
+    for (uint32_t step = 0; step < num_host_levels(st); step++) {
+        const uint32_t level = level_at(st, step);
+
+        position = position * st->levels.sizes[level] +
+                   rdt_levels_place(&st->levels, st->layout, level, rank);
+    }
+    return position;
+}
+
+/* Positions that a step leaves to a member of it; the first one of this rank's, and of all the members'. */
 typedef struct run {
-    uint32_t hosts, mine, first;
+    uint32_t num, mine, first;
 } run_t;
 
-static run_t run_of(const rdt_stages_t *st, uint32_t level)
+static run_t run_of(const rdt_stages_t *st, uint32_t step)
 {
-    const uint32_t hosts = rdt_levels_stride(&st->levels, level), host = my_host(st);
-    const uint32_t all = hosts * st->levels.sizes[level];
+    const uint32_t me = position_of(st, my_host(st));
+    uint32_t num = 1, all;
 
-    return (run_t){hosts, host / hosts * hosts, host / all * all};
+    for (uint32_t later = step + 1; later < num_host_levels(st); later++)
+        num *= st->levels.sizes[level_at(st, later)];
+    all = num * st->levels.sizes[level_at(st, step)];
+    return (run_t){num, me / num * num, me / all * all};
+}
+
+static void meet_at(rdt_stages_t *st, uint32_t step)
+{
+    st->members = rdt_levels_members(&st->levels, st->layout, level_at(st, step), st->met);
 }
 
 /* -- all_gather -- */
 
-/* The blocks of this rank's rail, from a host's on. */
-static uint8_t *gathered_from(const rdt_stages_t *st, uint32_t host)
+/* The blocks of this rank's rail, from a position on. Of one level, it is the host. */
+static uint8_t *gathered_from(const rdt_stages_t *st, uint32_t position)
 {
     if (st->levels.has_host && num_host_levels(st) == 1)
-        return block_at(st, host, st->layout->host.me);
-    if (st->levels.has_host || is_packed(st)) return st->scratch + host * block_bytes(st);
-    return callers_block(st, host);
+        return block_at(st, position, st->layout->host.me);
+    if (st->levels.has_host || st->is_packed) return st->scratch + position * block_bytes(st);
+    return callers_block(st, position);
 }
 
-static void gather_between_hosts(rdt_stages_t *st, uint32_t level)
+static void gather_between_hosts(rdt_stages_t *st, uint32_t step)
 {
-    const run_t run = run_of(st, level);
+    const run_t run = run_of(st, step);
 
-    st->members = rdt_levels_members(&st->levels, st->layout, level, st->met);
-    st->call.count = run.hosts * st->whole->count;
+    meet_at(st, step);
+    st->call.count = run.num * st->whole->count;
     if (st->at > 0) st->call.in = gathered_from(st, run.mine);
     for (uint32_t m = 0; m < st->members.num; m++)
-        rdt_stages_out_shard(st, m, gathered_from(st, run.first + m * run.hosts), st->call.count);
+        rdt_stages_out_shard(st, m, gathered_from(st, run.first + m * run.num), st->call.count);
 }
 
 static void gather_in_host(rdt_stages_t *st, uint32_t host)
 {
     st->members = st->layout->host;
-    st->call.in = gathered_from(st, host);
+    st->call.in = gathered_from(st, position_of(st, host));
     for (uint32_t m = 0; m < st->members.num; m++)
         rdt_stages_out_shard(st, m, block_at(st, host, m), st->whole->count);
 }
 
 /* -- reduce_scatter -- */
 
-/* Partial sums of what is for this rank's rail, from a host's on: of all hosts, or, where the first sums
- * are those of the last level, of the hosts that it leaves. */
-static uint8_t *partial_from(const rdt_stages_t *st, uint32_t host)
+/* Partial sums of what is for this rank's rail, from a position on: of all hosts, or, where the first sums
+ * are those of the first step, of what that leaves. */
+static uint8_t *partial_from(const rdt_stages_t *st, uint32_t position)
 {
-    if (!st->levels.has_host) host -= run_of(st, st->levels.num - 1).mine;
-    return st->scratch + host * partial_bytes(st);
+    if (!st->levels.has_host) position -= run_of(st, 0).mine;
+    return st->scratch + position * partial_bytes(st);
 }
 
 /* A list of blocks, in a row: behind the partial sums. */
 static uint8_t *packed(const rdt_stages_t *st)
 {
-    return st->scratch + run_of(st, st->levels.num - 1).hosts * partial_bytes(st);
+    return st->scratch + run_of(st, 0).num * partial_bytes(st);
 }
 
-static uint8_t *input_from(const rdt_stages_t *st, uint32_t host)
+/* Of hosts of one rank. */
+static uint8_t *input_from(const rdt_stages_t *st, uint32_t position)
 {
-    return is_packed(st) ? packed(st) + host * block_bytes(st) : callers_block(st, host);
+    return st->is_packed ? packed(st) + position * block_bytes(st) : callers_block(st, position);
 }
 
 static void reduce_in_host(rdt_stages_t *st, uint32_t host)
@@ -138,7 +162,7 @@ static void reduce_in_host(rdt_stages_t *st, uint32_t host)
 
     st->members = st->layout->host;
     st->step = rdt_step_first(st->kernels, whole->dtype, whole->op, whole->factor);
-    st->call.out = partial_from(st, host);
+    st->call.out = partial_from(st, position_of(st, host));
     for (uint32_t m = 0; m < st->members.num; m++)
         rdt_stages_in_shard(st, m, block_at(st, host, m), whole->count);
 }
@@ -152,20 +176,20 @@ static rdt_step_t step_between_hosts(const rdt_stages_t *st)
     return rdt_step_last(st->kernels, whole->dtype, whole->op, st->layout->grid.world);
 }
 
-static void reduce_between_hosts(rdt_stages_t *st, uint32_t level)
+static void reduce_between_hosts(rdt_stages_t *st, uint32_t step)
 {
-    const run_t run = run_of(st, level);
+    const run_t run = run_of(st, step);
 
-    st->members = rdt_levels_members(&st->levels, st->layout, level, st->met);
+    meet_at(st, step);
     st->step = step_between_hosts(st);
     st->call.dtype = st->step.from;
-    st->call.count = run.hosts * st->whole->count;
+    st->call.count = run.num * st->whole->count;
     if (st->at + 1 < st->num) st->call.out = partial_from(st, run.mine);
     for (uint32_t m = 0; m < st->members.num; m++) {
-        const uint32_t host = run.first + m * run.hosts;
+        const uint32_t position = run.first + m * run.num;
+        uint8_t *from = st->at == 0 ? input_from(st, position) : partial_from(st, position);
 
-        rdt_stages_in_shard(st, m, st->at == 0 ? input_from(st, host) : partial_from(st, host),
-                            st->call.count);
+        rdt_stages_in_shard(st, m, from, st->call.count);
     }
 }
 
@@ -176,23 +200,24 @@ uint32_t rdt_blocks_num_stages(const rdt_stages_t *st)
     return num_in_host(st) + num_host_levels(st);
 }
 
-size_t rdt_blocks_scratch_bytes(const rdt_stages_t *st)
+size_t rdt_blocks_plan(rdt_stages_t *st)
 {
     const uint32_t num_hosts = st->layout->grid.num_hosts;
 
+    st->is_packed = !st->levels.has_host && !is_in_a_row(st);
     if (is_gather(st)) {
-        const bool in_place = st->levels.has_host ? num_host_levels(st) == 1 : !is_packed(st);
+        const bool in_place = st->levels.has_host ? num_host_levels(st) == 1 : !st->is_packed;
 
         return in_place ? 0 : num_hosts * block_bytes(st);
     }
     if (st->levels.has_host) return num_hosts * partial_bytes(st);
-    return run_of(st, st->levels.num - 1).hosts * partial_bytes(st) +
-           (is_packed(st) ? num_hosts * block_bytes(st) : 0);
+    return run_of(st, 0).num * partial_bytes(st) +
+           (st->is_packed ? num_hosts * block_bytes(st) : 0);
 }
 
 void rdt_blocks_begin(const rdt_stages_t *st)
 {
-    if (is_gather(st) || block_bytes(st) == 0 || !is_packed(st)) return;
+    if (is_gather(st) || block_bytes(st) == 0 || !st->is_packed) return;
     for (uint32_t r = 0; r < st->layout->grid.world; r++)
         memcpy(packed(st) + r * block_bytes(st), callers_block(st, r), block_bytes(st));
 }
@@ -202,18 +227,18 @@ void rdt_blocks_set_stage(rdt_stages_t *st)
     const uint32_t num_levels = num_host_levels(st), num_hosts = num_in_host(st);
 
     if (is_gather(st) && st->at < num_levels)
-        gather_between_hosts(st, st->levels.has_host + st->at);
+        gather_between_hosts(st, num_levels - 1 - st->at);
     else if (is_gather(st))
         gather_in_host(st, st->at - num_levels);
     else if (st->at < num_hosts)
         reduce_in_host(st, st->at);
     else
-        reduce_between_hosts(st, st->levels.num - 1 - (st->at - num_hosts));
+        reduce_between_hosts(st, st->at - num_hosts);
 }
 
 void rdt_blocks_end(const rdt_stages_t *st)
 {
-    if (!is_gather(st) || block_bytes(st) == 0 || !is_packed(st)) return;
+    if (!is_gather(st) || block_bytes(st) == 0 || !st->is_packed) return;
     for (uint32_t r = 0; r < st->layout->grid.world; r++)
         memcpy(callers_block(st, r), st->scratch + r * block_bytes(st), block_bytes(st));
 }

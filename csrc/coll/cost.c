@@ -88,12 +88,14 @@ static uint64_t blocks_ns(const rdt_levels_t *levels, const rdt_grid_t *grid, ui
                           const rdt_tuning_t *tuning)
 {
     const uint64_t others = grid->per_host - 1;
-    uint64_t ns = grid->num_hosts * exchange_ns(memory_of(tuning), others, others * bytes);
+    uint64_t hosts = grid->num_hosts,
+             ns = hosts * exchange_ns(memory_of(tuning), others, others * bytes);
 
     for (uint32_t i = levels->has_host; i < levels->num; i++) {
-        const uint64_t run = rdt_levels_stride(levels, i), met = levels->sizes[i] - 1;
+        const uint64_t met = levels->sizes[i] - 1;
 
-        ns += exchange_ns(network_of(tuning), met, grid->per_host * met * run * bytes);
+        hosts /= levels->sizes[i];
+        ns += exchange_ns(network_of(tuning), met, grid->per_host * met * hosts * bytes);
     }
     return ns;
 }

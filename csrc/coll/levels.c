@@ -84,7 +84,8 @@ rdt_levels_t rdt_levels_halving(const rdt_grid_t *grid, uint64_t latency, uint64
     return below_host(grid, &best);
 }
 
-uint32_t rdt_levels_stride(const rdt_levels_t *levels, uint32_t level)
+/* From one host of a level to the next one, in hosts. */
+static uint32_t stride_of(const rdt_levels_t *levels, uint32_t level)
 {
     uint32_t stride = 1;
 
@@ -102,13 +103,13 @@ uint32_t rdt_levels_place(const rdt_levels_t *levels, const rdt_layout_t *layout
                           uint32_t rank)
 {
     if (is_host(levels, level)) return layout->place_of[rank];
-    return layout->host_of[rank] / rdt_levels_stride(levels, level) % levels->sizes[level];
+    return layout->host_of[rank] / stride_of(levels, level) % levels->sizes[level];
 }
 
 rdt_members_t rdt_levels_members(const rdt_levels_t *levels, const rdt_layout_t *layout,
                                  uint32_t level, uint32_t *ranks)
 {
-    const uint32_t size = levels->sizes[level], stride = rdt_levels_stride(levels, level);
+    const uint32_t size = levels->sizes[level], stride = stride_of(levels, level);
     const uint32_t me = rdt_levels_place(levels, layout, level, layout->all.me);
 
     if (is_host(levels, level)) return layout->host;

@@ -28,8 +28,6 @@ rdt_levels_t rdt_levels_by_host(const rdt_grid_t *grid);
 /* Of two levels of hosts and more those that cost a rank least, where a level costs latency, and message
  * for each rank that it meets. As by_host where there are none: a prime number of hosts. */
 rdt_levels_t rdt_levels_halving(const rdt_grid_t *grid, uint64_t latency, uint64_t message);
-/* Of a level of hosts: from one that a rank meets to the next one, in hosts. */
-uint32_t rdt_levels_stride(const rdt_levels_t *levels, uint32_t level);
 /* Which one of sizes[level] a rank is among those that it meets. */
 uint32_t rdt_levels_place(const rdt_levels_t *levels, const rdt_layout_t *layout, uint32_t level,
                           uint32_t rank);

@@ -334,9 +334,9 @@ static void set_stage(rdt_stages_t *st)
         set_gather(st);
 }
 
-static size_t needed_bytes(const rdt_stages_t *st)
+static size_t needed_bytes(rdt_stages_t *st)
 {
-    if (has_blocks(st)) return rdt_blocks_scratch_bytes(st);
+    if (has_blocks(st)) return rdt_blocks_plan(st);
     if (has_partials(st)) return left_after(st, 1).count * rdt_dtype_bytes(partial_dtype(st));
     if (st->way == RDT_WAY_GATHER)
         return st->layout->all.num * st->whole->count * rdt_dtype_bytes(st->whole->dtype);

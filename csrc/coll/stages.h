@@ -43,7 +43,8 @@ typedef struct rdt_stages {
     const rdt_call_t *whole;
     rdt_way_t way;
     rdt_levels_t levels; /* of by_host and halving */
-    uint32_t num, at;    /* stages, and the current one */
+    bool is_packed;   /* of blocks: of hosts of one rank, and not in a row in the caller's memory */
+    uint32_t num, at; /* stages, and the current one */
     /* the current stage: a call of its members, whose shards are by their order */
     rdt_call_t call;
     rdt_members_t members;

@@ -286,7 +286,8 @@ static float sum_by_halving(uint32_t num_hosts, bool many, uint64_t i)
     return sum_by_levels(sizes, num, num_hosts, 0, i);
 }
 
-/* Of a reduce_scatter: the sums of the last level, whose members are far apart, are added up first. */
+/* Of a reduce_scatter of hosts of one rank: the sums of the last level, whose members are far apart, come
+ * first. */
 static float sum_far_first(const uint32_t *sizes, uint32_t num_levels, uint32_t num_hosts,
                            uint32_t host, uint32_t stride, uint64_t i)
 {
@@ -308,6 +309,7 @@ static float sum_of_block(rdt_way_t way, bool many, uint32_t num_hosts, uint64_t
     const uint32_t *sizes;
 
     if (way == RDT_WAY_BY_HOST) return sum_by_host(num_hosts, i);
+    if (world > num_hosts) return sum_by_halving(num_hosts, many, i);
     sizes = levels_of(num_hosts, many, &num);
     return sum_far_first(sizes, num, num_hosts, 0, 1, i);
 }
@@ -544,7 +546,7 @@ static void half_averages_of_blocks(uint32_t num_hosts, uint32_t per_host, rdt_w
             for (uint64_t i = 0; i < world * count; i++)
                 ((uint16_t *)block_of(rows, r, (uint32_t)(i / count), bytes))[i % count] =
                     rdt_f32_to_bf16((float)((r * 7 + i * 3) % 11));
-        play_apart(&call, all, sizeof(all[0]), in_place ? all : out,
+        play_apart(&call, all, sizeof(all[0]), in_place ? (void *)all : out,
                    in_place ? sizeof(all[0]) + bytes : sizeof(out[0]));
         for (uint32_t r = 0; r < world; r++)
             for (uint64_t i = 0; i < count; i++) {

@@ -24,7 +24,7 @@ from oracle import (
     widen,
 )
 from test_failures import errors_of
-from test_hosts import BY_HOST, FLAT, GRIDS, SOME, in_turns, order_sensitive, sums_at_once
+from test_hosts import BY_HOST, FLAT, GRIDS, SOME, in_turns, levelled, order_sensitive
 
 from rdmatrain.errors import CommError
 
@@ -41,16 +41,14 @@ FOUR = pytest.mark.parametrize(
 COUNTS = (1, 0, 17, 1000, 20001)
 
 
-def far_first(dtype, op, shares, hosts, sizes, factor=1.0):
-    """Sums by rank in each host, then over hosts that are far apart, then nearer; rounded once."""
+def summed(dtype, op, shares, hosts, tuning, sizes, factor=1.0):
+    """What blocks add up to: as an all_reduce does, but one rank a host those far apart first."""
+    if len(hosts) > len(set(hosts)):
+        return levelled(dtype, op, shares, hosts, tuning, sizes, factor)
     with np.errstate(all="ignore"):
-        wide = [widen(dtype, share) for share in shares]
+        sums = [widen(dtype, share) for share in shares]
         if op == "PREMUL_SUM":
-            wide = [share * share.dtype.type(factor) for share in wide]
-        parts = {}
-        for share, host in zip(wide, hosts, strict=True):
-            parts[host] = COMBINE[op](parts[host], share) if host in parts else share
-        sums = list(parts.values())
+            sums = [share * share.dtype.type(factor) for share in sums]
         for size in reversed(sizes):
             apart = len(sums) // size
             sums = [functools.reduce(COMBINE[op], sums[i::apart]) for i in range(apart)]
@@ -88,9 +86,7 @@ def test_every_dtype_and_reduction(connect, transport, hosts, per_host, tuning, 
         count = COUNTS[i % 4]
         shares = inputs(dtype, world, world * count, salt=i)
         factor = 0.3 if op == "PREMUL_SUM" else 0.0
-        want = far_first(dtype, op, shares, where, sizes, factor)
-        if sums_at_once(dtype, op, where, tuning):
-            want = reduced(dtype, op, shares, factor=factor)
+        want = summed(dtype, op, shares, where, tuning, sizes, factor)
         each = reduce_scatter(group, dtype, op, shares, factor=factor)
         for rank, got in enumerate(each):
             block = want[rank * count : (rank + 1) * count]
@@ -109,7 +105,7 @@ def test_sums_are_by_rank_in_each_host_and_then_over_the_hosts(
     group = connect(transport, world, hosts=where, tuning=tuning, chunk_bytes=chunk_bytes)
     for count in COUNTS if not chunk_bytes else COUNTS[:-1]:
         shares = order_sensitive("float32", world, world * count)
-        want = far_first("float32", "SUM", shares, where, sizes)
+        want = summed("float32", "SUM", shares, where, tuning, sizes)
         if count > 17:
             assert np.any(want != reduced("float32", "SUM", shares)), "the data cannot tell"
         for in_place in (True, False):
@@ -337,5 +333,5 @@ def test_flat_gives_sums_that_do_not_depend_on_the_hosts(connect):
     assert_same_bits(np.concatenate(each), reduced("float32", "SUM", shares), "flat")
     cheapest = connect("mixed", 4, hosts=where)
     each = reduce_scatter(cheapest, "float32", "SUM", shares)
-    want = far_first("float32", "SUM", shares, where, (2,))
+    want = summed("float32", "SUM", shares, where, BY_HOST, (2,))
     assert_same_bits(np.concatenate(each), want, "what costs least")
