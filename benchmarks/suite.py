@@ -34,6 +34,7 @@ RDMATRAIN = ("-m", "rdmatrain.cli", "bench")
 MEASURE = ("--measure", "--ranks", "2,8,64", "--bytes", "64,1M")
 CONNECT = ("--setup-ranks", "2,8,32,128,256", "--kinds", "lazy,verbs,hash")
 CONNECT_TCP = ("--setup-ranks", "2,8,32", "--kinds", "tcp")
+SHARDED = ("--op=all_gather", "--op=reduce_scatter", "--dtype=float32")
 PREDICT = ("--validate", "--simulate", "--gpus", "8,16384", "--fabric", "rail", "--svg", SVG)
 GUEST = ("tests/vm/vm_run.py", "--limit-s", "420", ".venv/bin/python")
 WAITING_AT_ONCE = 2
@@ -71,6 +72,7 @@ STEPS = (
     Step("connect-tcp", (*RDMATRAIN, "scale", "--setup", *CONNECT_TCP, "--json", JSON)),
     Step("simulation", (*RDMATRAIN, "scale", *PREDICT, "--json", JSON), missing=engine.why_not),
     Step("two-hosts", ("benchmarks/two_hosts.py", "--json", JSON)),
+    Step("two-hosts-sharded", ("benchmarks/two_hosts.py", *SHARDED, "--json", JSON)),
     Step("verbs", (*GUEST, "benchmarks/verbs.py", "--json", JSON), 480.0, guest=True),
     Step("wire", (*GUEST, "benchmarks/wire.py", "--rounds=3", "--json", JSON), 480.0, guest=True),
     Step("two-guests", ("-m", "pytest", "-q", "-s", "--thorough", "tests/vm")),

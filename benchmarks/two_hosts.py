@@ -1,4 +1,4 @@
-"""All-reduce between two hosts over tcp, rdmatrain beside Gloo, in the same run.
+"""Collectives between two hosts over tcp, rdmatrain beside Gloo, in the same run.
 
 The hosts are two network namespaces joined by a cable, with two ranks each; root makes them. Rounds
 alternate between the two backends. Prints a table, appends records to a JSON lines
@@ -22,6 +22,7 @@ SIZES = [8 << 3 * shift for shift in range(8)] + [1 << 20, 64 << 20]
 DTYPES = ("float32", "bfloat16")
 ADDRESSES = ("10.213.78.1", "10.213.78.2")
 CABLE_END = "cable"
+WORD_BYTES = 4
 LARGE_BYTES, LARGE_RATIO = 1 << 20, 1.5
 SECRET = secrets.token_hex(16)
 PORT = 29531  # in namespaces that nobody else is in
@@ -33,7 +34,11 @@ def main() -> int:
     """Make the hosts and start the ranks, or be one of them; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--nproc", type=int, default=2, help="ranks of each host (default: 2)")
-    parser.add_argument("--op", default="all_reduce", help="an operation of rdmatrain bench")
+    parser.add_argument(
+        "--op",
+        action="append",
+        help="an operation of rdmatrain bench, of many that are given (default: all_reduce)",
+    )
     parser.add_argument("--dtype", choices=DTYPES, help="this one alone")
     parser.add_argument("--bytes", type=int, help="this size alone")
     parser.add_argument(
@@ -99,9 +104,11 @@ def run_rank(args: argparse.Namespace) -> int:
         print(f"# commit {commit()}, p50 in us over alternating rounds, ranks pinned")
         print(HEADER, flush=True)
     cases = [
-        Case(args.op, dtype, nbytes)
+        Case(op, dtype, nbytes)
+        for op in args.op or ["all_reduce"]
         for dtype in ([args.dtype] if args.dtype else DTYPES)
         for nbytes in ([args.bytes] if args.bytes else sorted(SIZES))
+        if op == "all_reduce" or nbytes >= WORD_BYTES * world  # something for each rank
     ]
     missed = [str(case) for case in cases if not compare(case, groups, args.json)]
     if rank == 0:

@@ -8,8 +8,11 @@ message would.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
+from pathlib import Path
 
 from rdmatrain.bench.model import GB, OPS
 from rdmatrain.bench.scale import engine, plans
@@ -22,6 +25,7 @@ UNIT = RADIX * PER_HOST  # GPUs of 32 hosts, whose NICs fill 8 leaves
 FABRICS = ("fat-tree", "rail")
 MERGE = 2  # flows of a rank in a stage; more give the same times, see test_bench_scale.py
 LIMIT_S = 600.0
+AT_ONCE = 2  # one is planned, in Python, while a process simulates another
 
 
 @dataclass(frozen=True)
@@ -151,23 +155,36 @@ def simulate(
         EngineError: there is no engine, or it failed.
 
     """
-    with engine.built() as program:
+    with engine.built() as program, ThreadPoolExecutor(AT_ONCE) as pool:
         cases = [
-            (plans.Group(gpus, min(gpus, PER_HOST)), nbytes, way)
+            (plans.Group(gpus, min(gpus, PER_HOST)), way, nbytes)
             for gpus in plan.gpus
             for nbytes in plan.sizes
             for way in plans.WAYS
         ]
         for group, rest in groupby(cases, key=lambda case: case[0]):
             begins(f"{group.ranks} GPUs")
-            fitting = [(n, way) for _, n, way in rest if plans.fits(group, way, n)]
-            jobs, keys = [], []
-            for nbytes, way in fitting:
-                ranks = plans.stages(group, way, nbytes, costs, MERGE)
-                for fabric in plan.fabrics:
-                    jobs.append(place(fabric, ranks, network.hop_s))
-                    keys.append((fabric, way, nbytes))
-            seconds = engine.run(program, tree_of(network, group.ranks), jobs, LIMIT_S)
-            for (fabric, way, nbytes), took in zip(keys, seconds, strict=True):
-                bound = bound_s(network, group, nbytes)
-                told(Point(fabric, way, group.ranks, group.hosts, nbytes, took, bound))
+            fitting = [case for case in rest if plans.fits(*case)]
+            simulated = partial(_simulated, program, plan.fabrics, network, costs)
+            for points in pool.map(simulated, fitting):
+                for point in points:
+                    told(point)
+
+
+def _simulated(
+    program: Path,
+    fabrics: tuple[str, ...],
+    network: Network,
+    costs: plans.Costs,
+    case: tuple[plans.Group, str, int],
+) -> list[Point]:
+    """Simulate one way, group and size on each fabric."""
+    group, way, nbytes = case
+    ranks = plans.stages(group, way, nbytes, costs, MERGE)
+    jobs = [place(fabric, ranks, network.hop_s) for fabric in fabrics]
+    seconds = engine.run(program, tree_of(network, group.ranks), jobs, LIMIT_S)
+    bound = bound_s(network, group, nbytes)
+    return [
+        Point(fabric, way, group.ranks, group.hosts, nbytes, took, bound)
+        for fabric, took in zip(fabrics, seconds, strict=True)
+    ]
