@@ -16,8 +16,8 @@ ANY_PEER: int
 
 def check_tuning(changes: dict[str, int], /) -> None: ...
 def default_tuning(world: int, hosts: int = 1, verbs_mbit: int = 0, /) -> dict[str, int]: ...
-def all_reduce_ways(
-    world: int, hosts: int, nbytes: int, changes: dict[str, int], /
+def collective_ways(
+    coll: str, world: int, hosts: int, nbytes: int, changes: dict[str, int], /
 ) -> tuple[tuple[str, int | None, bool], ...]: ...
 def all_reduce_sends(
     world: int, hosts: int, rank: int, count: int, changes: dict[str, int], /

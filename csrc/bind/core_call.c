@@ -110,9 +110,14 @@ const char *rdt_core_coll_name(int i)
     return rdt_coll_name((rdt_coll_t)i);
 }
 
+int rdt_core_find_coll(const char *name)
+{
+    return find_name("operation", name, rdt_core_coll_name, RDT_REFUSED);
+}
+
 static int to_kind(const char *coll, const char *dtype, const char *op, rdt_call_t *call)
 {
-    int c = find_name("operation", coll, rdt_core_coll_name, RDT_REFUSED), d, o;
+    int c = rdt_core_find_coll(coll), d, o;
 
     d = c < 0 ? -1 : find_name("dtype", dtype, rdt_core_dtype_name, RDT_NUM_DTYPES);
     o = d < 0 ? -1 : find_name("reduction", op, rdt_core_redop_name, RDT_NUM_REDOPS);

@@ -22,6 +22,8 @@ int rdt_core_to_u32(PyObject *obj, void *value_p);
 const char *rdt_core_dtype_name(int i);
 const char *rdt_core_redop_name(int i);
 const char *rdt_core_coll_name(int i);
+/* A collective, or send or recv; -1 with an exception set. */
+int rdt_core_find_coll(const char *name);
 
 typedef struct rdt_core_args {
     PyObject *args, *kwargs;

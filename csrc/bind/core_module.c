@@ -536,11 +536,11 @@ static PyMethodDef core_functions[] = {
      "default_tuning(world, hosts=1, verbs_mbit=0, /)\n--\n\nThe tuning table for a group of world "
      "ranks on so many hosts, by name; where verbs joins them all, with what each carries in "
      "Mbit/s."},
-    {"all_reduce_ways", rdt_core_all_reduce_ways, METH_VARARGS,
-     "all_reduce_ways(world, hosts, nbytes, changes, /)\n--\n\nEach way of an all_reduce of ranks "
-     "that are spread evenly over hosts: its name, its cost in ns (None where it does not fit), "
-     "and "
-     "whether it is the one that is taken."},
+    {"collective_ways", rdt_core_collective_ways, METH_VARARGS,
+     "collective_ways(coll, world, hosts, nbytes, changes, /)\n--\n\nEach way of a collective of "
+     "ranks that are spread evenly over hosts: its name, its cost in ns (None where it does not "
+     "fit), and whether it is the one that is taken. nbytes: of each rank; of an all_gather those "
+     "that it has, of a reduce_scatter those that it gets."},
     {"peer_user", peer_user, METH_O,
      "peer_user(sock, /)\n--\n\nThe user id behind the other end of a TCP connection on loopback. "
      "Raises OSError where that end is closed, or the kernel does not tell."},

@@ -113,15 +113,19 @@ static PyObject *way_tuple(const rdt_way_info_t *way)
                          way->chosen ? Py_True : Py_False);
 }
 
-PyObject *rdt_core_all_reduce_ways(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *rdt_core_collective_ways(PyObject *Py_UNUSED(module), PyObject *args)
 {
+    const char *name;
     unsigned int world, num_hosts;
     unsigned long long bytes;
     PyObject *changes, *tuple;
+    int coll;
     rdt_way_info_t ways[RDT_NUM_WAYS];
     rdt_tuning_t tuning;
 
-    if (!PyArg_ParseTuple(args, "IIKO", &world, &num_hosts, &bytes, &changes)) return NULL;
+    if (!PyArg_ParseTuple(args, "sIIKO", &name, &world, &num_hosts, &bytes, &changes)) return NULL;
+    coll = rdt_core_find_coll(name);
+    if (coll < 0) return NULL;
     if (num_hosts == 0 || num_hosts > world || world > RDT_MAX_WORLD)
         return PyErr_Format(PyExc_ValueError, "%u ranks on %u hosts are no group", world,
                             num_hosts);
@@ -129,7 +133,7 @@ PyObject *rdt_core_all_reduce_ways(PyObject *Py_UNUSED(module), PyObject *args)
     if (!rdt_core_tune(&tuning, changes)) return NULL;
     if (rdt_tuning_check(&tuning) != RDT_OK)
         return PyErr_Format(PyExc_ValueError, "%s", rdt_last_error());
-    rdt_tuning_ways(&tuning, world, num_hosts, bytes, ways);
+    rdt_coll_ways((rdt_coll_t)coll, &tuning, world, num_hosts, bytes, ways);
     tuple = PyTuple_New(RDT_NUM_WAYS);
     for (Py_ssize_t i = 0; tuple != NULL && i < RDT_NUM_WAYS; i++) {
         PyObject *item = way_tuple(&ways[i]);

@@ -15,8 +15,8 @@ PyObject *rdt_core_tuning_texts(void);
 /* None, or a ValueError that names what is wrong. */
 PyObject *rdt_core_check_tuning(PyObject *module, PyObject *changes);
 PyObject *rdt_core_default_tuning(PyObject *module, PyObject *args);
-/* What each way of an all_reduce on several hosts costs, and which one is taken. */
-PyObject *rdt_core_all_reduce_ways(PyObject *module, PyObject *args);
+/* What each way of a collective on several hosts costs, and which one is taken. */
+PyObject *rdt_core_collective_ways(PyObject *module, PyObject *args);
 /* hosts_p gets the number of each rank's host, to be freed by PyMem_Free, or NULL for None. False with
  * an exception set. */
 bool rdt_core_to_hosts(PyObject *hosts, uint32_t world, uint32_t **hosts_p);

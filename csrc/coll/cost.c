@@ -191,11 +191,10 @@ rdt_way_t rdt_way_choose(rdt_coll_t coll, const rdt_grid_t *grid, uint64_t bytes
     return grid->num_hosts > 1 ? cheapest(coll, grid, bytes, tuning) : RDT_WAY_FLAT;
 }
 
-void rdt_tuning_ways(const rdt_tuning_t *tuning, uint32_t world, uint32_t num_hosts, uint64_t bytes,
-                     rdt_way_info_t *ways)
+void rdt_coll_ways(rdt_coll_t coll, const rdt_tuning_t *tuning, uint32_t world, uint32_t num_hosts,
+                   uint64_t bytes, rdt_way_info_t *ways)
 {
     const rdt_grid_t grid = {world, num_hosts, world % num_hosts == 0 ? world / num_hosts : 0};
-    const rdt_coll_t coll = bytes > 0 ? RDT_ALL_REDUCE : RDT_BARRIER;
 
     for (int w = 0; w < RDT_NUM_WAYS; w++) {
         const rdt_way_t way = (rdt_way_t)w;

@@ -14,8 +14,9 @@ from rdmatrain import _core
 from rdmatrain.errors import SettingError
 
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30}
-# Of an all_reduce on several hosts, by number; "least" is the cheapest one by the cost model.
-_WAYS = ("least", *(name for name, _, _ in _core.all_reduce_ways(1, 1, 0, {})))
+# Of a collective on several hosts, by number; "least" is the cheapest one by the cost model.
+_WAYS = ("least", *(name for name, _, _ in _core.collective_ways("barrier", 1, 1, 0, {})))
+_SHOWN_COLLS = ("all_reduce", "all_gather", "reduce_scatter")
 _SHOWN_BYTES = tuple(8 << shift for shift in range(0, 25, 3))
 _SIZE = re.compile(r"(\d{1,8}|\d{1,15}(?=$))([KMG]?)")
 
@@ -95,12 +96,20 @@ def tuning_table(world: int, hosts: int, verbs_gbps: float, changes: dict[str, i
 
 
 def ways_table(world: int, hosts: int, verbs_gbps: float, changes: dict[str, int]) -> str:
-    """Format what an all_reduce costs in each way, by size, and which way is taken."""
+    """Format what collectives cost in each way, by size, and which way is taken.
+
+    Sizes are bytes of each rank: of an all_gather those that it has, of a reduce_scatter those
+    that it gets.
+    """
     table = whole_table(world, hosts, verbs_gbps, changes)
-    lines = [f"{'all_reduce':>10}  {'way':<8}" + "".join(f"{way + ' us':>12}" for way in _WAYS[1:])]
+    return "\n\n".join(_ways_of(coll, world, hosts, table) for coll in _SHOWN_COLLS)
+
+
+def _ways_of(coll: str, world: int, hosts: int, table: dict[str, int]) -> str:
+    lines = [f"{coll:>14}  {'way':<8}" + "".join(f"{way + ' us':>12}" for way in _WAYS[1:])]
     for nbytes in _SHOWN_BYTES:
-        ways = _core.all_reduce_ways(world, hosts, nbytes, table)
+        ways = _core.collective_ways(coll, world, hosts, nbytes, table)
         taken = next(name for name, _, chosen in ways if chosen)
         costs = ["-" if ns is None else f"{ns / 1000:.1f}" for _, ns, _ in ways]
-        lines.append(f"{nbytes:>10}  {taken:<8}" + "".join(f"{cost:>12}" for cost in costs))
+        lines.append(f"{nbytes:>14}  {taken:<8}" + "".join(f"{cost:>12}" for cost in costs))
     return "\n".join(lines)

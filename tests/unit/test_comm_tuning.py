@@ -127,8 +127,9 @@ def test_what_is_set_of_the_network_goes_over_what_verbs_has() -> None:
     ]
 
 
-def way_of(ranks: int, hosts: int, nbytes: int, verbs_gbps: float) -> str:
-    ways = _core.all_reduce_ways(ranks, hosts, nbytes, whole_table(ranks, hosts, verbs_gbps, {}))
+def way_of(ranks: int, hosts: int, nbytes: int, verbs_gbps: float, coll: str = "all_reduce") -> str:
+    table = whole_table(ranks, hosts, verbs_gbps, {})
+    ways = _core.collective_ways(coll, ranks, hosts, nbytes, table)
     return next(name for name, _, chosen in ways if chosen)
 
 
@@ -200,19 +201,24 @@ def test_the_command_shows_the_way_of_each_size_where_there_are_hosts() -> None:
 
 
 def ways_of(table: str) -> dict[int, str]:
-    """Which way is taken, by bytes."""
-    return {int(line.split()[0]): line.split()[1] for line in table.splitlines()[1:]}
+    """Which way an all_reduce takes, by bytes."""
+    lines = table.split("\n\n")[0].splitlines()[1:]
+    return {int(line.split()[0]): line.split()[1] for line in lines}
 
 
 def test_the_command_shows_what_joins_hosts_by_verbs_cost() -> None:
     asked = ("--tuning", "--ranks", "16", "--hosts", "16", "--transport")
     assert topo(*asked, "tcp").output == topo(*asked[:-1]).output
-    table, ways = topo(*asked, "verbs").output.split("\n\n")
+    table, ways, gathers, scatters = topo(*asked, "verbs").output.split("\n\n")
     assert table == tuning_table(16, 16, 100.0, {})
     assert rows(table)["net_bandwidth"] == ["12250", "verbs"]
     assert "  verbs 100 Gbit/s  ns: an exchange between hosts," in table
     fast = topo(*asked, "verbs", "--gbps", "400").output.split("\n\n")[1]
     assert (ways_of(ways)[4096], ways_of(fast)[4096]) == ("halving", "gather")
+    assert gathers.split()[:2] == ["all_gather", "way"]
+    assert scatters.split()[:2] == ["reduce_scatter", "way"]
+    assert set(ways_of(gathers).values()) == set(ways_of(scatters).values()) == {"halving"}
+    assert [each.splitlines()[1].split()[4] for each in (gathers, scatters)] == ["13.2", "-"]
 
 
 def test_a_rate_that_nobody_says_is_the_one_that_a_group_assumes() -> None:
@@ -235,11 +241,13 @@ def test_options_that_do_not_go_together_are_refused(options: list[str], said: s
 
 
 def test_the_costs_are_the_core_s_and_the_way_that_is_said_is_taken() -> None:
-    name, cost, chosen = _core.all_reduce_ways(8, 2, 1 << 20, {"way": 1})[0]
+    name, cost, chosen = _core.collective_ways("all_reduce", 8, 2, 1 << 20, {"way": 1})[0]
     assert (name, chosen) == ("flat", True)
     assert cost is not None
-    row = ways_table(8, 2, 0.0, {"way": 1}).splitlines()[1:][-3].split()
-    again = dict((n, ns) for n, ns, _ in _core.all_reduce_ways(8, 2, int(row[0]), {"way": 1}))
+    row = ways_table(8, 2, 0.0, {"way": 1}).split("\n\n")[0].splitlines()[-3].split()
+    again = dict(
+        (n, ns) for n, ns, _ in _core.collective_ways("all_reduce", 8, 2, int(row[0]), {"way": 1})
+    )
     assert row[1:3] == ["flat", f"{again['flat'] / 1000:.1f}"]  # type: ignore[operator]
 
 

@@ -174,6 +174,19 @@ RDT_API uint32_t rdt_work_peer(const rdt_work_t *work);
 /* Gives up the caller's handle; a work that was posted with background runs on. */
 RDT_API void rdt_work_free(rdt_work_t *work);
 
+/* A way of a collective of ranks on several hosts. */
+typedef struct rdt_way_info {
+    const char *name;
+    uint64_t cost_ns; /* by the cost model */
+    bool fits;        /* such a group can take it for so many bytes, */
+    bool chosen;      /* and would */
+} rdt_way_info_t;
+
+/* Of world ranks that are spread evenly over num_hosts, for bytes of each rank: of an all_gather those that
+ * each has, of a reduce_scatter those that each gets. ways has RDT_NUM_WAYS entries. Any thread. */
+RDT_API void rdt_coll_ways(rdt_coll_t coll, const rdt_tuning_t *tuning, uint32_t world,
+                           uint32_t num_hosts, uint64_t bytes, rdt_way_info_t *ways);
+
 #ifdef __cplusplus
 }
 #endif

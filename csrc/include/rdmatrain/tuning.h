@@ -55,18 +55,6 @@ RDT_API rdt_status_t rdt_tuning_check(const rdt_tuning_t *tuning);
 
 #define RDT_NUM_WAYS 4
 
-/* A way of an all_reduce on several hosts; of no bytes, of a barrier. */
-typedef struct rdt_way_info {
-    const char *name;
-    uint64_t cost_ns; /* by the cost model */
-    bool fits;        /* such a group can take it for so many bytes, */
-    bool chosen;      /* and would */
-} rdt_way_info_t;
-
-/* Of world ranks that are spread evenly over num_hosts; ways has RDT_NUM_WAYS entries. Any thread. */
-RDT_API void rdt_tuning_ways(const rdt_tuning_t *tuning, uint32_t world, uint32_t num_hosts,
-                             uint64_t bytes, rdt_way_info_t *ways);
-
 #ifdef __cplusplus
 }
 #endif

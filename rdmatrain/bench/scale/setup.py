@@ -124,7 +124,7 @@ def _need_files(kind: str, world: int) -> None:
 def _may_meet_more(kind: str, world: int) -> bool:
     if kind == "verbs":
         return False
-    ways = _core.all_reduce_ways(world, world, LARGE_BYTES, {})
+    ways = _core.collective_ways("all_reduce", world, world, LARGE_BYTES, {})
     if any(name == "halving" and chosen for name, _, chosen in ways):
         return True  # there are files enough already
     needed = 2 * world * (world - 1) + SPARE_FILES  # both of a pair may call each other at once
