@@ -55,6 +55,9 @@ static bool is_in_a_row(const rdt_stages_t *st)
 {
     const uint8_t *first = callers_block(st, 0);
 
+    if ((is_gather(st) ? (const void *)st->whole->out_shards : st->whole->in_shards) == NULL)
+        return true;
+
     for (uint32_t r = 1; r < st->layout->grid.world; r++)
         if (callers_block(st, r) != first + r * block_bytes(st)) return false;
     return true;
@@ -106,13 +109,18 @@ static void meet_at(rdt_stages_t *st, uint32_t step)
 
 /* -- all_gather -- */
 
-/* The blocks of this rank's rail, from a position on. Of one level, it is the host. */
+/* The caller's tensor has them in a row, or apart where one host's are all that a member has. A list of
+ * tensors may name one twice, and what comes to lie there is passed on: not from there. */
+static bool gathers_in_place(const rdt_stages_t *st)
+{
+    return !st->is_packed && (!st->levels.has_host || num_host_levels(st) == 1);
+}
+
+/* The blocks of this rank's rail, from a position on. Where they are the caller's, it is the host. */
 static uint8_t *gathered_from(const rdt_stages_t *st, uint32_t position)
 {
-    if (st->levels.has_host && num_host_levels(st) == 1)
-        return block_at(st, position, st->layout->host.me);
-    if (st->levels.has_host || st->is_packed) return st->scratch + position * block_bytes(st);
-    return callers_block(st, position);
+    if (gathers_in_place(st)) return block_at(st, position, st->layout->host.me);
+    return st->scratch + position * block_bytes(st);
 }
 
 static void gather_between_hosts(rdt_stages_t *st, uint32_t step)
@@ -200,16 +208,31 @@ uint32_t rdt_blocks_num_stages(const rdt_stages_t *st)
     return num_in_host(st) + num_host_levels(st);
 }
 
+/* Sizes are given largest first. But the last level is the first step here, which has most to move, and
+ * moves it before it becomes partial sums. */
+static void largest_last(rdt_levels_t *levels)
+{
+    for (uint32_t i = 0; i < levels->num / 2; i++) {
+        const uint32_t size = levels->sizes[i];
+
+        levels->sizes[i] = levels->sizes[levels->num - 1 - i];
+        levels->sizes[levels->num - 1 - i] = size;
+    }
+}
+
+/* Of a list of tensors, where hosts have one rank: all of it is copied into a row, or out of one. */
+static bool has_copy(const rdt_stages_t *st)
+{
+    return st->is_packed && !st->levels.has_host;
+}
+
 size_t rdt_blocks_plan(rdt_stages_t *st)
 {
     const uint32_t num_hosts = st->layout->grid.num_hosts;
 
-    st->is_packed = !st->levels.has_host && !is_in_a_row(st);
-    if (is_gather(st)) {
-        const bool in_place = st->levels.has_host ? num_host_levels(st) == 1 : !st->is_packed;
-
-        return in_place ? 0 : num_hosts * block_bytes(st);
-    }
+    st->is_packed = !is_in_a_row(st);
+    if (!st->levels.has_host) largest_last(&st->levels);
+    if (is_gather(st)) return gathers_in_place(st) ? 0 : num_hosts * block_bytes(st);
     if (st->levels.has_host) return num_hosts * partial_bytes(st);
     return run_of(st, 0).num * partial_bytes(st) +
            (st->is_packed ? num_hosts * block_bytes(st) : 0);
@@ -217,7 +240,7 @@ size_t rdt_blocks_plan(rdt_stages_t *st)
 
 void rdt_blocks_begin(const rdt_stages_t *st)
 {
-    if (is_gather(st) || block_bytes(st) == 0 || !st->is_packed) return;
+    if (is_gather(st) || block_bytes(st) == 0 || !has_copy(st)) return;
     for (uint32_t r = 0; r < st->layout->grid.world; r++)
         memcpy(packed(st) + r * block_bytes(st), callers_block(st, r), block_bytes(st));
 }
@@ -238,7 +261,7 @@ void rdt_blocks_set_stage(rdt_stages_t *st)
 
 void rdt_blocks_end(const rdt_stages_t *st)
 {
-    if (!is_gather(st) || block_bytes(st) == 0 || !st->is_packed) return;
+    if (!is_gather(st) || block_bytes(st) == 0 || !has_copy(st)) return;
     for (uint32_t r = 0; r < st->layout->grid.world; r++)
         memcpy(callers_block(st, r), st->scratch + r * block_bytes(st), block_bytes(st));
 }

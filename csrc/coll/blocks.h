@@ -7,12 +7,13 @@
  *   all_gather       the other way round: over the levels of hosts a rank gets the blocks of its rail;
  *                    then the ranks of a host give each other those of their rails, host by host.
  *
- * So a block passes between two hosts once, and not once for each rank of one of them.
+ * So a block passes between two hosts once, and not once for each rank of one of them. Partial sums of half
+ * types are twice the bytes: a reduce_scatter is flat where they would be no fewer than all the inputs.
  *
  * The blocks of a rail lie in scratch, so that neighbours can add up first, and gather last, when there is
- * most to move; but in the caller's own buffers where they can: with one level of hosts they need not lie in
- * a row at all, and of hosts of one rank they are in a row by host, as they are taken when those that are far
- * apart come first. Partial sums are in scratch in any case.
+ * most to move; but in the caller's tensor where they can: with one level of hosts, and where hosts have one
+ * rank, whose blocks are in a row by host, as they are taken when those that are far apart come first. A list
+ * of tensors that are not in a row is copied where a row is needed. Partial sums are in scratch in any case.
  */
 #ifndef RDT_COLL_BLOCKS_H
 #define RDT_COLL_BLOCKS_H

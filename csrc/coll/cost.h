@@ -19,6 +19,9 @@
  *   by_host, halving    H: L-1,  (L-1) n           1 of each level of h: h-1,  in all L (H-1) n
  *   gather              as an all_reduce; an all_gather
  *
+ * Types that have wider partial sums are reckoned with as if they had none, so that few meet; how many bytes
+ * these would be decides afterwards, where it is too many (coll/stages.c).
+ *
  * A barrier has one phase, and no bytes. A broadcast is as an all_reduce: in one exchange, or scattered and
  * gathered.
  */

@@ -24,8 +24,8 @@ static void sort_down(rdt_levels_t *levels)
         }
 }
 
-/* As even as large factors first into the smallest level make them. The largest level comes first: it has
- * most to move, and narrow types are still narrow there. */
+/* As even as large factors first into the smallest level make them. The largest level comes first: in an
+ * all_reduce it has most to move, and narrow types are still narrow there. */
 static rdt_levels_t spread(const rdt_levels_t *primes, uint32_t num)
 {
     rdt_levels_t levels = {.num = num};

@@ -74,6 +74,12 @@ static bool has_blocks(const rdt_stages_t *st)
            (st->whole->coll == RDT_ALL_GATHER || st->whole->coll == RDT_REDUCE_SCATTER);
 }
 
+/* A partial sum has so many times the bytes of an element. */
+static uint32_t widening(const rdt_stages_t *st)
+{
+    return (uint32_t)(rdt_dtype_bytes(partial_dtype(st)) / rdt_dtype_bytes(st->whole->dtype));
+}
+
 static bool has_wide_partials(const rdt_stages_t *st)
 {
     const bool reduces = st->whole->coll == RDT_ALL_REDUCE || st->whole->coll == RDT_REDUCE_SCATTER;
@@ -86,8 +92,17 @@ static bool has_wide_partials(const rdt_stages_t *st)
 static bool reduces_at_once(const rdt_stages_t *st)
 {
     return has_wide_partials(st) && st->way == RDT_WAY_BY_HOST &&
-           st->layout->grid.per_host * rdt_dtype_bytes(st->whole->dtype) <=
-               rdt_dtype_bytes(partial_dtype(st));
+           st->layout->grid.per_host <= widening(st);
+}
+
+/* A reduce_scatter whose partial sums would be too many bytes: by host as above; by halving where they are
+ * more than the inputs, but for half types of hosts with one rank, which have up to a fifth more to send. */
+static bool reduces_best_flat(const rdt_stages_t *st)
+{
+    const uint32_t per_host = st->layout->grid.per_host;
+
+    if (st->whole->coll != RDT_REDUCE_SCATTER || !has_wide_partials(st)) return false;
+    return reduces_at_once(st) || widening(st) > (per_host > 2 ? per_host : 2);
 }
 
 static bool has_partials(const rdt_stages_t *st)
@@ -385,7 +400,7 @@ static rdt_way_t choose_way(rdt_stages_t *st)
 
     if (is_uneven(whole, st->layout->all.num)) return RDT_WAY_FLAT;
     st->way = rdt_way_choose(whole->coll, &st->layout->grid, bytes, st->tuning);
-    return whole->coll == RDT_REDUCE_SCATTER && reduces_at_once(st) ? RDT_WAY_FLAT : st->way;
+    return reduces_best_flat(st) ? RDT_WAY_FLAT : st->way;
 }
 
 rdt_status_t rdt_stages_begin(rdt_stages_t *st, const rdt_call_t *whole)

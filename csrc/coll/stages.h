@@ -17,9 +17,11 @@
  * What a level adds up is, for types that are accumulated in a wider one, a partial sum in that one
  * (reduce/partial.h), up to the last level, which is then a reduce_scatter of these and an all_gather of
  * results. By host, where such a sum is no fewer bytes than the inputs of the host's ranks, as of two with
- * half types, one reduce_scatter of all ranks, in their order, comes before the levels' all_gathers. A barrier goes through the levels once, without data. A broadcast scatters where an all_reduce
- * would reduce: the root among those that it meets at the first level, each of these at the next one, and
- * so on; those who have nothing yet only compare their calls. It gathers at all levels. An all_gather and a
+ * half types, one reduce_scatter of all ranks, in their order, comes before the levels' all_gathers.
+ *
+ * A barrier goes through the levels once, without data. A broadcast scatters where an all_reduce would
+ * reduce: the root among those that it meets at the first level, each of these at the next one, and so on;
+ * those who have nothing yet only compare their calls. It gathers at all levels. An all_gather and a
  * reduce_scatter are made of a block for each rank: coll/blocks.h.
  *
  * A message is taken for the stage that it was sent in: each pair of ranks exchanges a number of
@@ -43,8 +45,8 @@ typedef struct rdt_stages {
     const rdt_call_t *whole;
     rdt_way_t way;
     rdt_levels_t levels; /* of by_host and halving */
-    bool is_packed;   /* of blocks: of hosts of one rank, and not in a row in the caller's memory */
-    uint32_t num, at; /* stages, and the current one */
+    bool is_packed;      /* of blocks: the caller's do not lie in a row */
+    uint32_t num, at;    /* stages, and the current one */
     /* the current stage: a call of its members, whose shards are by their order */
     rdt_call_t call;
     rdt_members_t members;

@@ -63,11 +63,28 @@ static uint32_t index_of(const rdt_stages_t *peer, uint32_t rank)
     return 0;
 }
 
+/* What is stored is nothing that others have still to get: its own shard, or memory apart from all. */
+static void check_apart(const rdt_stages_t *st)
+{
+    const char *out = st->call.out, *end = out + st->call.count * rdt_dtype_bytes(st->step.to);
+    const size_t bytes = rdt_dtype_bytes(st->step.from);
+
+    for (uint32_t m = 0; st->call.in_counts != NULL && m < st->members.num; m++) {
+        const char *in = st->call.in_shards[m], *in_end = in + st->call.in_counts[m] * bytes;
+
+        if (m == st->members.me && in == out) continue;
+        CHECK(in >= end || in_end <= out || st->call.count == 0 || in == in_end,
+              "a result is stored to shard %u of what is added", m);
+    }
+}
+
 /* What rank r has at the end of the stage, before anybody writes what others still read. */
 static void play_reduction(uint32_t r)
 {
     const rdt_stages_t *st = &stages[r];
     const void *src[MAX_WORLD];
+
+    check_apart(st);
 
     for (uint32_t m = 0; m < st->members.num; m++) {
         const rdt_call_t *call = &member(r, m)->call;
@@ -287,7 +304,7 @@ static float sum_by_halving(uint32_t num_hosts, bool many, uint64_t i)
 }
 
 /* Of a reduce_scatter of hosts of one rank: the sums of the last level, whose members are far apart, come
- * first. */
+ * first; sizes are the smallest first. */
 static float sum_far_first(const uint32_t *sizes, uint32_t num_levels, uint32_t num_hosts,
                            uint32_t host, uint32_t stride, uint64_t i)
 {
@@ -305,13 +322,15 @@ static float sum_far_first(const uint32_t *sizes, uint32_t num_levels, uint32_t 
 
 static float sum_of_block(rdt_way_t way, bool many, uint32_t num_hosts, uint64_t i)
 {
-    uint32_t num;
+    uint32_t num, up[5];
     const uint32_t *sizes;
 
     if (way == RDT_WAY_BY_HOST) return sum_by_host(num_hosts, i);
     if (world > num_hosts) return sum_by_halving(num_hosts, many, i);
     sizes = levels_of(num_hosts, many, &num);
-    return sum_far_first(sizes, num, num_hosts, 0, 1, i);
+    for (uint32_t k = 0; k < num; k++)
+        up[k] = sizes[num - 1 - k];
+    return sum_far_first(up, num, num_hosts, 0, 1, i);
 }
 
 static float sum_by_rank(uint64_t i)
@@ -371,6 +390,7 @@ static void half_averages(uint32_t num_hosts, uint32_t per_host, rdt_way_t way, 
     /* Of two ranks, a sum of the host is as many bytes as the inputs: one stage of all, and two back. */
     CHECK_EQ(play(&call, in, out),
              way == RDT_WAY_BY_HOST && per_host == 2 ? 3 : 2 * stages[0].levels.num);
+    if (way == RDT_WAY_BY_HOST && per_host == 2) CHECK_EQ(stages[0].scratch_bytes, 0);
     for (uint32_t r = 0; r < world; r++)
         for (uint64_t i = 0; i < count; i++) {
             float sum = 0;
@@ -465,6 +485,13 @@ static uint32_t num_block_stages(rdt_way_t way, uint32_t num_hosts, uint32_t per
     return num + (per_host > 1 ? num_hosts : 0);
 }
 
+/* Nothing, or the blocks of a rail. */
+static void check_scratch(bool has, uint32_t num_hosts, size_t bytes)
+{
+    for (uint32_t r = 0; r < world; r++)
+        CHECK_EQ(stages[r].scratch_bytes, has ? num_hosts * bytes : 0);
+}
+
 static void all_gathers(uint32_t num_hosts, uint32_t per_host, rdt_way_t way, bool many,
                         uint64_t count)
 {
@@ -481,7 +508,10 @@ static void all_gathers(uint32_t num_hosts, uint32_t per_host, rdt_way_t way, bo
             for (uint64_t i = 0; i < count; i++)
                 in[r][i] = number(r, i);
         num = play_apart(&call, in, sizeof(in[0]), all, sizeof(all[0]));
-        if (way != RDT_WAY_GATHER) CHECK_EQ(num, num_block_stages(way, num_hosts, per_host, many));
+        if (way != RDT_WAY_GATHER) {
+            CHECK_EQ(num, num_block_stages(way, num_hosts, per_host, many));
+            check_scratch(rows == APART || (per_host > 1 && num > num_hosts + 1), num_hosts, bytes);
+        }
         for (uint32_t r = 0; r < world; r++)
             for (uint32_t k = 0; k < world; k++)
                 CHECK(memcmp(block_of(rows, r, k, bytes), in[k], bytes) == 0,
@@ -490,6 +520,30 @@ static void all_gathers(uint32_t num_hosts, uint32_t per_host, rdt_way_t way, bo
         memset(calls_shards, 0, sizeof(calls_shards));
         close_group();
     }
+}
+
+/* As of a rank that wants none of them: what it passes on is what came. */
+static void a_list_that_names_one_tensor_spoils_its_own_rank_alone(void)
+{
+    static void *same[MAX_WORLD];
+    const uint64_t count = 100;
+    rdt_call_t call = {.coll = RDT_ALL_GATHER, .dtype = RDT_F32, .count = count};
+
+    open_group(2, 2, RDT_WAY_BY_HOST, false);
+    set_shards(APART, count * sizeof(float));
+    for (uint32_t r = 0; r < world; r++) {
+        same[r] = all[3];
+        for (uint64_t i = 0; i < count; i++)
+            in[r][i] = number(r, i);
+    }
+    calls_shards[3] = same;
+    play_apart(&call, in, sizeof(in[0]), all, sizeof(all[0]));
+    for (uint32_t r = 0; r < 3; r++)
+        for (uint32_t k = 0; k < world; k++)
+            CHECK(memcmp(block_of(APART, r, k, 0), in[k], count * sizeof(float)) == 0,
+                  "rank %u's input, on rank %u", k, r);
+    memset(calls_shards, 0, sizeof(calls_shards));
+    close_group();
 }
 
 /* What each rank adds is not to be seen in its input afterwards. */
@@ -546,8 +600,11 @@ static void half_averages_of_blocks(uint32_t num_hosts, uint32_t per_host, rdt_w
             for (uint64_t i = 0; i < world * count; i++)
                 ((uint16_t *)block_of(rows, r, (uint32_t)(i / count), bytes))[i % count] =
                     rdt_f32_to_bf16((float)((r * 7 + i * 3) % 11));
-        play_apart(&call, all, sizeof(all[0]), in_place ? (void *)all : out,
-                   in_place ? sizeof(all[0]) + bytes : sizeof(out[0]));
+        CHECK_EQ(play_apart(&call, all, sizeof(all[0]), in_place ? (void *)all : out,
+                            in_place ? sizeof(all[0]) + bytes : sizeof(out[0])),
+                 way == RDT_WAY_BY_HOST && per_host == 2
+                     ? 1
+                     : num_block_stages(way, num_hosts, per_host, many));
         for (uint32_t r = 0; r < world; r++)
             for (uint64_t i = 0; i < count; i++) {
                 const uint16_t *got =
@@ -597,6 +654,20 @@ static void other_collectives_are_one_stage_of_all(void)
     close_group();
 }
 
+/* A sum of four bytes: of up to three ranks' inputs it is more than they are; of hosts of one rank, too. */
+static void sums_of_more_bytes_than_they_save_are_flat(void)
+{
+    const rdt_call_t call = {.coll = RDT_REDUCE_SCATTER, .dtype = RDT_F8E4M3FN, .count = 100};
+
+    for (uint32_t per_host = 1; per_host <= 5; per_host++) {
+        open_group(4, per_host, RDT_WAY_HALVING, false);
+        CHECK_EQ(rdt_stages_begin(&stages[0], &call), RDT_OK);
+        CHECK_EQ(stages[0].num,
+                 per_host < 4 ? 1 : num_block_stages(RDT_WAY_HALVING, 4, per_host, false));
+        close_group();
+    }
+}
+
 static const uint64_t counts[] = {0, 1, 15, 16, 17, 64, 65, 333, MAX_COUNT};
 #define NUM_COUNTS (sizeof(counts) / sizeof(counts[0]))
 
@@ -637,5 +708,7 @@ int main(void)
     for (size_t h = 0; h < sizeof(halvings) / sizeof(halvings[0]); h++)
         halvings_of(halvings[h].num_hosts);
     other_collectives_are_one_stage_of_all();
+    a_list_that_names_one_tensor_spoils_its_own_rank_alone();
+    sums_of_more_bytes_than_they_save_are_flat();
     return 0;
 }

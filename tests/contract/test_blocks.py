@@ -16,6 +16,7 @@ from oracle import (
     REDUCED,
     assert_same_bits,
     divided,
+    from_floats,
     inputs,
     narrow,
     numpy_dtype,
@@ -24,7 +25,16 @@ from oracle import (
     widen,
 )
 from test_failures import errors_of
-from test_hosts import BY_HOST, FLAT, GRIDS, SOME, in_turns, levelled, order_sensitive
+from test_hosts import (
+    BY_HOST,
+    FLAT,
+    GRIDS,
+    SOME,
+    by_host,
+    in_turns,
+    levelled,
+    order_sensitive,
+)
 
 from rdmatrain.errors import CommError
 
@@ -49,7 +59,7 @@ def summed(dtype, op, shares, hosts, tuning, sizes, factor=1.0):
         sums = [widen(dtype, share) for share in shares]
         if op == "PREMUL_SUM":
             sums = [share * share.dtype.type(factor) for share in sums]
-        for size in reversed(sizes):
+        for size in sizes:
             apart = len(sums) // size
             sums = [functools.reduce(COMBINE[op], sums[i::apart]) for i in range(apart)]
         (whole,) = sums
@@ -113,6 +123,21 @@ def test_sums_are_by_rank_in_each_host_and_then_over_the_hosts(
             for rank, got in enumerate(each):
                 block = want[rank * count : (rank + 1) * count]
                 assert_same_bits(got, block, f"{count}, in place {in_place}, rank {rank}")
+
+
+# Two inputs of two bytes are no more than their sum in four: all add up at once, by rank.
+@pytest.mark.parametrize(("per_host", "at_once"), [(2, True), (3, False)])
+def test_half_types_of_two_ranks_a_host_are_added_by_rank(connect, per_host, at_once):
+    where = in_turns(2, per_host)
+    world = len(where)
+    group = connect("mixed", world, hosts=where, tuning=BY_HOST)
+    numbers = order_sensitive("float64", world, world * 1000)
+    shares = [from_floats("bfloat16", each) for each in numbers]
+    by_rank = reduced("bfloat16", "SUM", shares)
+    hosts_first = by_host("bfloat16", "SUM", shares, where)
+    assert np.any(by_rank != hosts_first), "the data cannot tell"
+    got = np.concatenate(reduce_scatter(group, "bfloat16", "SUM", shares))
+    assert_same_bits(got, by_rank if at_once else hosts_first, "sums")
 
 
 @pytest.mark.parametrize("transport", SOME)

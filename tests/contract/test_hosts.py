@@ -331,6 +331,36 @@ def test_ranks_that_go_through_other_stages_find_that_their_calls_differ(connect
         assert "all_gather(" in str(error) and "broadcast(" in str(error), error
 
 
+# What costs least is flat for the one call, and for the other by levels, or in log2 N stages.
+@pytest.mark.parametrize(
+    ("dtype", "count", "odd_dtype", "odd_count", "said"),
+    [
+        ("uint8", 38, "uint8", 3318, ("38 elem", "3318 elem")),
+        ("uint8", 200, "float64", 200, ("uint8", "float64")),
+    ],
+)
+def test_calls_that_take_different_ways_are_found_to_differ(
+    connect, dtype, count, odd_dtype, odd_count, said
+):
+    costs = {
+        "net_bandwidth": 49000,
+        "net_latency": 602,
+        "net_message": 219,
+        "host_latency": 1500,
+        "host_message": 200,
+        "one_shot": 1024,
+    }
+    where = in_turns(3, 4)
+    group = connect("mixed", 12, hosts=where, tuning=costs, chunk_bytes=256)
+
+    def body(comm, rank):
+        mine = (odd_dtype, odd_count) if rank == 1 else (dtype, count)
+        call(comm, "all_reduce", mine[0], out=np.ones(mine[1], mine[0]))
+
+    for error in errors_of(group.outcomes(body), range(12)):
+        assert all(text in str(error) for text in said), error
+
+
 @pytest.mark.parametrize("count", [0, 4])
 def test_an_all_gather_of_equal_shards_is_the_same_call_with_their_sizes(connect, count):
     group = connect("tcp", 6, tuning=GATHER)

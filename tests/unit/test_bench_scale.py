@@ -309,16 +309,30 @@ def formed(kind, ranks, rounds):
     return setup.Setup(kind, ranks, 0.1, 0.2, 0.3, 0.4, 1.0, 0.0)
 
 
-def test_ranks_meet_few_for_a_small_all_reduce_and_for_a_large_one():
-    found = setup.measure("lazy", 64, rounds=1)
-    # In stages each rank sends to whom is 1, 2, 4, ... behind it; then in 2 levels of 8.
-    staged = {frozenset((rank, (rank + (1 << i)) % 64)) for rank in range(64) for i in range(6)}
-    assert found.pairs == len(staged) == 352
-    every = itertools.combinations(range(64), 2)
-    levels = {frozenset((a, b)) for a, b in every if a // 8 == b // 8 or a % 8 == b % 8}
+def met_in_levels(ranks, sizes):
+    """Pairs of ranks whose places differ at one level alone."""
+    met, apart = set(), 1
+    for size in sizes:
+        for rank, turn in itertools.product(range(ranks), range(1, size)):
+            place = rank // apart % size
+            met.add(frozenset((rank, rank + ((place + turn) % size - place) * apart)))
+        apart *= size
+    return met
+
+
+@pytest.mark.parametrize(
+    ("ranks", "log", "pairs", "sizes"), [(64, 6, 352, (8, 8)), (128, 7, 832, (8, 4, 4))]
+)
+def test_ranks_meet_few_for_a_small_all_reduce_and_for_training(ranks, log, pairs, sizes):
+    found = setup.measure("lazy", ranks, rounds=1)
+    # In stages each rank sends to whom is 1, 2, 4, ... behind it.
+    met = {frozenset((r, (r + (1 << i)) % ranks)) for r in range(ranks) for i in range(log)}
+    assert found.pairs == len(met) == pairs
+    # Then in levels, of which an all_reduce has the largest first, and a reduce_scatter last.
+    met |= met_in_levels(ranks, sizes) | met_in_levels(ranks, sizes[::-1])
     # A socket may be on its way.
-    assert found.large_pairs == pytest.approx(len(staged | levels), abs=1)
-    assert report.setup_line(found).split()[6:8] == ["352", f"{found.large_pairs:.0f}"]
+    assert found.large_pairs == pytest.approx(len(met), abs=1)
+    assert report.setup_line(found).split()[6:8] == [str(pairs), f"{found.large_pairs:.0f}"]
 
 
 def test_all_meet_where_hosts_are_a_prime_number_and_there_are_files(monkeypatch):
@@ -333,7 +347,7 @@ def test_a_large_all_reduce_that_was_left_out_is_no_number():
     assert line.split()[6:] == ["1", "-", "0"]
     assert [len(line), line.index("-") + 1] == [
         len(report.HEADERS["setup"]),
-        report.HEADERS["setup"].index("64 KiB") + len("64 KiB"),
+        report.HEADERS["setup"].index("training") + len("training"),
     ]
 
 

@@ -5,7 +5,8 @@
  * the same ones in the same order: operation, dtype, shape, count, reduction, factor and root travel
  * with each, and a difference fails the communicator on every rank, naming both sides. Reductions are made in a fixed
  * order, so that every rank holds the same bits, on every transport and chunk size: that of the ranks;
- * but a large all_reduce of ranks on several hosts may be made of the hosts' sums (way in tuning.h).
+ * but an all_reduce or a reduce_scatter of ranks on several hosts may be made of the hosts' sums (way in
+ * tuning.h).
  *
  * The first error that damages a communicator is latched, told to the other ranks, and is the
  * result of everything that is pending or posted later.

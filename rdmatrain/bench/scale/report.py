@@ -17,7 +17,7 @@ Record = dict[str, Any]
 
 HEADERS = {
     "measured": "     op  ranks      bytes      p50 us      p99 us  busbw GB/s  wrong  over",
-    "setup": " kind  ranks   form s  first s  largest s    CPU s   pairs   64 KiB    asks",
+    "setup": " kind  ranks   form s  first s  largest s    CPU s   pairs training    asks",
     "validated": "    way  ranks  hosts      bytes  measured us  predicted us    error",
     "simulated": "   fabric      way  ranks      bytes  predicted us  busbw GB/s  of the bound",
 }

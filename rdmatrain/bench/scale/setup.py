@@ -5,9 +5,9 @@ and ``verbs`` know each other's addresses; those of ``hash`` and ``tcp`` form th
 store of torch, as ``init_process_group`` does, with a client of its own for each. All are over tcp,
 but ``verbs``: as ``lazy``, over the scripted device of csrc/ibv, whose one lock all ranks share.
 
-Pairs are counted after a small all_reduce, and again after a large one: not over ``verbs``, where
-each end of a pair has 4 MiB, here all in one process, nor where all would meet (hosts whose number
-is a prime) and there are no files for that many.
+Pairs are counted after a small all_reduce, and again after a large one and a reduce_scatter, as
+training has them: not over ``verbs``, where each end of a pair has 4 MiB, here all in one process,
+nor where all would meet (hosts whose number is a prime) and there are no files for that many.
 """
 
 import os
@@ -54,7 +54,8 @@ class Setup:
         cpu_s: CPU seconds of all ranks together.
         pairs: connections that there are then.
         asks: questions to the store.
-        large_pairs: connections after an all_reduce of ``LARGE_BYTES``; None: it was left out.
+        large_pairs: connections after an all_reduce of ``LARGE_BYTES`` and a reduce_scatter; None:
+            they were left out.
 
     """
 
@@ -191,6 +192,11 @@ def _meet(comm: _core.Comm, nbytes: int) -> None:
     comm.post("all_reduce", "float64", out=data, timeout=LIMIT_S).wait()
 
 
+def _scatter(comm: _core.Comm, world: int) -> None:
+    given, data = bytearray(FIRST_BYTES * world), bytearray(FIRST_BYTES)
+    comm.post("reduce_scatter", "float64", in_=given, out=data, timeout=LIMIT_S).wait()
+
+
 def _measure_once(kind: str, world: int, large: bool) -> dict[str, float]:
     alone = kind in ALONE
     form, stores = (_form_alone if alone else _form_through)(kind, world)
@@ -207,6 +213,7 @@ def _measure_once(kind: str, world: int, large: bool) -> dict[str, float]:
     }
     if large:
         at_once(world, lambda rank: _meet(formed.given[rank], LARGE_BYTES))
+        at_once(world, lambda rank: _scatter(formed.given[rank], world))
         found["large_pairs"] = (_num_sockets() - before) / 2
     at_once(world, lambda rank: formed.given[rank].close())
     return found
