@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "check.h"
 #include "rdmatrain/coll.h"
+#include "reduce/partial.h"
 #include "stress_values.h"
 
 #define WORLD 4
@@ -136,6 +137,13 @@ static bool reduces(rdt_coll_t coll)
     return coll == RDT_ALL_REDUCE || coll == RDT_REDUCE || coll == RDT_REDUCE_SCATTER;
 }
 
+/* Half types of two ranks a host are added up at once. */
+static bool adds_by_host(const op_t *op)
+{
+    return (op->coll == RDT_ALL_REDUCE || op->coll == RDT_REDUCE_SCATTER) &&
+           rdt_partial_dtype(op->dtype, op->redop) == op->dtype;
+}
+
 static op_t draw_op(rank_t *me)
 {
     op_t op = {.seq = ++me->seq, .world = WORLD};
@@ -148,7 +156,7 @@ static op_t draw_op(rank_t *me)
     } while (reduces(op.coll) && !rdt_can_reduce(op.dtype, op.redop));
     op.root = (uint32_t)below(&me->shared, WORLD);
     op.count = draw_count(&me->shared);
-    op.hosts = op.coll == RDT_ALL_REDUCE ? me->hosts : 1;
+    op.hosts = adds_by_host(&op) ? me->hosts : 1;
     return op;
 }
 
@@ -327,7 +335,7 @@ typedef struct run {
     const char *name, *transport, *script;
     rdt_tuning_t tuning;
     uint64_t num, own_seed, spin_ns;
-    uint32_t hosts; /* more than 1: all_reduces are made by host */
+    uint32_t hosts; /* more than 1: what reduces is made by host */
 } run_t;
 
 static void open_rank(rank_t *ranks, uint32_t rank, const run_t *run)
