@@ -8,6 +8,7 @@ where a result is wrong.
 
 import argparse
 import contextlib
+import itertools
 import os
 import secrets
 import subprocess
@@ -103,19 +104,23 @@ def run_rank(args: argparse.Namespace) -> int:
         print(f"# 2 hosts of {world // 2} ranks, torch {torch.__version__}, {machine()}")
         print(f"# commit {commit()}, p50 in us over alternating rounds, ranks pinned")
         print(HEADER, flush=True)
-    cases = [
-        Case(op, dtype, nbytes)
-        for op in args.op or ["all_reduce"]
-        for dtype in ([args.dtype] if args.dtype else DTYPES)
-        for nbytes in ([args.bytes] if args.bytes else sorted(SIZES))
-        if op == "all_reduce" or nbytes >= WORD_BYTES * world  # something for each rank
-    ]
-    missed = [str(case) for case in cases if not compare(case, groups, args.json)]
+    missed = [str(case) for case in cases_of(args, world) if not compare(case, groups, args.json)]
     if rank == 0:
         verdict = f"missed its line in {missed}" if missed else "met its line in every case"
         print(f"# rdmatrain {verdict}")
     dist.destroy_process_group()
     return 0
+
+
+def cases_of(args: argparse.Namespace, world: int) -> Iterator[Case]:
+    """Yield what is asked for; but of shards those that leave something for each rank."""
+    for op, dtype, nbytes in itertools.product(
+        args.op or ["all_reduce"],
+        [args.dtype] if args.dtype else DTYPES,
+        [args.bytes] if args.bytes else sorted(SIZES),
+    ):
+        if op == "all_reduce" or nbytes >= WORD_BYTES * world:
+            yield Case(op, dtype, nbytes)
 
 
 def compare(case: Case, groups: dict[str, object], json_path: Path | None) -> bool:

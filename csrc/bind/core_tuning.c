@@ -113,12 +113,27 @@ static PyObject *way_tuple(const rdt_way_info_t *way)
                          way->chosen ? Py_True : Py_False);
 }
 
+static PyObject *ways_tuple(const rdt_way_info_t *ways)
+{
+    PyObject *tuple = PyTuple_New(RDT_NUM_WAYS);
+
+    for (Py_ssize_t i = 0; tuple != NULL && i < RDT_NUM_WAYS; i++) {
+        PyObject *item = way_tuple(&ways[i]);
+
+        if (item == NULL)
+            Py_CLEAR(tuple);
+        else
+            PyTuple_SET_ITEM(tuple, i, item);
+    }
+    return tuple;
+}
+
 PyObject *rdt_core_collective_ways(PyObject *Py_UNUSED(module), PyObject *args)
 {
     const char *name;
     unsigned int world, num_hosts;
     unsigned long long bytes;
-    PyObject *changes, *tuple;
+    PyObject *changes;
     int coll;
     rdt_way_info_t ways[RDT_NUM_WAYS];
     rdt_tuning_t tuning;
@@ -134,16 +149,7 @@ PyObject *rdt_core_collective_ways(PyObject *Py_UNUSED(module), PyObject *args)
     if (rdt_tuning_check(&tuning) != RDT_OK)
         return PyErr_Format(PyExc_ValueError, "%s", rdt_last_error());
     rdt_coll_ways((rdt_coll_t)coll, &tuning, world, num_hosts, bytes, ways);
-    tuple = PyTuple_New(RDT_NUM_WAYS);
-    for (Py_ssize_t i = 0; tuple != NULL && i < RDT_NUM_WAYS; i++) {
-        PyObject *item = way_tuple(&ways[i]);
-
-        if (item == NULL)
-            Py_CLEAR(tuple);
-        else
-            PyTuple_SET_ITEM(tuple, i, item);
-    }
-    return tuple;
+    return ways_tuple(ways);
 }
 
 static bool take_hosts(PyObject *hosts, uint32_t world, uint32_t *to)

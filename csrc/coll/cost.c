@@ -135,16 +135,26 @@ static bool has_levels(rdt_way_t way, const rdt_grid_t *grid, const rdt_tuning_t
     return grid->per_host > 0 && levels.num > 1U + levels.has_host;
 }
 
+/* What gathers all inputs, which must be small. */
+static bool can_gather(rdt_coll_t coll, const rdt_grid_t *grid, uint64_t bytes,
+                       const rdt_tuning_t *tuning)
+{
+    return (coll == RDT_ALL_REDUCE || coll == RDT_BARRIER || coll == RDT_ALL_GATHER) &&
+           grid->world > 2 && bytes <= tuning->chunk && grid->world * bytes <= MAX_GATHER_BYTES;
+}
+
+static bool can_be_in_levels(rdt_coll_t coll)
+{
+    return coll == RDT_ALL_REDUCE || coll == RDT_BARRIER || coll == RDT_BROADCAST ||
+           has_blocks(coll);
+}
+
 bool rdt_way_fits(rdt_way_t way, rdt_coll_t coll, const rdt_grid_t *grid, uint64_t bytes,
                   const rdt_tuning_t *tuning)
 {
-    const bool reduces = coll == RDT_ALL_REDUCE || coll == RDT_BARRIER;
-
     if (way == RDT_WAY_FLAT) return true;
-    if (way == RDT_WAY_GATHER)
-        return (reduces || coll == RDT_ALL_GATHER) && grid->world > 2 && bytes <= tuning->chunk &&
-               grid->world * bytes <= MAX_GATHER_BYTES;
-    return (reduces || coll == RDT_BROADCAST || has_blocks(coll)) && has_levels(way, grid, tuning);
+    if (way == RDT_WAY_GATHER) return can_gather(coll, grid, bytes, tuning);
+    return can_be_in_levels(coll) && has_levels(way, grid, tuning);
 }
 
 uint64_t rdt_way_cost_ns(rdt_way_t way, rdt_coll_t coll, const rdt_grid_t *grid, uint64_t bytes,
