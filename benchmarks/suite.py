@@ -35,7 +35,7 @@ MEASURE = ("--measure", "--ranks", "2,8,64", "--bytes", "64,1M")
 CONNECT = ("--setup-ranks", "2,8,32,128,256", "--kinds", "lazy,verbs,hash")
 CONNECT_TCP = ("--setup-ranks", "2,8,32", "--kinds", "tcp")
 SHARDED = ("--op=all_gather", "--op=reduce_scatter", "--dtype=float32")
-PREDICT = ("--validate", "--simulate", "--gpus", "8,16384", "--fabric", "rail", "--svg", SVG)
+PREDICT = ("--validate", "--simulate", "--gpus", "8,4096", "--fabric", "rail", "--svg", SVG)
 GUEST = ("tests/vm/vm_run.py", "--limit-s", "420", ".venv/bin/python")
 WAITING_AT_ONCE = 2
 children: set["subprocess.Popen[bytes]"] = set()  # steps that run
