@@ -57,7 +57,6 @@ static bool is_in_a_row(const rdt_stages_t *st)
 
     if ((is_gather(st) ? (const void *)st->whole->out_shards : st->whole->in_shards) == NULL)
         return true;
-
     for (uint32_t r = 1; r < st->layout->grid.world; r++)
         if (callers_block(st, r) != first + r * block_bytes(st)) return false;
     return true;
