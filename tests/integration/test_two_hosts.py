@@ -57,6 +57,48 @@ def test_two_hosts_over_tcp_train_to_the_same_bits_as_one_over_shm(
     assert losses[0] == losses[2] and losses[1] == losses[3] and losses[0] != losses[1]
 
 
+BLOCKS = """
+dist.init_process_group("rdmatrain")
+for dtype in (torch.float32, torch.bfloat16, torch.int64):
+    for n in (1, 7, 1000, 100_003):
+        def mine(rank):
+            return (torch.arange(n) % 13 + rank * 17).to(dtype)
+        def part(rank, of):
+            return ((torch.arange(n) + of) % 5 + rank).to(dtype)
+        listed = [torch.zeros(n, dtype=dtype) for _ in range(WORLD)]
+        if RANK == 3:
+            listed = [torch.zeros(n, dtype=dtype)] * WORLD  # wants none of them
+        dist.all_gather(listed, mine(RANK))
+        if RANK != 3:
+            assert all(torch.equal(listed[r], mine(r)) for r in range(WORLD)), (dtype, n)
+        whole = torch.zeros(WORLD * n, dtype=dtype)
+        dist.all_gather_into_tensor(whole, mine(RANK))
+        assert torch.equal(whole, torch.cat([mine(r) for r in range(WORLD)])), (dtype, n)
+        given = [part(RANK, of) for of in range(WORLD)]
+        wanted = sum(part(r, RANK) for r in range(WORLD))
+        sums = torch.zeros(2, n, dtype=dtype)
+        dist.reduce_scatter(sums[0], given)
+        dist.reduce_scatter_tensor(sums[1], torch.cat(given))
+        assert torch.equal(sums[0], wanted) and torch.equal(sums[1], wanted), (dtype, n)
+dist.destroy_process_group()
+note(done=True)
+"""
+
+
+@pytest.mark.parametrize("tuning", ["", "way=flat"])
+def test_blocks_of_every_kind_go_between_hosts(
+    hosts: TwoHosts, tmp_path: Path, tuning: str
+) -> None:
+    worker = write_worker(tmp_path, BLOCKS)
+    with nothing_left_behind() as env:
+        env["RDMATRAIN_TUNING"] = tuning
+        ended = hosts.run("--nproc-per-node", "2", worker, env=env)
+    for host in range(2):
+        assert ended[host].code == 0, ended[host].out
+        for rank in (2 * host, 2 * host + 1):
+            assert ended[host].of(rank)["done"]
+
+
 def test_hosts_with_several_ranks_mix_shm_and_tcp(hosts: TwoHosts, tmp_path: Path) -> None:
     body = """
 import rdmatrain
