@@ -3,8 +3,8 @@
 Each step is a command of the table below; what it prints, and its records, become files of the
 folder ``--out``, named like those in ``results/``. Steps that the documents quote from longer runs
 are shorter here, and say so in their command. Steps that mostly wait, for faults to be found, run
-two at a time; all others have the machine to themselves. A step that could not do all says why, as
-SKIP. Exit code 1: a step failed, or missed its line.
+two at a time; all others have the machine to themselves. A step that could not do all says why,
+as SKIP. Exit code 1: a step failed, or missed its line.
 """
 
 import argparse
@@ -32,7 +32,8 @@ BUILT = "build/c-plain/tests/c/"  # programs of the C tests' build
 ALL_S = 1200.0  # that all steps together may take
 RDMATRAIN = ("-m", "rdmatrain.cli", "bench")
 MEASURE = ("--measure", "--ranks", "2,8,64", "--bytes", "64,1M")
-CONNECT = ("--setup-ranks", "2,8,32,128,256", "--kinds", "lazy,verbs,hash")
+CONNECT = ("--setup-ranks", "2,8,32,128,256", "--kinds", "lazy,hash")
+CONNECT_VERBS = ("--setup-ranks", "2,8,32,128", "--kinds", "verbs")
 CONNECT_TCP = ("--setup-ranks", "2,8,32", "--kinds", "tcp")
 SHARDED = ("--op=all_gather", "--op=reduce_scatter", "--dtype=float32")
 PREDICT = ("--validate", "--simulate", "--gpus", "8,4096", "--fabric", "rail", "--svg", SVG)
@@ -69,6 +70,7 @@ STEPS = (
     Step("train", (*RDMATRAIN, "train", "--json", JSON)),
     Step("scale", (*RDMATRAIN, "scale", *MEASURE, "--json", JSON)),
     Step("connect", (*RDMATRAIN, "scale", "--setup", *CONNECT, "--json", JSON)),
+    Step("connect-verbs", (*RDMATRAIN, "scale", "--setup", *CONNECT_VERBS, "--json", JSON)),
     Step("connect-tcp", (*RDMATRAIN, "scale", "--setup", *CONNECT_TCP, "--json", JSON)),
     Step("simulation", (*RDMATRAIN, "scale", *PREDICT, "--json", JSON), missing=engine.why_not),
     Step("two-hosts", ("benchmarks/two_hosts.py", "--json", JSON)),
