@@ -51,8 +51,7 @@ rdt_levels_t rdt_way_levels(rdt_way_t way, const rdt_grid_t *grid, const rdt_tun
 /* What the way can do for a collective of so many bytes of each rank: by_host wants several hosts with as
  * many ranks each, two at least, and halving a number of them that is no prime, for what can be in levels:
  * all_reduce, broadcast, barrier, all_gather, reduce_scatter. gather keeps all inputs, which must be
- * small, of all_reduce, all_gather
- * and barrier. */
+ * small, of all_reduce, all_gather and barrier. */
 bool rdt_way_fits(rdt_way_t way, rdt_coll_t coll, const rdt_grid_t *grid, uint64_t bytes,
                   const rdt_tuning_t *tuning);
 uint64_t rdt_way_cost_ns(rdt_way_t way, rdt_coll_t coll, const rdt_grid_t *grid, uint64_t bytes,
