@@ -178,7 +178,7 @@ def dist_command() -> list[str]:
     """Return the sweep to run."""
     argv = [sys.executable, "-m", "rdmatrain.cli", "bench", "all_reduce", "--vs", "gloo"]
     # An emulated CPU translates code when it first runs: that is not what a call takes.
-    argv += ["--transport", "verbs", "--no-pin", "--quiet", "-w", "50"]
+    argv += ["--transport", "verbs", "--no-pin", "--quiet", "-w", "50", "-n", "50"]
     return [*argv, "-b", str(min(DIST_TIMES)), "-e", str(max(DIST_TIMES))]
 
 
