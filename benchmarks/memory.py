@@ -7,16 +7,18 @@ more than 1.15 of Gloo's.
 """
 
 import argparse
+import contextlib
 import sys
 import tempfile
 from pathlib import Path
 
-from common import ROOT, append_records, rank_commands, run_job, where
+from common import ROOT, JobError, append_records, rank_commands, run_job, where
 from pass_lines import Cell, Line, exit_code
 
 RANKS = 2
 STEPS = 40
 ALLOWED = 1.15
+GLOO_TRIES = 3
 BACKENDS = {"rdmatrain": {"RDMATRAIN_ARENA": "on"}, "gloo": {}}
 
 
@@ -31,7 +33,7 @@ def main() -> int:
 
 def measure(steps: int, json_path: Path | None) -> Line:
     """Run the demo's training over both backends, print the peaks, and return their line."""
-    peaks = {name: peak_bytes(name, steps) for name in BACKENDS}
+    peaks = {"rdmatrain": peak_bytes("rdmatrain", steps), "gloo": gloo_peak_bytes(steps)}
     print(f"\n# launch/train_gpt.py, {RANKS} ranks, {steps} steps: peak of the ranks' summed Pss")
     for name, peak in peaks.items():
         print(f"{name:>16} {peak / 2**20:8.1f} MiB")
@@ -54,6 +56,19 @@ def peak_bytes(backend: str, steps: int) -> int:
         jobs = rank_commands(argv, RANKS, BACKENDS[backend])
         run_job(jobs, timeout=600, tick=lambda pids: sums.append(sum(map(pss_bytes, pids))))
     return max(sums)
+
+
+def gloo_peak_bytes(steps: int) -> int:
+    """Do the same over Gloo, whose ranks abort at their exit once in a few dozen runs.
+
+    Seen of rank 1, which exits first, in 1 of 25 runs with torch 2.13: "terminate called without
+    an active exception". In 40 runs over rdmatrain no rank did.
+    """
+    for _ in range(GLOO_TRIES - 1):
+        with contextlib.suppress(JobError):
+            return peak_bytes("gloo", steps)
+        print("# gloo: a rank failed; once more")
+    return peak_bytes("gloo", steps)
 
 
 def pss_bytes(pid: int) -> int:
