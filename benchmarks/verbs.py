@@ -197,7 +197,7 @@ def dist_line(records: Sequence[dict[str, Any]], nbytes: int) -> Line:
 def main() -> int:
     """Measure, print and judge; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="append records to this file")
     parser.add_argument("--core", type=Path, default=BENCH_CORE, help="the binary of core.c")
     parser.add_argument(
