@@ -76,7 +76,7 @@ STEPS = (
     Step("two-hosts", ("benchmarks/two_hosts.py", "--json", JSON)),
     Step("two-hosts-sharded", ("benchmarks/two_hosts.py", *SHARDED, "--json", JSON)),
     Step("verbs", (*GUEST, "benchmarks/verbs.py", "--json", JSON), 480.0, guest=True),
-    Step("wire", (*GUEST, "benchmarks/wire.py", "--json", JSON), 480.0, guest=True),
+    Step("wire", (*GUEST, "benchmarks/wire.py", "--rounds=3", "--json", JSON), 480.0, guest=True),
     Step("guest-faults", ("benchmarks/guest_faults.py", "--runs=1", "--json", JSON)),
     Step("two-guests", ("-m", "pytest", "-q", "-s", "--thorough", "tests/vm")),
     Step("launcher", ("benchmarks/launch_overhead.py", "--rounds", "3", "--json", JSON)),
