@@ -7,7 +7,6 @@ more than 1.15 of Gloo's.
 """
 
 import argparse
-import contextlib
 import sys
 import tempfile
 from pathlib import Path
@@ -65,9 +64,10 @@ def gloo_peak_bytes(steps: int) -> int:
     an active exception". In 40 runs over rdmatrain no rank did.
     """
     for _ in range(GLOO_TRIES - 1):
-        with contextlib.suppress(JobError):
+        try:
             return peak_bytes("gloo", steps)
-        print("# gloo: a rank failed; once more")
+        except JobError as error:
+            print(f"# {error}\n# once more")
     return peak_bytes("gloo", steps)
 
 
